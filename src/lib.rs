@@ -1,1 +1,6 @@
-//! kiln
+//! Train, fine-tune and compress language models on any GPU that wgpu reaches.
+
+#![warn(missing_docs)]
+
+pub mod ops;
+pub mod tensor;

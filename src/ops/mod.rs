@@ -1,0 +1,218 @@
+//! Operators: one file per family with signature, reference, gradient, launch and cases together.
+//!
+//! An operator never sees the graph. Derivatives and expansions write other operators through [`Emit`]; a graph records
+//! them. Nodes hold `Arc<dyn Operator>`, so there is no list of operators to match on: what a pass or the planner needs
+//! to know, the operator says itself.
+
+mod case;
+mod emit;
+pub mod expand;
+pub mod launch;
+pub mod pointwise;
+pub mod reduce;
+pub mod reshape;
+
+pub use case::{Case, Cases};
+pub use emit::{Emit, Site, Value};
+
+use crate::tensor::{DType, Data, Shape, Tensor, Type};
+use launch::{Caps, Variant};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// What can go wrong when an operator is built or applied.
+#[derive(Debug, thiserror::Error, Clone, PartialEq)]
+pub enum Error {
+    /// Wrong number of inputs.
+    #[error("{op}: takes {expected} inputs, got {got}")]
+    InputCount {
+        /// Operator.
+        op: &'static str,
+        /// Inputs it takes.
+        expected: usize,
+        /// Inputs given.
+        got: usize,
+    },
+    /// An input has the wrong shape.
+    #[error("{op}: input `{input}` has shape {got}, expected {expected}")]
+    Shape {
+        /// Operator.
+        op: &'static str,
+        /// Name of the input.
+        input: &'static str,
+        /// What the shape should have been, in words or sizes.
+        expected: String,
+        /// The shape given.
+        got: Shape,
+    },
+    /// An input has the wrong element type.
+    #[error("{op}: input `{input}` is {got}, expected {expected}")]
+    Element {
+        /// Operator.
+        op: &'static str,
+        /// Name of the input.
+        input: &'static str,
+        /// Types it takes.
+        expected: &'static str,
+        /// The type given.
+        got: DType,
+    },
+    /// A setting of the operator is out of range.
+    #[error("{op}: {setting} is {got}, expected {expected}")]
+    Setting {
+        /// Operator.
+        op: &'static str,
+        /// Name of the setting.
+        setting: &'static str,
+        /// Range allowed.
+        expected: String,
+        /// Value given.
+        got: String,
+    },
+    /// A gradient was asked through something that has none.
+    #[error("{op}: has no gradient\n  hint: {hint}")]
+    NoGradient {
+        /// Operator.
+        op: &'static str,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// A host value was wrong.
+    #[error(transparent)]
+    Tensor(#[from] crate::tensor::Error),
+}
+
+/// Result of building or applying an operator.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Work of one application, for floors and reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Floating-point operations, a multiply-add counted as two.
+    pub flops: f64,
+    /// Bytes that must be read and written at least.
+    pub bytes: f64,
+}
+
+/// One kind of computation: what it needs, what it gives, its derivative and its kernels.
+pub trait Operator: Debug + Send + Sync {
+    /// Name as in the text form of a graph.
+    fn name(&self) -> &'static str;
+
+    /// Settings as text, such as `eps=1e-5`. Two operators with equal name and settings compute the same.
+    fn settings(&self) -> String {
+        String::new()
+    }
+
+    /// Types of the outputs for these types of the inputs, or why they do not fit.
+    fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>>;
+
+    /// The slow, obvious computation on the host. Floats of `inputs` and `outputs` are all f32 or all f64
+    /// (an f16 value is held as f32); `outputs` have their shapes and unspecified elements.
+    fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]);
+
+    /// Gradients of the inputs, given those of the outputs (`None` where nothing flows back). Only inputs with
+    /// `site.needs(i)` are asked for; an entry is `None` for inputs without gradient, such as token ids.
+    fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>>;
+
+    /// The same computation in smaller operators, for a fused operator.
+    fn expand(&self, _emit: &mut dyn Emit, _inputs: &[Value]) -> Option<Result<Vec<Value>>> {
+        None
+    }
+
+    /// Kernels for these types on this adapter, the preferred one first. Each variant computes the same.
+    fn launch(&self, inputs: &[Type], outputs: &[Type], caps: &Caps) -> Vec<Variant>;
+
+    /// Work of one application; by default no arithmetic and every value moved once.
+    fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
+        let bytes = inputs.iter().chain(outputs).map(|t| t.size_bytes() as f64).sum();
+        Cost { flops: 0.0, bytes }
+    }
+
+    /// For operators that only rename: output 0 has the very elements of input 0, and no kernel runs.
+    fn is_view(&self) -> bool {
+        false
+    }
+
+    /// Pairs (output, input): the output overwrites the input's storage, which the graph must not read afterwards.
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[]
+    }
+
+    /// The scalar program of an operator that works element by element, for the fuse pass.
+    fn pointwise(&self) -> Option<&pointwise::Pointwise> {
+        None
+    }
+
+    /// The operator with its float storage exchanged, if it carries a storage type of its own (a cast does).
+    fn with_storage(&self, _dtype: DType) -> Option<Arc<dyn Operator>> {
+        None
+    }
+}
+
+/// All operator families, each with its cases: what the conformance harness and `kiln doctor` run through.
+pub fn families() -> Vec<(&'static str, fn() -> Cases)> {
+    vec![
+        ("pointwise", pointwise::cases),
+        ("reshape", reshape::cases),
+        ("expand", expand::cases),
+        ("reduce", reduce::cases),
+    ]
+}
+
+/// The inputs as an array, or an error that says how many there should be.
+pub(crate) fn expect_inputs<'a, const N: usize>(
+    op: &'static str,
+    inputs: &'a [Type],
+) -> Result<&'a [Type; N]> {
+    inputs.try_into().map_err(|_| Error::InputCount { op, expected: N, got: inputs.len() })
+}
+
+/// Checks one input's shape.
+pub(crate) fn expect_shape(
+    op: &'static str,
+    input: &'static str,
+    got: &Type,
+    expected: &[usize],
+) -> Result<()> {
+    if *got.shape == *expected {
+        return Ok(());
+    }
+    Err(Error::Shape { op, input, expected: format!("{expected:?}"), got: got.shape.clone() })
+}
+
+/// Checks that an input holds floats.
+pub(crate) fn expect_float(op: &'static str, input: &'static str, got: &Type) -> Result<()> {
+    if got.dtype.is_float() {
+        return Ok(());
+    }
+    Err(Error::Element { op, input, expected: "a float type", got: got.dtype })
+}
+
+/// Checks one input's element type.
+pub(crate) fn expect_dtype(op: &'static str, input: &'static str, got: &Type, expected: DType) -> Result<()> {
+    if got.dtype == expected {
+        return Ok(());
+    }
+    Err(Error::Element { op, input, expected: expected.name(), got: got.dtype })
+}
+
+/// Runs `$body` with `$real` standing for the precision in which the outputs (or else the inputs) hold their floats.
+macro_rules! in_precision {
+    ($inputs:expr, $outputs:expr, $real:ident, $body:expr) => {
+        if $crate::ops::is_double($inputs, $outputs) {
+            type $real = f64;
+            $body
+        } else {
+            type $real = f32;
+            $body
+        }
+    };
+}
+pub(crate) use in_precision;
+
+/// True when the floats at hand are f64.
+pub(crate) fn is_double(inputs: &[&Tensor], outputs: &[Tensor]) -> bool {
+    let double = |t: &Tensor| matches!(t.data, Data::F64(_));
+    outputs.iter().any(double) || inputs.iter().any(|t| double(t))
+}
