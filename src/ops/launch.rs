@@ -14,6 +14,10 @@ pub struct Caps {
     pub f16: bool,
     /// Subgroup operations.
     pub subgroup: bool,
+    /// Invocations per subgroup where the adapter has one fixed size (its least and greatest are equal), else 0.
+    pub subgroup_size: u32,
+    /// 64-bit integers (SHADER_INT64): one load then moves eight floats.
+    pub int64: bool,
     /// Invocations per workgroup.
     pub max_invocations: u32,
     /// Bytes of workgroup memory.
@@ -31,6 +35,8 @@ impl Caps {
             is_cpu: false,
             f16: false,
             subgroup: false,
+            subgroup_size: 0,
+            int64: false,
             max_invocations: 256,
             max_workgroup_bytes: 16 << 10,
             max_binding_bytes: 128 << 20,
