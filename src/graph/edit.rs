@@ -1,0 +1,142 @@
+//! Rewriting: a new graph is written from an old one, value by value.
+
+use super::{Graph, Node, Result, Source, ValueInfo};
+use crate::ops::{Emit, Value};
+
+/// Copies a graph node by node, letting the caller replace some.
+pub struct Rewriter<'a> {
+    old: &'a Graph,
+    /// The graph being written.
+    pub new: Graph,
+    map: Vec<Option<Value>>,
+}
+
+impl<'a> Rewriter<'a> {
+    /// Starts with all inputs, parameters, states and constants copied, in order.
+    pub fn new(old: &'a Graph) -> Self {
+        let mut rewriter = Rewriter { old, new: Graph::new(), map: vec![None; old.values.len()] };
+        for (at, info) in old.values.iter().enumerate() {
+            if !matches!(info.source, Source::Node { .. }) {
+                rewriter.map[at] = Some(rewriter.new.push(info.clone()));
+            }
+        }
+        rewriter
+    }
+
+    /// The new value standing for an old one.
+    pub fn get(&self, old: Value) -> Value {
+        self.map[old.index()].expect("values are copied in order")
+    }
+
+    /// Lets `new` stand for `old` from here on.
+    pub fn set(&mut self, old: Value, new: Value) {
+        self.map[old.index()] = Some(new);
+    }
+
+    /// True if something already stands for `old`.
+    pub fn has(&self, old: Value) -> bool {
+        self.map[old.index()].is_some()
+    }
+
+    /// Copies a node as it is.
+    pub fn copy(&mut self, node: &Node) -> Result<()> {
+        let inputs: Vec<Value> = node.inputs.iter().map(|&v| self.get(v)).collect();
+        self.replace(node, node.op.clone(), &inputs)
+    }
+
+    /// Writes another operator in the place of a node; its outputs stand for the node's.
+    pub fn replace(
+        &mut self,
+        node: &Node,
+        op: std::sync::Arc<dyn crate::ops::Operator>,
+        inputs: &[Value],
+    ) -> Result<()> {
+        let outputs = self
+            .emit_in(&node.scope, |graph| graph.apply(op, inputs))
+            .map_err(|source| super::Error::Operator { scope: node.scope.clone(), source })?;
+        for (&old, new) in node.outputs.iter().zip(outputs) {
+            self.set(old, new);
+        }
+        Ok(())
+    }
+
+    /// Writes nodes under a scope.
+    pub fn emit_in<T>(&mut self, scope: &str, work: impl FnOnce(&mut Graph) -> T) -> T {
+        if scope.is_empty() { work(&mut self.new) } else { self.new.within(scope, work) }
+    }
+
+    /// Copies the results and returns the new graph.
+    pub fn finish(mut self) -> Graph {
+        for (name, value) in &self.old.outputs {
+            let value = self.get(*value);
+            self.new.output(name.clone(), value);
+        }
+        self.new
+    }
+}
+
+/// The graph with only those nodes and constants that lead to a result; inputs, parameters and states stay.
+pub fn without_dead_nodes(graph: &Graph) -> Graph {
+    let mut live = vec![false; graph.values.len()];
+    graph.outputs.iter().for_each(|(_, v)| live[v.index()] = true);
+    for node in graph.nodes.iter().rev() {
+        if node.outputs.iter().any(|v| live[v.index()]) {
+            node.inputs.iter().for_each(|v| live[v.index()] = true);
+        }
+    }
+    let mut new = Graph::new();
+    let mut map: Vec<Option<Value>> = vec![None; graph.values.len()];
+    for (at, info) in graph.values.iter().enumerate() {
+        let keep = match info.source {
+            Source::Node { .. } => false,
+            Source::Constant(_) => live[at],
+            _ => true,
+        };
+        if keep {
+            map[at] = Some(new.push(info.clone()));
+        }
+    }
+    for node in &graph.nodes {
+        if !node.outputs.iter().any(|v| live[v.index()]) {
+            continue;
+        }
+        let number = new.nodes.len();
+        let mut outputs = vec![];
+        for (output, &old) in node.outputs.iter().enumerate() {
+            let source = Source::Node { node: number, output };
+            let value = new.push(ValueInfo { source, ..graph.info(old).clone() });
+            map[old.index()] = Some(value);
+            outputs.push(value);
+        }
+        let inputs =
+            node.inputs.iter().map(|v| map[v.index()].expect("inputs of a live node are live")).collect();
+        new.nodes.push(Node { op: node.op.clone(), inputs, outputs, scope: node.scope.clone() });
+    }
+    for (name, value) in &graph.outputs {
+        new.output(name.clone(), map[value.index()].expect("results are live"));
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::pointwise::PointwiseEmit;
+    use crate::tensor::Type;
+
+    #[test]
+    fn dead_nodes_go_and_the_rest_keeps_its_order() {
+        let mut graph = Graph::new();
+        let x = graph.input("x", Type::f32([2]));
+        graph.scale(x, 9.0).unwrap();
+        let a = graph.scale(x, 2.0).unwrap();
+        let b = graph.shift(a, 1.0).unwrap();
+        graph.output("b", b);
+        let clean = without_dead_nodes(&graph);
+        clean.verify().unwrap();
+        assert_eq!(
+            clean.to_string(),
+            "%0 = input `x` : f32[2]\n%1 = scale(%0) {k=2} : f32[2]\n%2 = shift(%1) {k=1} : f32[2]\noutput `b` = %2\n"
+        );
+    }
+}
