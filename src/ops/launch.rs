@@ -172,6 +172,12 @@ pub fn fold(groups: u64) -> [u32; 3] {
     [x as u32, y as u32, 1]
 }
 
+/// Workgroups for a kernel of 128 lanes whose invocations walk `count` elements with the stride of the whole grid: beyond
+/// some thousands they loop instead, since a workgroup has a price on every driver.
+pub fn spread(count: usize) -> usize {
+    count.div_ceil(128).clamp(1, 4096)
+}
+
 /// One way to compute an operator: dispatches in order, with scratch that lives only between them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variant {

@@ -5,12 +5,16 @@
 //! to know, the operator says itself.
 
 mod case;
+pub mod cast;
+pub mod concat;
 mod emit;
 pub mod expand;
 pub mod launch;
 pub mod pointwise;
 pub mod reduce;
 pub mod reshape;
+pub mod slice;
+pub mod transpose;
 
 pub use case::{Case, Cases};
 pub use emit::{Emit, Site, Value};
@@ -157,6 +161,10 @@ pub fn families() -> Vec<(&'static str, fn() -> Cases)> {
         ("reshape", reshape::cases),
         ("expand", expand::cases),
         ("reduce", reduce::cases),
+        ("transpose", transpose::cases),
+        ("slice", slice::cases),
+        ("concat", concat::cases),
+        ("cast", cast::cases),
     ]
 }
 
@@ -210,6 +218,20 @@ macro_rules! in_precision {
     };
 }
 pub(crate) use in_precision;
+
+/// Runs `$body` with `$x` and `$y` standing for the elements of an input and an output that have one type, whatever it is.
+macro_rules! in_type {
+    ($input:expr, $output:expr, |$x:ident, $y:ident| $body:expr) => {
+        match (&$input.data, &mut $output.data) {
+            (Data::F64($x), Data::F64($y)) => $body,
+            (Data::F32($x), Data::F32($y)) => $body,
+            (Data::I32($x), Data::I32($y)) => $body,
+            (Data::U32($x), Data::U32($y)) => $body,
+            (x, y) => panic!("the element type stays: {} from {}", y.dtype(), x.dtype()),
+        }
+    };
+}
+pub(crate) use in_type;
 
 /// True when the floats at hand are f64.
 pub(crate) fn is_double(inputs: &[&Tensor], outputs: &[Tensor]) -> bool {
