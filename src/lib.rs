@@ -4,4 +4,5 @@
 
 pub mod graph;
 pub mod ops;
+pub mod plan;
 pub mod tensor;

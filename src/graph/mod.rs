@@ -156,6 +156,11 @@ impl Graph {
         self.outputs.push((name.into(), value));
     }
 
+    /// Lets an existing result name another value.
+    pub fn redirect_output(&mut self, name: &str, value: Value) {
+        self.outputs.iter_mut().filter(|(n, _)| n == name).for_each(|(_, v)| *v = value);
+    }
+
     /// All values.
     pub fn values(&self) -> &[ValueInfo] {
         &self.values
