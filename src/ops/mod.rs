@@ -7,6 +7,8 @@
 mod case;
 pub mod cast;
 pub mod concat;
+pub mod dropout;
+pub mod embedding;
 mod emit;
 pub mod expand;
 pub mod launch;
@@ -165,6 +167,8 @@ pub fn families() -> Vec<(&'static str, fn() -> Cases)> {
         ("slice", slice::cases),
         ("concat", concat::cases),
         ("cast", cast::cases),
+        ("embedding", embedding::cases),
+        ("dropout", dropout::cases),
     ]
 }
 
