@@ -6,3 +6,4 @@ pub mod graph;
 pub mod ops;
 pub mod plan;
 pub mod tensor;
+pub mod train;

@@ -1,0 +1,228 @@
+//! The recipe: everything a run depends on, in TOML.
+//!
+//! A [`RawRecipe`] is what the user wrote, with the line each value came from. [`Recipe`] is what runs: every default
+//! filled in and every value checked. Only the second can be trained; it is written into the run folder, and reading it
+//! back gives the same recipe.
+//!
+//! An empty recipe is a good one: it trains `gpt-nano` on the built-in corpus.
+
+mod error;
+mod optimizer;
+mod preset;
+mod rate;
+mod raw;
+mod read;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+
+use crate::train::schedule::Schedule;
+
+pub use error::{Error, Origin};
+pub use optimizer::{Clip, Decay, Optimizer, Rule};
+pub use preset::{PRESETS, Preset};
+pub use raw::{RawRecipe, apply_set};
+
+/// The name of the resolved recipe in a run folder.
+pub const FILE_NAME: &str = "recipe.toml";
+
+/// A recipe with every default filled in and every value checked.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Recipe {
+    /// Which model.
+    pub model: Model,
+    /// On what.
+    pub data: Data,
+    /// How.
+    pub train: Train,
+    /// Where, and what is left behind.
+    pub run: Run,
+}
+
+/// Which model is trained.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Model {
+    /// A Hugging Face folder gives both shape and weights.
+    Load {
+        /// The folder, with `config.json` and `model.safetensors`.
+        #[serde(rename = "load")]
+        folder: PathBuf,
+        /// Absent: as the folder's `config.json` says.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dropout: Option<f64>,
+    },
+    /// A new model of this shape. Its vocabulary comes from the tokenizer.
+    Build(Shape),
+}
+
+/// The shape of a new model. Not every family reads every field.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Shape {
+    /// The architecture, such as `gpt2`; the model floor knows which there are.
+    pub family: String,
+    /// Blocks, one after the other.
+    pub layers: usize,
+    /// Attention heads in each block; they divide the width.
+    pub heads: usize,
+    /// Channels of the residual stream.
+    pub width: usize,
+    /// Width inside the feed-forward part.
+    pub hidden: usize,
+    /// The longest sequence, in tokens.
+    pub context: usize,
+    /// The activation of the feed-forward part, such as `gelu`.
+    pub activation: String,
+    /// Added to the variance in every norm.
+    pub norm_epsilon: f64,
+    /// Share of activations zeroed while training, in `0.0..1.0`.
+    pub dropout: f64,
+    /// Linear layers and norms have biases.
+    pub bias: bool,
+    /// The output head shares the embedding's weights.
+    pub tie: bool,
+}
+
+/// What the model is trained on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Data {
+    /// Files and folders; empty means the built-in corpus.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<PathBuf>,
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
+    /// The last share of the text, kept for validation, in `0.0..1.0`.
+    pub validation: f64,
+    /// Offsets of every batch, for exact replay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<PathBuf>,
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tokenizer {
+    /// One token for each character of the training text: `"char"`.
+    Char,
+    /// A byte-level BPE trained on the text, with this vocabulary: `"bpe:4096"`.
+    Bpe(usize),
+    /// A Hugging Face `tokenizer.json`.
+    File(PathBuf),
+    /// The one beside the loaded weights: `"model"`.
+    Model,
+}
+
+impl Serialize for Tokenizer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Tokenizer::Char => serializer.serialize_str("char"),
+            Tokenizer::Bpe(vocabulary) => serializer.serialize_str(&format!("bpe:{vocabulary}")),
+            Tokenizer::File(path) => path.serialize(serializer),
+            Tokenizer::Model => serializer.serialize_str("model"),
+        }
+    }
+}
+
+/// How the model is trained.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Train {
+    /// Updates of the weights.
+    pub steps: u64,
+    /// Sequences in one forward pass.
+    pub batch: usize,
+    /// Tokens of one sequence. Absent: the loaded model's own context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<usize>,
+    /// Batches whose gradients are averaged into one step.
+    pub accumulate: usize,
+    /// Share of the target spread over the whole vocabulary, in `0.0..1.0`.
+    pub label_smoothing: f64,
+    /// The storage type of activations and gradients.
+    pub precision: Precision,
+    /// The loss is multiplied by this before the backward pass, and the gradients divided by it after.
+    pub loss_scale: f64,
+    /// Where all randomness of the run comes from.
+    pub seed: u64,
+    /// What keeps a gradient from growing too large.
+    pub clip: Clip,
+    /// When the validation loss is measured.
+    pub evaluate: Evaluate,
+    /// How gradients become updates.
+    pub optimizer: Optimizer,
+    /// How large the updates are, step by step.
+    pub learning_rate: Schedule,
+}
+
+/// The storage type of activations and gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits throughout.
+    F32,
+    /// 16 bits, with sums in 32.
+    F16,
+}
+
+/// When the validation loss is measured, and on how much.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Evaluate {
+    /// Steps between evaluations.
+    pub every: u64,
+    /// Batches of each of the two splits.
+    pub batches: usize,
+}
+
+/// Where the run happens and what it leaves behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Run {
+    /// `gpu`, `cpu`, an adapter's name or its index.
+    pub device: String,
+    /// Recipe, metrics and checkpoints go here.
+    pub folder: PathBuf,
+    /// When checkpoints are written.
+    pub save: Save,
+    /// When metrics are written.
+    pub log: Log,
+}
+
+/// When checkpoints are written, and how many stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Save {
+    /// Steps between checkpoints.
+    pub every: u64,
+    /// How many of the newest stay; the best one stays besides.
+    pub keep: usize,
+}
+
+/// When a step is written to `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// Steps between lines.
+    pub every: u64,
+}
+
+impl Recipe {
+    /// Reads TOML text, applies each `section.key=value`, and resolves. `file` is the name used in messages.
+    pub fn from_text(text: &str, file: &str, sets: &[String]) -> Result<Recipe, Error> {
+        let mut raw = RawRecipe::parse(text, file)?;
+        sets.iter().try_for_each(|set| raw.set(set))?;
+        raw.resolve()
+    }
+
+    /// The recipe as TOML text; reading it gives the same recipe.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe holds only what TOML can say")
+    }
+
+    /// Writes the recipe into a run folder, and gives its path.
+    pub fn save(&self, run_folder: &Path) -> Result<PathBuf, Error> {
+        let path = run_folder.join(FILE_NAME);
+        let written = fs::create_dir_all(run_folder).and_then(|()| fs::write(&path, self.to_toml()));
+        written.map_err(|source| Error::File { path: path.clone(), source })?;
+        Ok(path)
+    }
+}

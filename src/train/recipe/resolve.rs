@@ -1,0 +1,210 @@
+//! From raw to resolved: defaults filled in, every value checked against what can work.
+
+use std::path::PathBuf;
+
+use toml::Value;
+
+use super::error::Error;
+use super::optimizer;
+use super::preset::{PRESETS, Preset};
+use super::rate;
+use super::raw::RawRecipe;
+use super::read::{Given, Section, nearest};
+use super::{Data, Evaluate, Log, Model, Precision, Recipe, Run, Save, Shape, Tokenizer, Train};
+
+impl RawRecipe {
+    /// Fills in the defaults and checks every value.
+    pub fn resolve(&self) -> Result<Recipe, Error> {
+        let section = Section::open(self, "train")?;
+        let steps = at_least_one(&section, "steps", "every run takes a step")?.or(2000);
+        let context = size(&section, "context", "a sequence holds a token")?;
+        let model = model(&Section::open(self, "model")?, context.get().copied())?;
+        let context = match &model {
+            Model::Load { .. } => context.take(),
+            Model::Build(shape) => {
+                let expected = format!("at most model.context = {}", shape.context);
+                let hint = "raise model.context too, or lower this";
+                Some(context.must(|&n| n <= shape.context, expected, hint)?.or(shape.context))
+            }
+        };
+        Ok(Recipe {
+            data: data(&Section::open(self, "data")?, &model)?,
+            train: train(&section, steps, context)?,
+            run: run(&Section::open(self, "run")?)?,
+            model,
+        })
+    }
+}
+
+fn model(section: &Section, train_context: Option<usize>) -> Result<Model, Error> {
+    let load = section.text("load")?;
+    let hint = "dropout = 0.1 is common, and 0.0 turns it off";
+    let dropout = section.number("dropout")?.must(|p| (0.0..1.0).contains(p), "from 0 to below 1", hint)?;
+    if let Some(folder) = load.get() {
+        // The folder's own config.json gives the shape: a second opinion here would be ignored or wrong.
+        section.only(&["load", "dropout"], "`load` takes the shape from the folder's config.json")?;
+        return Ok(Model::Load { folder: PathBuf::from(folder), dropout: dropout.take() });
+    }
+    let presets: Vec<_> = PRESETS.iter().map(|preset| (preset.name, preset)).collect();
+    let preset = section.word("preset", &presets)?;
+    if preset.get().is_some() && section.has("family") {
+        let why = "write either a preset or a family; layers, heads, width and the others may change either";
+        return Err(section.refuse("family", "absent beside `preset`", why));
+    }
+    let family = section.text("family")?;
+    let base = if family.get().is_none() {
+        preset.or(&PRESETS[0]).shape()
+    } else {
+        written_base(section, train_context)?
+    };
+    let base = Shape { family: family.or(base.family.clone()), ..base };
+    let shape = shape(section, base)?;
+    Ok(Model::Build(Shape { dropout: dropout.or(0.0), ..shape }))
+}
+
+/// A family says nothing about sizes: they must be written.
+fn written_base(section: &Section, train_context: Option<usize>) -> Result<Shape, Error> {
+    let hint = "with `family`, give layers, heads, width and context; or write preset = \"gpt-nano\"";
+    let need = |key| size(section, key, "a model has at least one of each")?.need(hint);
+    let (layers, heads, width) = (need("layers")?, need("heads")?, need("width")?);
+    let context = match train_context {
+        Some(context) => context,
+        None => need("context")?,
+    };
+    Ok(Preset { name: "", layers, heads, width, context }.shape())
+}
+
+fn shape(section: &Section, base: Shape) -> Result<Shape, Error> {
+    let least = "a model has at least one of each";
+    let layers = size(section, "layers", least)?.or(base.layers);
+    let heads_given = size(section, "heads", least)?;
+    let width_given = size(section, "width", least)?;
+    let heads = heads_given.get().copied().unwrap_or(base.heads);
+    let width = width_given.get().copied().unwrap_or(base.width);
+    if !width.is_multiple_of(heads) {
+        let hint =
+            format!("width {} or {} divide evenly", width / heads * heads, (width / heads + 1) * heads);
+        // Blame the key that was written; the width if both were.
+        return Err(if width_given.get().is_some() || heads_given.get().is_none() {
+            width_given.impossible(format!("a multiple of model.heads = {heads}"), hint)
+        } else {
+            heads_given.impossible(format!("a divisor of model.width = {width}"), hint)
+        });
+    }
+    let epsilon = section.number("norm_epsilon")?;
+    Ok(Shape {
+        layers,
+        heads,
+        width,
+        hidden: size(section, "hidden", least)?.or(4 * width),
+        context: size(section, "context", least)?.or(base.context),
+        activation: section.text("activation")?.or(base.activation),
+        norm_epsilon: epsilon.must(|&e| e > 0.0, "above zero", "GPT-2 has 1e-5")?.or(base.norm_epsilon),
+        bias: section.flag("bias")?.or(base.bias),
+        tie: section.flag("tie")?.or(base.tie),
+        family: base.family,
+        dropout: base.dropout,
+    })
+}
+
+fn data(section: &Section, model: &Model) -> Result<Data, Error> {
+    let hint = "name a file or folder, or leave `text` out for the built-in corpus";
+    let named = |names: &Vec<String>| !names.is_empty() && names.iter().all(|name| !name.is_empty());
+    let text = section.texts("text")?.must(named, "at least one path", hint)?;
+    let hint = "0.1 keeps the last tenth of the text";
+    let fits = |share: &f64| (0.0..1.0).contains(share);
+    let validation = section.number("validation")?.must(fits, "from 0 to below 1", hint)?;
+    Ok(Data {
+        text: text.or(Vec::new()).into_iter().map(PathBuf::from).collect(),
+        tokenizer: tokenizer(section, model)?,
+        validation: validation.or(0.1),
+        windows: section.text("windows")?.take().map(PathBuf::from),
+    })
+}
+
+fn tokenizer(section: &Section, model: &Model) -> Result<Tokenizer, Error> {
+    let loads = matches!(model, Model::Load { .. });
+    let given = section.text("tokenizer")?;
+    let Some(text) = given.get() else {
+        return Ok(if loads { Tokenizer::Model } else { Tokenizer::Char });
+    };
+    let bytes = 256;
+    match text.split_once(':') {
+        None if text == "char" => return Ok(Tokenizer::Char),
+        None if text == "model" && loads => return Ok(Tokenizer::Model),
+        Some(("bpe", vocabulary)) => {
+            if let Some(vocabulary) = vocabulary.parse().ok().filter(|&size| size > bytes) {
+                return Ok(Tokenizer::Bpe(vocabulary));
+            }
+            let expected = format!("\"bpe:N\" with N above the {bytes} bytes");
+            return Err(given.impossible(expected, "\"bpe:4096\" suits a few megabytes".to_string()));
+        }
+        _ if text.ends_with(".json") => return Ok(Tokenizer::File(PathBuf::from(text))),
+        _ => {}
+    }
+    let hint = match nearest(text, &["char", "bpe:4096"]) {
+        Some(name) => format!("did you mean \"{name}\"?"),
+        None if text == "model" => "\"model\" needs model.load".to_string(),
+        None => "a tokenizer file ends in .json".to_string(),
+    };
+    let expected = "\"char\", \"bpe:4096\" or the path of a tokenizer.json";
+    Err(given.impossible(expected.to_string(), hint))
+}
+
+fn train(section: &Section, steps: u64, context: Option<usize>) -> Result<Train, Error> {
+    let share = |value: &f64| (0.0..1.0).contains(value);
+    let smoothing = section.number("label_smoothing")?;
+    let smoothing = smoothing.must(share, "from 0 to below 1", "the usual value is 0.1")?;
+    let scale = section.number("loss_scale")?;
+    let scale = scale.must(|&s| s > 0.0, "above zero", "powers of two lose nothing: 1024")?;
+    let evaluate = section.inner("evaluate", &["every", "batches"])?;
+    let never = "to evaluate never, set data.validation = 0";
+    Ok(Train {
+        steps,
+        batch: size(section, "batch", "a batch holds a sequence")?.or(12),
+        context,
+        accumulate: size(section, "accumulate", "1 means none")?.or(1),
+        label_smoothing: smoothing.or(0.0),
+        precision: section
+            .word("precision", &[("f32", Precision::F32), ("f16", Precision::F16)])?
+            .or(Precision::F32),
+        loss_scale: scale.or(1.0),
+        seed: section.count("seed")?.or(1337),
+        clip: optimizer::clip(section)?,
+        evaluate: Evaluate {
+            every: at_least_one(&evaluate, "every", never)?.or(250),
+            batches: size(&evaluate, "batches", never)?.or(20),
+        },
+        optimizer: optimizer::optimizer(section)?,
+        learning_rate: rate::learning_rate(section, steps)?,
+    })
+}
+
+fn run(section: &Section) -> Result<Run, Error> {
+    let save = section.inner("save", &["every", "keep"])?;
+    let log = section.inner("log", &["every"])?;
+    let device = match section.value("device") {
+        Some(Value::Integer(_)) => section.count("device")?.map(|index| index.to_string()),
+        _ => section.text("device")?,
+    };
+    let last = "a number above train.steps saves only at the end";
+    Ok(Run {
+        device: device.or("gpu".to_string()),
+        folder: PathBuf::from(section.text("folder")?.or("runs/default".to_string())),
+        save: Save {
+            every: at_least_one(&save, "every", last)?.or(250),
+            keep: size(&save, "keep", "the newest checkpoint always stays")?.or(3),
+        },
+        log: Log { every: at_least_one(&log, "every", "1 logs each step")?.or(1) },
+    })
+}
+
+/// A count that cannot be zero.
+pub(super) fn at_least_one(section: &Section, key: &str, hint: &str) -> Result<Given<u64>, Error> {
+    section.count(key)?.must(|&n| n > 0, "at least 1", hint)
+}
+
+/// A size that cannot be zero.
+fn size(section: &Section, key: &str, hint: &str) -> Result<Given<usize>, Error> {
+    section.size(key)?.must(|&n| n > 0, "at least 1", hint)
+}
