@@ -1,4 +1,5 @@
 //! Training: the recipe, the schedule, the run folder.
 
+pub mod checkpoint;
 pub mod recipe;
 pub mod schedule;
