@@ -121,7 +121,8 @@ fn every_kind_of_damage_is_noticed_and_the_one_before_is_used() {
         fs::write(path, text).unwrap();
     };
     let remove = |path: &Path| fs::remove_file(path).unwrap();
-    let damages: [(&str, &dyn Fn(&Path), &str); 8] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
+    let damages: [Damage; 8] = [
         ("model.safetensors", &truncate, "model.safetensors has 40 bytes"),
         ("model.safetensors", &flip, "model.safetensors has changed"),
         ("optimizer.safetensors", &flip, "optimizer.safetensors has changed"),
