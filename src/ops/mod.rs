@@ -12,10 +12,15 @@ pub mod embedding;
 mod emit;
 pub mod expand;
 pub mod launch;
+pub mod layer_norm;
+pub mod norm_weight;
 pub mod pointwise;
 pub mod reduce;
 pub mod reshape;
+pub mod rms_norm;
+mod rows;
 pub mod slice;
+pub mod softmax;
 pub mod transpose;
 
 pub use case::{Case, Cases};
@@ -169,6 +174,10 @@ pub fn families() -> Vec<(&'static str, fn() -> Cases)> {
         ("cast", cast::cases),
         ("embedding", embedding::cases),
         ("dropout", dropout::cases),
+        ("softmax", softmax::cases),
+        ("layer_norm", layer_norm::cases),
+        ("rms_norm", rms_norm::cases),
+        ("norm_weight", norm_weight::cases),
     ]
 }
 

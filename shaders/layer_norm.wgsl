@@ -1,0 +1,79 @@
+// layer_norm: y = (x - mean) * rstd * weight + bias by rows, rstd = 1 / sqrt(variance + eps)
+//
+// lane_per_row: one invocation walks a row. group_per_row: one workgroup shares a row.
+// Three walks: mean, variance about it, output. A single walk over x and x^2 loses all digits where the mean is large.
+
+struct Params { rows: u32, cols: u32, eps: f32 }
+
+alias Elem = f32;
+override HAS_WEIGHT: u32 = 1u;
+override HAS_BIAS: u32 = 1u;
+override LANES: u32 = 64u;
+override ROW_LANES: u32 = 8u;
+
+#import rows
+
+@group(0) @binding(0) var<storage, read>       x: array<Elem>;        // [rows, cols]
+@group(0) @binding(1) var<storage, read>       weight: array<Elem>;   // [cols], if there
+@group(0) @binding(2) var<storage, read>       bias: array<Elem>;     // [cols], if there
+@group(0) @binding(3) var<storage, read_write> y: array<Elem>;        // [rows, cols]
+@group(0) @binding(4) var<storage, read_write> means: array<f32>;     // [rows]
+@group(0) @binding(5) var<storage, read_write> rstds: array<f32>;     // [rows]
+@group(1) @binding(0) var<uniform> params: Params;
+
+fn put(at: u32, c: u32, mean: f32, rstd: f32) {
+    var value = (f32(x[at]) - mean) * rstd;
+    if HAS_WEIGHT == 1u { value *= f32(weight[c]); }
+    if HAS_BIAS == 1u { value += f32(bias[c]); }
+    y[at] = Elem(value);
+}
+
+@compute @workgroup_size(ROW_LANES)
+fn lane_per_row(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) lane: vec3<u32>,
+) {
+    let row = (group.y * groups.x + group.x) * ROW_LANES + lane.x;
+    if row >= params.rows { return; }
+    let start = row * params.cols;
+
+    var total = 0.0;
+    for (var c = 0u; c < params.cols; c += 1u) { total += f32(x[start + c]); }
+    let mean = total / f32(params.cols);
+    var squares = 0.0;
+    for (var c = 0u; c < params.cols; c += 1u) {
+        let d = f32(x[start + c]) - mean;
+        squares += d * d;
+    }
+    let rstd = 1.0 / sqrt(squares / f32(params.cols) + params.eps);
+    for (var c = 0u; c < params.cols; c += 1u) { put(start + c, c, mean, rstd); }
+    means[row] = mean;
+    rstds[row] = rstd;
+}
+
+@compute @workgroup_size(LANES)
+fn group_per_row(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) lane: vec3<u32>,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= params.rows { return; }
+    let start = row * params.cols;
+
+    var part = 0.0;
+    for (var c = lane.x; c < params.cols; c += LANES) { part += f32(x[start + c]); }
+    let mean = sum_over_lanes(lane.x, part) / f32(params.cols);
+    var squares = 0.0;
+    for (var c = lane.x; c < params.cols; c += LANES) {
+        let d = f32(x[start + c]) - mean;
+        squares += d * d;
+    }
+    let rstd = 1.0 / sqrt(sum_over_lanes(lane.x, squares) / f32(params.cols) + params.eps);
+    for (var c = lane.x; c < params.cols; c += LANES) { put(start + c, c, mean, rstd); }
+    if lane.x == 0u {
+        means[row] = mean;
+        rstds[row] = rstd;
+    }
+}

@@ -1,0 +1,139 @@
+//! What operators along the last axis share: sums the compiler can vectorise, and the two ways to map rows to a device.
+
+use super::launch::{Bind, Caps, Kernel, Launch, Variant};
+use super::{Error, Result};
+use crate::tensor::{DType, Real, Shape, Type};
+
+/// Sums kept side by side on the host: a fixed order that still fills a vector register.
+const SUMS: usize = 16;
+
+/// Rows from which one invocation per row keeps every core of a CPU driver busy.
+const ROWS_FOR_LANES: usize = 16;
+
+/// Sum of `term` over a row.
+pub(crate) fn sum_of<R: Real>(x: &[R], term: impl Fn(R) -> R) -> R {
+    let mut sums = [R::default(); SUMS];
+    let parts = x.chunks_exact(SUMS);
+    let tail: R = parts.remainder().iter().map(|&x| term(x)).sum();
+    for part in parts {
+        for (sum, &x) in sums.iter_mut().zip(part) {
+            *sum += term(x);
+        }
+    }
+    sums.into_iter().sum::<R>() + tail
+}
+
+/// Sum of `term` over two rows read together.
+pub(crate) fn sum_of_pairs<R: Real>(x: &[R], y: &[R], term: impl Fn(R, R) -> R) -> R {
+    let mut sums = [R::default(); SUMS];
+    let (xs, ys) = (x.chunks_exact(SUMS), y.chunks_exact(SUMS));
+    let tail: R = xs.remainder().iter().zip(ys.remainder()).map(|(&x, &y)| term(x, y)).sum();
+    for (x, y) in xs.zip(ys) {
+        for ((sum, &x), &y) in sums.iter_mut().zip(x).zip(y) {
+            *sum += term(x, y);
+        }
+    }
+    sums.into_iter().sum::<R>() + tail
+}
+
+/// Largest element of a row; NaN if one is NaN.
+pub(crate) fn largest_of<R: Real>(x: &[R]) -> R {
+    x.iter().fold(
+        R::of(f64::NEG_INFINITY),
+        |largest, &x| if x > largest || x.wide().is_nan() { x } else { largest },
+    )
+}
+
+/// Storage of a saved statistic: f32 whatever the input's storage, except in the f64 referee.
+pub(crate) fn statistic(input: &Type, shape: impl Into<Shape>) -> Type {
+    let dtype = if input.dtype == DType::F64 { DType::F64 } else { DType::F32 };
+    Type::new(dtype, shape)
+}
+
+/// Checks that a value has rows to work on: at least one axis, the last with elements.
+pub(crate) fn expect_rows(op: &'static str, input: &'static str, got: &Type) -> Result<()> {
+    if !got.shape.is_empty() && got.shape.last() > 0 {
+        return Ok(());
+    }
+    let expected = "a last axis with elements".to_string();
+    Err(Error::Shape { op, input, expected, got: got.shape.clone() })
+}
+
+/// Checks that an input is stored as another one is.
+pub(crate) fn expect_same_dtype(
+    op: &'static str,
+    input: &'static str,
+    got: &Type,
+    like: &Type,
+) -> Result<()> {
+    super::expect_dtype(op, input, got, like.dtype)
+}
+
+/// Two variants of a row kernel: `{name}_row`, one invocation per row (entry `lane_per_row`), and `{name}_group`, one
+/// workgroup per row (entry `group_per_row`, `LANES` a power of two).
+///
+/// A CPU driver has no use for workgroup memory and prefers the first, as long as there are rows for all its cores.
+pub(crate) fn variants(
+    name: &str,
+    kernel: Kernel,
+    bindings: &[Bind],
+    shape: &Shape,
+    caps: &Caps,
+    complete: impl Fn(Launch) -> Launch,
+) -> Vec<Variant> {
+    let (rows, cols) = (shape.rows(), shape.last());
+    let give = |kernel: Kernel, groups: usize| {
+        complete(Launch::new(kernel, bindings, groups).param("rows", rows).param("cols", cols))
+    };
+    let row_lanes = if caps.is_cpu { 8 } else { 64 };
+    let row = give(
+        kernel.clone().entry("lane_per_row").constant("ROW_LANES", row_lanes),
+        rows.div_ceil(row_lanes as usize),
+    );
+    let group = give(kernel.entry("group_per_row").constant("LANES", lanes_for(cols, caps)), rows);
+    let mut variants =
+        vec![Variant::single(format!("{name}_group"), group), Variant::single(format!("{name}_row"), row)];
+    if caps.is_cpu && rows >= ROWS_FOR_LANES {
+        variants.reverse();
+    }
+    variants
+}
+
+/// Lanes of a workgroup that shares one row: about four elements each, within what every adapter grants.
+fn lanes_for(cols: usize, caps: &Caps) -> u32 {
+    let most = caps.max_invocations.min(256);
+    (cols.div_ceil(4).next_power_of_two() as u32).clamp(32, most.max(32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_reach_the_tail() {
+        for count in [0, 1, 15, 16, 17, 37] {
+            let x: Vec<f64> = (0..count).map(f64::from).collect();
+            let expected: f64 = x.iter().sum();
+            assert_eq!(sum_of(&x, |x| x), expected);
+            assert_eq!(sum_of_pairs(&x, &x, |x, y| x + y), 2.0 * expected);
+        }
+    }
+
+    #[test]
+    fn the_largest_is_nan_if_one_is() {
+        assert_eq!(largest_of(&[-3.0f32, -1.0, -2.0]), -1.0);
+        assert!(largest_of(&[1.0f32, f32::NAN, 2.0]).is_nan());
+    }
+
+    #[test]
+    fn a_cpu_driver_gets_one_invocation_per_row_first() {
+        let caps = Caps { is_cpu: true, ..Caps::portable() };
+        let names = |shape: [usize; 2], caps: &Caps| {
+            let found = variants("x", Kernel::new("x"), &[], &Shape::from(shape), caps, |l| l);
+            found.into_iter().map(|v| v.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names([768, 65], &caps), ["x_row", "x_group"]);
+        assert_eq!(names([2, 65], &caps), ["x_group", "x_row"]);
+        assert_eq!(names([768, 65], &Caps::portable()), ["x_group", "x_row"]);
+    }
+}
