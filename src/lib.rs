@@ -4,6 +4,7 @@
 
 pub mod graph;
 pub mod ops;
+pub mod passes;
 pub mod plan;
 pub mod tensor;
 pub mod train;

@@ -1,0 +1,110 @@
+//! Rewrites of a graph: one in, one out, verified after each.
+//!
+//! A pass runs once, before anything is planned or uploaded; it knows nothing of plans or devices.
+
+mod fuse;
+mod precision;
+mod tidy;
+
+pub use fuse::Fuse;
+pub use precision::Precision;
+pub use tidy::Tidy;
+
+use crate::graph::{self, Graph};
+use std::fmt::Debug;
+
+/// What a pass promises about the graph it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// Results are equal up to the rounding of a reordered sum.
+    Exact,
+    /// Results differ; the report says by how much or why.
+    Lossy,
+}
+
+/// What a pass did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The pass.
+    pub pass: &'static str,
+    /// Nodes before it.
+    pub nodes_before: usize,
+    /// Nodes after it.
+    pub nodes_after: usize,
+}
+
+/// A pass failed; the names tell what ran before it.
+#[derive(Debug, thiserror::Error)]
+#[error("pass `{pass}` (after: {before}): {source}")]
+pub struct Error {
+    /// The pass that failed.
+    pub pass: &'static str,
+    /// Passes that ran before it, or `none`.
+    pub before: String,
+    /// Why.
+    pub source: graph::Error,
+}
+
+/// A rewrite of a graph.
+pub trait Pass: Debug {
+    /// Name in recipes and reports.
+    fn name(&self) -> &'static str;
+
+    /// What it promises.
+    fn promise(&self) -> Promise;
+
+    /// The rewritten graph.
+    fn rewrite(&self, graph: &Graph) -> graph::Result<Graph>;
+}
+
+/// Runs passes in the order written and verifies the graph after each.
+pub fn run(passes: &[&dyn Pass], graph: Graph) -> Result<(Graph, Vec<Report>), Error> {
+    let mut graph = graph;
+    let mut reports: Vec<Report> = vec![];
+    for pass in passes {
+        let rewritten =
+            pass.rewrite(&graph).and_then(|new| new.verify().map(|()| new)).map_err(|source| {
+                let names: Vec<_> = reports.iter().map(|r| r.pass).collect();
+                let before = if names.is_empty() { "none".to_string() } else { names.join(", ") };
+                Error { pass: pass.name(), before, source }
+            })?;
+        let (nodes_before, nodes_after) = (graph.nodes().len(), rewritten.nodes().len());
+        reports.push(Report { pass: pass.name(), nodes_before, nodes_after });
+        graph = rewritten;
+    }
+    Ok((graph, reports))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::pointwise::PointwiseEmit;
+    use crate::tensor::Type;
+
+    /// Gives one value's name to another: `verify` must see it.
+    #[derive(Debug)]
+    struct Broken;
+    impl Pass for Broken {
+        fn name(&self) -> &'static str {
+            "broken"
+        }
+        fn promise(&self) -> Promise {
+            Promise::Exact
+        }
+        fn rewrite(&self, graph: &Graph) -> graph::Result<Graph> {
+            let mut new = graph.clone();
+            new.input("x", Type::f32([1]));
+            Ok(new)
+        }
+    }
+
+    #[test]
+    fn a_pass_that_breaks_the_graph_is_named_with_its_predecessors() {
+        let mut graph = Graph::new();
+        let x = graph.input("x", Type::f32([2]));
+        let y = graph.scale(x, 2.0).unwrap();
+        graph.output("y", y);
+        let error = run(&[&Tidy, &Broken], graph).unwrap_err();
+        assert_eq!((error.pass, error.before.as_str()), ("broken", "tidy"));
+    }
+}
