@@ -2,6 +2,7 @@
 
 #![warn(missing_docs)]
 
+pub mod data;
 pub mod graph;
 pub mod ops;
 pub mod passes;

@@ -1,0 +1,16 @@
+//! Text to batches: everything between the user's files and the arrays that a training step uploads.
+//!
+//! ```text
+//! text (files, folders)  --+                    +-- train ------ windows -- prefetch --> batch + cursor
+//!                          +-- tokenizer -- store
+//! corpus (grammar, seed) --+                    +-- validation -- evaluation windows --> batches
+//! ```
+//!
+//! Everything here is a pure function of the text, the tokenizer and the seed: the same cursor always
+//! gives the same batch, on every machine, so that a resumed run sees exactly what it would have seen.
+
+mod error;
+pub mod text;
+pub mod tokenizer;
+
+pub use error::{Error, Result};

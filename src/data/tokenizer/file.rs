@@ -1,0 +1,160 @@
+//! `tokenizer.json` on disk, and encoding long texts with it.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use rayon::prelude::*;
+use tokenizers::{ModelWrapper, PreTokenizerWrapper, Tokenizer};
+
+use super::FILE_NAME;
+use crate::data::{Error, Result};
+
+/// Pieces of long text that threads encode side by side. The library holds about a hundred bytes for each byte of a piece.
+const PIECE_BYTES: usize = 1 << 20;
+
+pub(super) fn failed(what: &str, reason: impl std::fmt::Display) -> Error {
+    Error::Tokenizer {
+        what: what.into(),
+        reason: reason.to_string(),
+        hint: "check that the tokenizer belongs to this text, or train one: kiln tokenizer train",
+    }
+}
+
+pub(super) fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| broken(path, error))
+}
+
+pub(super) fn parse(path: &Path, json: &str) -> Result<Tokenizer> {
+    json.parse().map_err(|error| broken(path, error))
+}
+
+fn broken(path: &Path, reason: impl std::fmt::Display) -> Error {
+    Error::Tokenizer {
+        what: format!("cannot load {}", path.display()),
+        reason: reason.to_string(),
+        hint: "expected a Hugging Face tokenizer.json, or a folder that holds one",
+    }
+}
+
+/// Writes beside, syncs, then renames: a full disk leaves the old file.
+pub(super) fn write(folder: &Path, json: &str) -> Result<()> {
+    let temporary = folder.join(format!("{FILE_NAME}.partial"));
+    let written = fs::create_dir_all(folder)
+        .and_then(|()| fs::File::create(&temporary))
+        .and_then(|mut file| file.write_all(json.as_bytes()).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&temporary, folder.join(FILE_NAME)));
+    written.map_err(|source| {
+        // It may never have been made; the error that matters is the first one.
+        let _ = fs::remove_file(&temporary);
+        Error::Unwritable { path: folder.join(FILE_NAME), source }
+    })
+}
+
+pub(super) fn model_name(tokenizer: &Tokenizer) -> &'static str {
+    match tokenizer.get_model() {
+        ModelWrapper::BPE(_) => "BPE",
+        ModelWrapper::WordPiece(_) => "WordPiece",
+        ModelWrapper::WordLevel(_) => "WordLevel",
+        ModelWrapper::Unigram(_) => "Unigram",
+    }
+}
+
+/// Whether a long text may be cut into pieces without changing a single id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// After a line end between two characters that are not white space.
+    AfterLine,
+    /// Nowhere: a merge, a prefix or a normaliser may look across.
+    Nowhere,
+}
+
+impl Cut {
+    /// Byte-level splitting is a regex that looks at white space only, to its right; the other ways of splitting
+    /// put marks at the start of the text, or have no bounds at all.
+    pub(super) fn of(tokenizer: &Tokenizer) -> Cut {
+        let added = tokenizer.get_added_tokens_decoder();
+        let reaches_over_space = added.values().any(|token| token.lstrip || token.rstrip);
+        let byte_level = match tokenizer.get_pre_tokenizer() {
+            Some(PreTokenizerWrapper::ByteLevel(level)) => level.use_regex && !level.add_prefix_space,
+            _ => false,
+        };
+        match byte_level && tokenizer.get_normalizer().is_none() && !reaches_over_space {
+            true => Cut::AfterLine,
+            false => Cut::Nowhere,
+        }
+    }
+}
+
+/// Encodes a text of any length; ids are those of encoding it in one go.
+pub(super) fn encode(tokenizer: &Tokenizer, cut: Cut, text: &str) -> Result<Vec<u32>> {
+    let pieces = match cut {
+        Cut::AfterLine => pieces(text, PIECE_BYTES),
+        Cut::Nowhere => vec![text],
+    };
+    let encoded = pieces.par_iter().map(|piece| {
+        let encoding = tokenizer.encode_fast(*piece, false).map_err(|error| failed("encoding", error))?;
+        Ok(encoding.get_ids().to_vec())
+    });
+    Ok(encoded.collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// Cuts `text` into pieces of at least `size_bytes` (the last may be shorter), each cut after a line end that has
+/// no white space on either side.
+fn pieces(text: &str, size_bytes: usize) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while rest.len() > size_bytes {
+        let from = rest.ceil_char_boundary(size_bytes);
+        let cut = rest[from..].match_indices('\n').map(|(at, _)| from + at).find(|&at| {
+            let spaced = |character: Option<char>| character.is_none_or(char::is_whitespace);
+            !spaced(rest[..at].chars().next_back()) && !spaced(rest[at + 1..].chars().next())
+        });
+        let Some(at) = cut else { break };
+        let (piece, remainder) = rest.split_at(at + 1);
+        pieces.push(piece);
+        rest = remainder;
+    }
+    pieces.push(rest);
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::random::Random;
+    use crate::data::tokenizer::byte_pair;
+
+    /// Letters, quotes and white space thrown together, so that line ends stand in every kind of neighbourhood.
+    fn jumble(length: usize, seed: u64) -> String {
+        let mut random = Random::new(seed, 0);
+        let alphabet =
+            ["a", "b", "the", "'s", " ", "  ", "\n", "\n\n", "\r\n", "\t", ".", "7", "é", "\u{a0}", "—"];
+        (0..length).map(|_| alphabet[random.below(alphabet.len() as u64) as usize]).collect()
+    }
+
+    #[test]
+    fn cutting_a_byte_level_text_never_changes_an_id() {
+        let tokenizer = byte_pair::train(&jumble(5000, 1), 400).unwrap();
+        assert_eq!(Cut::of(&tokenizer), Cut::AfterLine);
+        let text = jumble(4000, 2);
+        let whole = tokenizer.encode_fast(text.as_str(), false).unwrap().get_ids().to_vec();
+        for size_bytes in [1, 7, 100, 1000] {
+            let cut = pieces(&text, size_bytes);
+            assert!(cut.len() > 1);
+            assert_eq!(cut.concat(), text);
+            let joined: Vec<u32> = cut
+                .iter()
+                .flat_map(|piece| tokenizer.encode_fast(*piece, false).unwrap().get_ids().to_vec())
+                .collect();
+            assert_eq!(joined, whole, "pieces of {size_bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_full_or_forbidden_folder_is_an_error_that_names_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = write(&file.path().join("below a file"), "{}").unwrap_err();
+        assert!(matches!(error, Error::Unwritable { .. }), "{error}");
+    }
+}
