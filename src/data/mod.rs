@@ -9,7 +9,10 @@
 //! Everything here is a pure function of the text, the tokenizer and the seed: the same cursor always
 //! gives the same batch, on every machine, so that a resumed run sees exactly what it would have seen.
 
+pub mod corpus;
 mod error;
+pub mod grammar;
+pub mod random;
 pub mod text;
 pub mod tokenizer;
 
