@@ -12,8 +12,13 @@
 pub mod corpus;
 mod error;
 pub mod grammar;
+pub mod groups;
+pub mod prefetch;
 pub mod random;
+pub mod replay;
+pub mod store;
 pub mod text;
 pub mod tokenizer;
+pub mod windows;
 
 pub use error::{Error, Result};
