@@ -20,6 +20,6 @@ fn forward(
     let stride = groups.x * groups.y * LANES;
     for (var i = (group.y * groups.x + group.x) * LANES + lane.x; i < params.count; i += stride) {
         #paste BODY
-        y[i] = x[from];
+        y[i] = x[source];
     }
 }

@@ -107,10 +107,10 @@ fn strided(sizes: &[usize], strides: &[usize], x: &Type, y: &Type) -> Variant {
     let width = if unit { wide(&[&[sizes[last]], &strides[..last]].concat()) } else { 1 };
     let count = y.shape.count() / width;
     let mut text = format!("{}\nstruct Params {{\n    count: u32,\n", pack(width));
-    let mut body = String::from("        var rest = i;\n        var from = 0u;\n");
+    let mut body = String::from("        var rest = i;\n        var source = 0u;\n");
     for axis in (0..sizes.len()).rev() {
         let _ = writeln!(text, "    size{axis}: u32,\n    stride{axis}: u32,");
-        let _ = writeln!(body, "        from += rest % params.size{axis} * params.stride{axis};");
+        let _ = writeln!(body, "        source += rest % params.size{axis} * params.stride{axis};");
         let _ = writeln!(body, "        rest = rest / params.size{axis};");
     }
     text.push('}');

@@ -2,7 +2,9 @@
 //!
 //! y[o, i] = reduce over a of x[o, a, i]. The order of the sum is fixed, so a run repeats bit for bit.
 
-use super::launch::{Bind, Caps, Kernel, Launch, Variant};
+mod lower;
+
+use super::launch::{Caps, Variant};
 use super::pointwise::PointwiseEmit;
 use super::reshape::ReshapeEmit;
 use super::{
@@ -32,23 +34,55 @@ pub struct Reduce {
     pub axis: usize,
 }
 
+/// Columns the host reduces at a time.
+const COLUMNS: usize = 256;
+/// Elements of a row the host reduces before it adds to the total: partial sums keep long sums exact.
+const BLOCK: usize = 1 << 12;
+
 impl Reduce {
     fn compute<R: Real>(&self, x: &Tensor, y: &mut Tensor) {
-        let [outer, length, inner] = split(&x.shape, self.axis);
-        let x = x.real::<R>();
-        let _ = outer;
-        y.real_mut::<R>().par_chunks_mut(inner).enumerate().for_each(|(o, y)| {
-            let rows = &x[o * length * inner..][..length * inner];
-            y.copy_from_slice(&rows[..inner]);
-            for row in rows.chunks(inner).skip(1) {
-                for (y, &x) in y.iter_mut().zip(row) {
-                    *y = if self.kind == Kind::Maximum { y.maximum(x) } else { *y + x };
+        let [_, length, inner] = split(&x.shape, self.axis);
+        let (x, y) = (x.real::<R>(), y.real_mut::<R>());
+        if inner == 1 {
+            let rows = y.par_iter_mut().zip(x.par_chunks(length));
+            rows.for_each(|(y, row)| *y = self.row(row));
+        } else {
+            let blocks = inner.div_ceil(COLUMNS);
+            let parts: Vec<&mut [R]> = y.chunks_mut(inner).flat_map(|row| row.chunks_mut(COLUMNS)).collect();
+            parts.into_par_iter().enumerate().for_each(|(part, y)| {
+                let first = part / blocks * length * inner + part % blocks * COLUMNS;
+                y.copy_from_slice(&x[first..][..y.len()]);
+                for a in 1..length {
+                    let row = &x[first + a * inner..][..y.len()];
+                    y.iter_mut().zip(row).for_each(|(y, &x)| *y = self.join(*y, x));
                 }
+            });
+        }
+        if self.kind == Kind::Mean {
+            y.iter_mut().for_each(|y| *y = *y / R::of(length as f64));
+        }
+    }
+
+    fn join<R: Real>(&self, a: R, b: R) -> R {
+        if self.kind == Kind::Maximum { a.maximum(b) } else { a + b }
+    }
+
+    /// A contiguous row; blocks of a long one go over the threads and are joined in order.
+    fn row<R: Real>(&self, row: &[R]) -> R {
+        let block = |block: &[R]| {
+            let (lanes, tail) = block.as_chunks::<16>();
+            let mut totals = match lanes.first() {
+                Some(first) => *first,
+                None => return tail[1..].iter().fold(tail[0], |a, &b| self.join(a, b)),
+            };
+            for lane in &lanes[1..] {
+                totals.iter_mut().zip(lane).for_each(|(t, &x)| *t = self.join(*t, x));
             }
-            if self.kind == Kind::Mean {
-                y.iter_mut().for_each(|y| *y = *y / R::of(length as f64));
-            }
-        });
+            let total = totals[1..].iter().fold(totals[0], |a, &b| self.join(a, b));
+            tail.iter().fold(total, |a, &b| self.join(a, b))
+        };
+        let parts: Vec<R> = row.par_chunks(BLOCK).map(block).collect();
+        parts[1..].iter().fold(parts[0], |a, &b| self.join(a, b))
     }
 }
 
@@ -107,16 +141,8 @@ impl Operator for Reduce {
         Ok(vec![Some(dx)])
     }
 
-    fn launch(&self, inputs: &[Type], outputs: &[Type], _caps: &Caps) -> Vec<Variant> {
-        let [outer, length, inner] = split(&inputs[0].shape, self.axis);
-        let kind = self.kind as u32;
-        let kernel = Kernel::new("reduce").constant("KIND", kind).retype("Elem", inputs[0].dtype);
-        let count = outputs[0].shape.count();
-        let launch = Launch::new(kernel, [Bind::Input(0), Bind::Output(0)], count.div_ceil(64))
-            .param("count", outer * inner)
-            .param("length", length)
-            .param("inner", inner);
-        vec![Variant::single("reduce_lane", launch)]
+    fn launch(&self, inputs: &[Type], outputs: &[Type], caps: &Caps) -> Vec<Variant> {
+        lower::variants(self.kind, self.axis, &inputs[0], &outputs[0], caps)
     }
 
     fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
@@ -190,13 +216,20 @@ fn all<E: Emit + ?Sized>(emit: &mut E, kind: Kind, x: Value) -> Result<Value> {
     emit.reshape(y, Shape::default())
 }
 
-/// First, middle and last axis; one element; past a workgroup.
+/// First, middle and last axis; one element; past a workgroup; past a chunk, in fours and not.
 pub fn cases() -> Cases {
     let mut cases = Cases::new("reduce");
     for kind in [Kind::Sum, Kind::Mean, Kind::Maximum] {
-        for (shape, axis) in
-            [(&[1][..], 0), (&[5, 33], 1), (&[33, 5], 0), (&[3, 33, 4], 1), (&[2, 1031], 1), (&[1025, 3], 0)]
-        {
+        for (shape, axis) in [
+            (&[1][..], 0),
+            (&[5, 33], 1),
+            (&[33, 5], 0),
+            (&[3, 33, 4], 1),
+            (&[2, 1031], 1),
+            (&[3, 2052], 1),
+            (&[1025, 3], 0),
+            (&[2, 67, 8], 1),
+        ] {
             let x = cases.normal(shape);
             cases
                 .add(format!("{kind:?}{shape:?} axis {axis}"), Reduce { kind, axis }, vec![x])
@@ -204,4 +237,38 @@ pub fn cases() -> Cases {
         }
     }
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reduced(kind: Kind, shape: &[usize], axis: usize, x: Vec<f32>) -> Vec<f32> {
+        let mut kept = shape.to_vec();
+        kept[axis] = 1;
+        let mut y = [Tensor::zeros(&Type::f32(kept))];
+        Reduce { kind, axis }.reference(&[&Tensor::f32(shape, x)], &mut y);
+        y[0].real::<f32>().to_vec()
+    }
+
+    #[test]
+    fn the_sum_of_the_first_numbers_is_known() {
+        for n in [1, 5, 16, 17, 5000] {
+            let x: Vec<f32> = (1..=n).map(|i| i as f32).collect();
+            assert_eq!(reduced(Kind::Sum, &[n], 0, x), [(n * (n + 1) / 2) as f32]);
+        }
+    }
+
+    #[test]
+    fn columns_past_a_block_stay_apart() {
+        let (rows, columns) = (3, COLUMNS + 3);
+        let x = (0..2 * rows * columns).map(|i| (i % columns) as f32).collect();
+        let y = reduced(Kind::Mean, &[2, rows, columns], 1, x);
+        assert!(y.iter().enumerate().all(|(i, &y)| y == (i % columns) as f32));
+    }
+
+    #[test]
+    fn the_maximum_of_minus_infinities_is_minus_infinity() {
+        assert_eq!(reduced(Kind::Maximum, &[3], 0, vec![f32::NEG_INFINITY; 3]), [f32::NEG_INFINITY]);
+    }
 }
