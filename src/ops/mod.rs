@@ -14,6 +14,7 @@ pub mod expand;
 pub mod launch;
 pub mod layer_norm;
 pub mod norm_weight;
+pub mod optimizer;
 pub mod pointwise;
 pub mod reduce;
 pub mod reshape;
@@ -178,6 +179,9 @@ pub fn families() -> Vec<(&'static str, fn() -> Cases)> {
         ("layer_norm", layer_norm::cases),
         ("rms_norm", rms_norm::cases),
         ("norm_weight", norm_weight::cases),
+        ("optimizer", optimizer::cases),
+        ("gradient_norm", optimizer::norm::cases),
+        ("accumulate", optimizer::accumulate::cases),
     ]
 }
 
