@@ -13,6 +13,7 @@ mod emit;
 pub mod expand;
 pub mod launch;
 pub mod layer_norm;
+pub mod matmul;
 pub mod norm_weight;
 pub mod optimizer;
 pub mod pointwise;
@@ -169,6 +170,7 @@ pub fn families() -> Vec<(&'static str, fn() -> Cases)> {
         ("reshape", reshape::cases),
         ("expand", expand::cases),
         ("reduce", reduce::cases),
+        ("matmul", matmul::cases),
         ("transpose", transpose::cases),
         ("slice", slice::cases),
         ("concat", concat::cases),

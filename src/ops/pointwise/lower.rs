@@ -143,7 +143,8 @@ fn body(op: &Pointwise, access: &[Access], rank: usize) -> String {
     text
 }
 
-fn expression(step: &super::Step) -> String {
+/// Shader text of a step whose arguments are `x0 ..` and whose earlier results are `t0 ..`.
+pub(crate) fn expression(step: &super::Step) -> String {
     let mut text = step.function.wgsl.to_string();
     for (&arg, letter) in step.args.iter().zip(["$a", "$b", "$c"]) {
         let name = match arg {

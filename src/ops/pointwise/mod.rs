@@ -6,6 +6,7 @@
 mod lower;
 mod table;
 
+pub(crate) use lower::expression;
 pub use table::{FUNCTIONS, Function, function};
 
 use super::reduce::ReduceEmit;

@@ -1,0 +1,302 @@
+//! Matrix multiplication: `C[b] = activation(A[b] op B[b] + bias)`, batched, with either operand stored transposed.
+//!
+//! The sum over K is kept in f32 whatever the storage. Derivatives are matmuls of other forms, so no transpose is ever
+//! computed. Four kernels: `matmul_plain` is the referee, `matmul_tile` for GPUs, `matmul_register` and, where
+//! subgroups have a fixed small size, `matmul_broadcast` for drivers that run on the CPU.
+
+mod geometry;
+mod launch;
+mod reference;
+mod register;
+mod tile;
+
+pub use geometry::Form;
+
+use super::launch::{Caps, Variant};
+use super::pointwise::Pointwise;
+use super::reduce::ReduceEmit;
+use super::reshape::ReshapeEmit;
+use super::{
+    Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape,
+    is_double,
+};
+use crate::tensor::{Data, Shape, Tensor, Type};
+use geometry::Geometry;
+use std::sync::Arc;
+
+/// `C = activation(A op B + bias)`. Inputs: A, B and, where `has_bias`, the bias [N].
+#[derive(Clone, Debug)]
+pub struct Matmul {
+    /// Which operand is stored transposed.
+    pub form: Form,
+    /// Whether a third input is added to every row.
+    pub has_bias: bool,
+    /// A program of one input and one output applied to each element.
+    pub activation: Option<Pointwise>,
+}
+
+impl Matmul {
+    /// A matmul of that form and nothing more.
+    pub fn new(form: Form) -> Self {
+        Matmul { form, has_bias: false, activation: None }
+    }
+
+    /// Adds a bias as third input.
+    pub fn with_bias(self) -> Self {
+        Matmul { has_bias: true, ..self }
+    }
+
+    /// Applies a program of one input and one output to each element.
+    pub fn with_activation(self, activation: Pointwise) -> Self {
+        Matmul { activation: Some(activation), ..self }
+    }
+
+    fn geometry(&self, inputs: &[Type]) -> Geometry {
+        Geometry::of(self.form, &inputs[0].shape, &inputs[1].shape)
+            .expect("the signature has accepted these operands")
+    }
+
+    /// Gradients of A and B from that of C, summed over the batch where an operand was broadcast.
+    fn gradient_of_operands(
+        &self,
+        emit: &mut dyn Emit,
+        site: &Site,
+        up: Value,
+    ) -> Result<[Option<Value>; 2]> {
+        let (a, b) = (site.input(0), site.input(1));
+        let (a_shape, b_shape) = (emit.type_of(a).shape, emit.type_of(b).shape);
+        let mut gradients = [None, None];
+        if site.needs(0) {
+            let da = match self.form {
+                Form::Nn => emit.matmul_form(Form::Nt, up, b)?,
+                Form::Nt => emit.matmul_form(Form::Nn, up, b)?,
+                Form::Tn => emit.matmul_form(Form::Nt, b, up)?,
+            };
+            gradients[0] = Some(emit.sum_to(da, &a_shape)?);
+        }
+        if site.needs(1) {
+            // Against one B the rows of the whole batch are summed within the matmul itself.
+            let shared = self.form != Form::Tn && b_shape.len() == 2;
+            let rows = |emit: &mut dyn Emit, x: Value| {
+                let shape = emit.type_of(x).shape;
+                if shared { emit.reshape(x, Shape::from([shape.rows(), shape.last()])) } else { Ok(x) }
+            };
+            let (a, up) = (rows(emit, a)?, rows(emit, up)?);
+            let db = match self.form {
+                Form::Nn => emit.matmul_form(Form::Tn, a, up)?,
+                Form::Nt => emit.matmul_form(Form::Tn, up, a)?,
+                Form::Tn => emit.matmul_form(Form::Nn, a, up)?,
+            };
+            gradients[1] = Some(emit.sum_to(db, &b_shape)?);
+        }
+        Ok(gradients)
+    }
+
+    /// Through the activation: what goes into it is computed again, since the fused matmul does not keep it.
+    fn gradient_of_sum(
+        &self,
+        emit: &mut dyn Emit,
+        site: &Site,
+        activation: &Pointwise,
+        up: Value,
+    ) -> Result<Option<Value>> {
+        let plain = Matmul { activation: None, ..self.clone() };
+        let sum = emit.apply_one(Arc::new(plain), site.inputs)?;
+        let inner = Site { inputs: &[sum], outputs: site.outputs, needed: &[true] };
+        Ok(activation.gradient(emit, &inner, &[Some(up)])?[0])
+    }
+}
+
+impl Operator for Matmul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn settings(&self) -> String {
+        let mut text = format!("form={}", self.form.name());
+        if self.has_bias {
+            text += ",bias";
+        }
+        if let Some(activation) = &self.activation {
+            text += &format!(",then={}({})", activation.name(), activation.settings());
+        }
+        text
+    }
+
+    fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
+        let expected = if self.has_bias { 3 } else { 2 };
+        if inputs.len() != expected {
+            return Err(Error::InputCount { op: "matmul", expected, got: inputs.len() });
+        }
+        let (a, b) = (&inputs[0], &inputs[1]);
+        expect_float("matmul", "a", a)?;
+        expect_dtype("matmul", "b", b, a.dtype)?;
+        let c = geometry::output(self.form, a, b)?;
+        if let Some(bias) = inputs.get(2) {
+            expect_dtype("matmul", "bias", bias, a.dtype)?;
+            expect_shape("matmul", "bias", bias, &[c.shape.last()])?;
+        }
+        if let Some(activation) = &self.activation
+            && (activation.inputs != 1 || activation.outputs.len() != 1)
+        {
+            let got = format!("{} inputs, {} outputs", activation.inputs, activation.outputs.len());
+            let expected = "a program of one input and one output".to_string();
+            return Err(Error::Setting { op: "matmul", setting: "activation", expected, got });
+        }
+        Ok(vec![c])
+    }
+
+    fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
+        let sizes = Geometry::of(self.form, &inputs[0].shape, &inputs[1].shape)
+            .expect("the signature has accepted these operands");
+        if is_double(inputs, outputs) {
+            let [a, b] = [0, 1].map(|i: usize| inputs[i].real::<f64>());
+            let c = outputs[0].real_mut::<f64>();
+            sizes.double(self.form, a, b, c);
+            if let Some(bias) = inputs.get(2) {
+                add_rows(c, bias.real(), |c: f64, x: f64| c + x);
+            }
+        } else {
+            let [a, b] = [0, 1].map(|i: usize| inputs[i].real::<f32>());
+            let c = outputs[0].real_mut::<f32>();
+            sizes.single(self.form, a, b, c);
+            if let Some(bias) = inputs.get(2) {
+                add_rows(c, bias.real(), |c: f32, x: f32| c + x);
+            }
+        }
+        if let Some(activation) = &self.activation {
+            let shape = outputs[0].shape.clone();
+            let data = std::mem::replace(&mut outputs[0].data, Data::F32(vec![]));
+            outputs[0].data = Data::zeros(data.dtype(), data.len());
+            activation.reference(&[&Tensor { shape, data }], outputs);
+        }
+    }
+
+    /// NN: dA = up B^T, dB = A^T up; NT: dA = up B, dB = up^T A; TN: dA = B up^T, dB = A up; dbias = sum of up over rows.
+    fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        let none = vec![None; site.inputs.len()];
+        let Some(up) = up[0] else { return Ok(none) };
+        let up = match &self.activation {
+            Some(activation) => self.gradient_of_sum(emit, site, activation, up)?,
+            None => Some(up),
+        };
+        let Some(up) = up else { return Ok(none) };
+        let mut gradients = self.gradient_of_operands(emit, site, up)?.to_vec();
+        if self.has_bias {
+            let shape = emit.type_of(site.input(2)).shape;
+            gradients.push(if site.needs(2) { Some(emit.sum_to(up, &shape)?) } else { None });
+        }
+        Ok(gradients)
+    }
+
+    fn expand(&self, emit: &mut dyn Emit, inputs: &[Value]) -> Option<Result<Vec<Value>>> {
+        (self.has_bias || self.activation.is_some()).then(|| {
+            let mut y = emit.matmul_form(self.form, inputs[0], inputs[1])?;
+            if self.has_bias {
+                y = emit.apply_one(Arc::new(Pointwise::single("add", 0.0)), &[y, inputs[2]])?;
+            }
+            if let Some(activation) = &self.activation {
+                y = emit.apply_one(Arc::new(activation.clone()), &[y])?;
+            }
+            Ok(vec![y])
+        })
+    }
+
+    fn launch(&self, inputs: &[Type], outputs: &[Type], caps: &Caps) -> Vec<Variant> {
+        launch::variants(self, self.geometry(inputs), outputs[0].dtype, caps)
+    }
+
+    fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
+        let sizes = self.geometry(inputs);
+        let each = self.has_bias as usize + self.activation.as_ref().map_or(0, |a| a.steps.len());
+        let products = 2 * sizes.k + each;
+        let bytes = inputs.iter().chain(outputs).map(|t| t.size_bytes() as f64).sum();
+        Cost { flops: (sizes.matrices() * sizes.m * sizes.n) as f64 * products as f64, bytes }
+    }
+}
+
+fn add_rows<R: Copy>(c: &mut [R], bias: &[R], add: fn(R, R) -> R) {
+    for row in c.chunks_exact_mut(bias.len()) {
+        row.iter_mut().zip(bias).for_each(|(c, &x)| *c = add(*c, x));
+    }
+}
+
+/// Builders of matmuls.
+pub trait MatmulEmit {
+    /// `A B` with the last two axes of each; the axes before them are broadcast.
+    fn matmul(&mut self, a: Value, b: Value) -> Result<Value>;
+    /// A matmul with an operand stored transposed.
+    fn matmul_form(&mut self, form: Form, a: Value, b: Value) -> Result<Value>;
+    /// `X W + bias` with W as [in, out] (`Form::Nn`) or [out, in] (`Form::Nt`).
+    fn linear(&mut self, form: Form, x: Value, weight: Value, bias: Option<Value>) -> Result<Value>;
+}
+
+impl<E: Emit + ?Sized> MatmulEmit for E {
+    fn matmul(&mut self, a: Value, b: Value) -> Result<Value> {
+        self.matmul_form(Form::Nn, a, b)
+    }
+
+    fn matmul_form(&mut self, form: Form, a: Value, b: Value) -> Result<Value> {
+        self.apply_one(Arc::new(Matmul::new(form)), &[a, b])
+    }
+
+    fn linear(&mut self, form: Form, x: Value, weight: Value, bias: Option<Value>) -> Result<Value> {
+        match bias {
+            Some(bias) => self.apply_one(Arc::new(Matmul::new(form).with_bias()), &[x, weight, bias]),
+            None => self.matmul_form(form, x, weight),
+        }
+    }
+}
+
+/// One element, primes, multiples of the chunk, one past each tile; broadcast batches; bias and activation.
+pub fn cases() -> Cases {
+    let mut cases = Cases::new("matmul");
+    for form in [Form::Nn, Form::Nt, Form::Tn] {
+        let sizes = [[1, 1, 1], [7, 13, 11], [5, 65, 3], [8, 8, 8], [33, 72, 24], [65, 16, 40], [24, 65, 17]];
+        for [m, n, k] in sizes {
+            add_case(&mut cases, Matmul::new(form), &[], [m, n, k]);
+        }
+        add_case(&mut cases, Matmul::new(form).with_bias(), &[], [17, 24, 16]);
+    }
+    // Larger than every tile, with tails.
+    for form in [Form::Nn, Form::Nt, Form::Tn] {
+        add_case(&mut cases, Matmul::new(form), &[], [264, 136, 72]).no_gradient();
+        add_case(&mut cases, Matmul::new(form), &[], [131, 65, 33]).no_gradient();
+    }
+    for (a, b) in [
+        (&[2, 3, 5, 33][..], &[3, 33, 13][..]),
+        (&[3, 5, 8], &[8, 16]),
+        (&[4, 7], &[3, 7, 5]),
+        (&[2, 1, 9, 8], &[2, 4, 8, 8]),
+    ] {
+        let (x, y) = (cases.normal(a), cases.normal(b));
+        let length = a[a.len() - 1];
+        cases.add(format!("batch {a:?} x {b:?}"), Matmul::new(Form::Nn), vec![x, y]).sums(length);
+    }
+    for form in [Form::Nt, Form::Tn] {
+        add_case(&mut cases, Matmul::new(form), &[3], [9, 16, 24]);
+    }
+    for (name, constant) in [("gelu_tanh", 0.0), ("relu", 0.0), ("scale", 0.5)] {
+        let op = Matmul::new(Form::Nn).with_bias().with_activation(Pointwise::single(name, constant));
+        let case = add_case(&mut cases, op, &[], [9, 24, 16]);
+        case.differentiable = name != "relu";
+    }
+    cases
+}
+
+fn add_case<'a>(
+    cases: &'a mut Cases,
+    op: Matmul,
+    batch: &[usize],
+    [m, n, k]: [usize; 3],
+) -> &'a mut super::Case {
+    let shape = |sizes: [usize; 2]| Shape::new([batch, &sizes[..]].concat());
+    let a = cases.normal(shape(if op.form == Form::Tn { [k, m] } else { [m, k] }));
+    let b = cases.normal(shape(if op.form == Form::Nt { [n, k] } else { [k, n] }));
+    let mut inputs = vec![a, b];
+    if op.has_bias {
+        inputs.push(cases.normal([n]));
+    }
+    let label = format!("{} {batch:?} m{m} n{n} k{k}", op.settings());
+    cases.add(label, op, inputs).sums(k)
+}

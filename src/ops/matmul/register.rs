@@ -1,0 +1,333 @@
+//! Shader text of the register-tiled matmul: one template for every storage, transpose and way of loading.
+//!
+//! Everything moves in *chunks* of eight floats along an operand's contiguous axis. A CPU driver pays for each load and
+//! lane, hardly for its width: four 64-bit words (or four 32-bit words of f16 pairs) cost as much as one float.
+//! Where the contiguous axis is not a multiple of eight, that operand alone is read element by element.
+//!
+//! Why the k loop is innermost in the text: eight steps are summed into one accumulator before the next one is
+//! touched, so a compiler with few registers spills each sum once in eight steps instead of each time.
+
+use super::geometry::Form;
+use crate::tensor::DType;
+use std::fmt::Write;
+
+/// Floats of a chunk, and steps along K of one turn of the loop.
+pub(super) const CHUNK: usize = 8;
+
+/// Writes a line of shader text.
+macro_rules! line {
+    ($text:expr, $($format:tt)*) => {{ let _ = writeln!($text, $($format)*); }};
+}
+
+/// How one buffer is read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Element by element.
+    Single,
+    /// A chunk as two vec4<f32>.
+    Fours,
+    /// A chunk as one vec4 of 64-bit words.
+    Words64,
+    /// A chunk of f16 as one vec4 of 32-bit words.
+    Pairs,
+}
+
+impl Access {
+    /// The widest access for an axis of this length.
+    pub(super) fn widest(dtype: DType, axis: usize, int64: bool) -> Access {
+        match dtype {
+            _ if !axis.is_multiple_of(CHUNK) => Access::Single,
+            DType::F16 => Access::Pairs,
+            _ if int64 => Access::Words64,
+            _ => Access::Fours,
+        }
+    }
+
+    fn array(self) -> &'static str {
+        match self {
+            Access::Single => "array<Elem>",
+            Access::Fours => "array<vec4<f32>>",
+            Access::Words64 => "array<vec4<u64>>",
+            Access::Pairs => "array<vec4<u32>>",
+        }
+    }
+}
+
+/// What distinguishes one generated kernel from another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Template {
+    pub form: Form,
+    /// Invocations that share a tile: 1, or a subgroup of 2, 4 or 8.
+    pub lanes: usize,
+    /// Rows of a tile, a multiple of `lanes`.
+    pub rows: usize,
+    /// Columns of one lane, a multiple of the chunk.
+    pub columns: usize,
+    pub a: Access,
+    pub b: Access,
+    pub c: Access,
+    /// True if K is not a multiple of the chunk.
+    pub ragged_k: bool,
+}
+
+impl Template {
+    /// Columns of a tile.
+    pub(super) fn tile_n(&self) -> usize {
+        self.columns * self.lanes
+    }
+
+    /// The type of the output's array.
+    pub(super) fn output(&self) -> &'static str {
+        self.c.array()
+    }
+
+    /// Declarations of the operands.
+    pub(super) fn input(&self) -> String {
+        let declare = |binding, name, access: Access| {
+            let array = access.array();
+            format!("@group(0) @binding({binding}) var<storage, read> {name}: {array};\n")
+        };
+        declare(0, "a", self.a) + &declare(1, "b", self.b)
+    }
+
+    /// The loop and the stores.
+    pub(super) fn body(&self) -> String {
+        let mut text = String::new();
+        self.bases(&mut text);
+        for r in 0..self.rows {
+            for c in 0..self.columns {
+                line!(text, "var s{r}_{c} = 0.0;");
+            }
+        }
+        line!(text, "for (var k0 = 0u; k0 < params.k; k0 += {CHUNK}u) {{");
+        self.load_a(&mut text);
+        self.load_b(&mut text);
+        for r in 0..self.rows {
+            for k in 0..CHUNK {
+                line!(text, "let a{r}_{k} = {};", self.factor(r, k));
+            }
+            for c in 0..self.columns {
+                for k in 0..CHUNK {
+                    line!(text, "s{r}_{c} = fma(a{r}_{k}, b{k}_{c}, s{r}_{c});");
+                }
+            }
+        }
+        line!(text, "}}");
+        self.store(&mut text);
+        text
+    }
+
+    /// True if each lane holds other rows of `a` and all steps of a chunk; else each lane holds all rows of other steps.
+    fn lanes_hold_rows(&self) -> bool {
+        self.form != Form::Tn && self.a != Access::Single
+    }
+
+    /// Positions that do not change along K. Rows and columns past the end read the last one; their sums are not stored.
+    fn bases(&self, text: &mut String) {
+        for j in 0..self.columns / CHUNK {
+            line!(text, "let column_{j} = column0 + ({}u + lane) * {CHUNK}u;", j * self.lanes);
+        }
+        if self.lanes_hold_rows() {
+            for j in 0..self.rows / self.lanes {
+                let row = format!("min(row0 + {}u + lane, last_m)", j * self.lanes);
+                line!(text, "let a_at{j} = (a_base + {row} * params.k) / {CHUNK}u;");
+            }
+        } else if self.a != Access::Single {
+            for j in 0..self.rows / CHUNK {
+                line!(
+                    text,
+                    "let a_at{j} = a_base / {CHUNK}u + min(row0 / {CHUNK}u + {j}u, last_m / {CHUNK}u);"
+                );
+            }
+        } else {
+            let stride = if self.form == Form::Tn { "" } else { " * params.k" };
+            for r in 0..self.rows {
+                line!(text, "let a_at{r} = a_base + min(row0 + {r}u, last_m){stride};");
+            }
+        }
+        if self.form == Form::Nt || self.b == Access::Single {
+            let stride = if self.form == Form::Nt { " * params.k" } else { "" };
+            let unit = if self.b == Access::Single { 1 } else { CHUNK };
+            for c in 0..self.columns {
+                let column = format!("min(column_{} + {}u, last_n)", c / CHUNK, c % CHUNK);
+                line!(text, "let b_at{c} = (b_base + {column}{stride}) / {unit}u;");
+            }
+        } else {
+            for j in 0..self.columns / CHUNK {
+                line!(
+                    text,
+                    "let b_at{j} = (b_base + min(column_{j}, last_n / {CHUNK}u * {CHUNK}u)) / {CHUNK}u;"
+                );
+            }
+        }
+    }
+
+    /// Reads this turn's part of `a`. Past the end of K it is zero, so that whatever `b` holds there adds nothing.
+    fn load_a(&self, text: &mut String) {
+        if self.lanes_hold_rows() {
+            for j in 0..self.rows / self.lanes {
+                chunk(text, self.a, "a", &format!("ar{j}"), &format!("a_at{j} + k0 / {CHUNK}u"));
+            }
+            return;
+        }
+        for q in 0..CHUNK / self.lanes {
+            let k = format!("k0 + {}u + lane", q * self.lanes);
+            line!(
+                text,
+                "let k_{q} = {};",
+                if self.ragged_k { format!("min({k}, last_k)") } else { k.clone() }
+            );
+            if self.ragged_k {
+                line!(text, "let live_{q} = {k} < params.k;");
+            }
+            let guard = |value: String| {
+                if self.ragged_k { format!("select(0.0, {value}, live_{q})") } else { value }
+            };
+            if self.a == Access::Single {
+                for r in 0..self.rows {
+                    let at = match self.form {
+                        Form::Tn => format!("a_at{r} + k_{q} * params.m"),
+                        _ => format!("a_at{r} + k_{q}"),
+                    };
+                    line!(text, "let ak{q}_{r} = {};", guard(format!("f32(a[{at}])")));
+                }
+                continue;
+            }
+            for j in 0..self.rows / CHUNK {
+                let name = format!("ac{q}_{j}");
+                chunk(text, self.a, "a", &name, &format!("a_at{j} + k_{q} * (params.m / {CHUNK}u)"));
+                for i in 0..CHUNK {
+                    line!(text, "let ak{q}_{} = {};", j * CHUNK + i, guard(format!("{name}_{i}")));
+                }
+            }
+        }
+    }
+
+    /// Reads this turn's part of `b` as `b{k}_{column}`.
+    fn load_b(&self, text: &mut String) {
+        if self.form == Form::Nt && self.b != Access::Single {
+            for c in 0..self.columns {
+                chunk(text, self.b, "b", &format!("bc{c}"), &format!("b_at{c} + k0 / {CHUNK}u"));
+                for k in 0..CHUNK {
+                    line!(text, "let b{k}_{c} = bc{c}_{k};");
+                }
+            }
+            return;
+        }
+        for k in 0..CHUNK {
+            let step = format!("k0 + {k}u");
+            line!(
+                text,
+                "let row_{k} = {};",
+                if self.ragged_k { format!("min({step}, last_k)") } else { step }
+            );
+            if self.b == Access::Single {
+                for c in 0..self.columns {
+                    let at = match self.form {
+                        Form::Nt => format!("b_at{c} + row_{k}"),
+                        _ => format!("b_at{c} + row_{k} * params.n"),
+                    };
+                    line!(text, "let b{k}_{c} = f32(b[{at}]);");
+                }
+                continue;
+            }
+            for j in 0..self.columns / CHUNK {
+                let name = format!("bk{k}_{j}");
+                chunk(text, self.b, "b", &name, &format!("b_at{j} + row_{k} * (params.n / {CHUNK}u)"));
+                for i in 0..CHUNK {
+                    line!(text, "let b{k}_{} = {name}_{i};", j * CHUNK + i);
+                }
+            }
+        }
+    }
+
+    /// Row `r` of `a` at step `k` of this turn, the same in every lane.
+    fn factor(&self, r: usize, k: usize) -> String {
+        let (value, lane) = match self.lanes_hold_rows() {
+            true => (format!("ar{}_{k}", r / self.lanes), r % self.lanes),
+            false => (format!("ak{}_{r}", k / self.lanes), k % self.lanes),
+        };
+        if self.lanes == 1 { value } else { format!("subgroupBroadcast({value}, {lane}u)") }
+    }
+
+    fn store(&self, text: &mut String) {
+        for j in 0..self.columns / CHUNK {
+            for i in 0..CHUNK {
+                line!(text, "let bias_{j}_{i} = bias_at(min(column_{j} + {i}u, last_n));");
+            }
+        }
+        for r in 0..self.rows {
+            line!(text, "if row0 + {r}u < params.m {{");
+            line!(text, "let start = c_base + (row0 + {r}u) * params.n;");
+            for j in 0..self.columns / CHUNK {
+                for i in 0..CHUNK {
+                    line!(text, "let y{j}_{i} = finish(s{r}_{}, bias_{j}_{i});", j * CHUNK + i);
+                }
+                store_chunk(text, self.c, j);
+            }
+            line!(text, "}}");
+        }
+    }
+}
+
+/// Reads chunk number `at` of a buffer as `{name}_0` to `{name}_7`.
+fn chunk(text: &mut String, access: Access, buffer: &str, name: &str, at: &str) {
+    match access {
+        Access::Single => unreachable!("an operand read element by element has no chunks"),
+        Access::Fours => {
+            for half in 0..2 {
+                line!(text, "let {name}v{half} = {buffer}[({at}) * 2u + {half}u];");
+                for (i, part) in ["x", "y", "z", "w"].iter().enumerate() {
+                    line!(text, "let {name}_{} = {name}v{half}.{part};", half * 4 + i);
+                }
+            }
+        }
+        Access::Words64 => {
+            line!(text, "let {name}v = {buffer}[{at}];");
+            for (i, part) in ["x", "y", "z", "w"].iter().enumerate() {
+                line!(text, "let {name}_{} = bitcast<f32>(u32({name}v.{part}));", i * 2);
+                line!(text, "let {name}_{} = bitcast<f32>(u32({name}v.{part} >> 32u));", i * 2 + 1);
+            }
+        }
+        Access::Pairs => {
+            line!(text, "let {name}v = {buffer}[{at}];");
+            for (i, part) in ["x", "y", "z", "w"].iter().enumerate() {
+                line!(text, "let {name}p{i} = unpack2x16float({name}v.{part});");
+                line!(text, "let {name}_{} = {name}p{i}.x;", i * 2);
+                line!(text, "let {name}_{} = {name}p{i}.y;", i * 2 + 1);
+            }
+        }
+    }
+}
+
+/// Writes `y{j}_0` to `y{j}_7` at `column_{j}` of the row that begins at `start`, as far as there are columns.
+fn store_chunk(text: &mut String, access: Access, j: usize) {
+    if access == Access::Single {
+        for i in 0..CHUNK {
+            let column = format!("column_{j} + {i}u");
+            line!(text, "if {column} < params.n {{ c[start + {column}] = Elem(y{j}_{i}); }}");
+        }
+        return;
+    }
+    line!(text, "if column_{j} < params.n {{");
+    line!(text, "let at = (start + column_{j}) / {CHUNK}u;");
+    let bits = |i: usize| format!("u64(bitcast<u32>(y{j}_{i}))");
+    let parts = |half: &dyn Fn(usize) -> String| (0..4).map(half).collect::<Vec<_>>().join(", ");
+    match access {
+        Access::Fours => {
+            for half in 0..2 {
+                let of = |i| format!("y{j}_{}", half * 4 + i);
+                line!(text, "c[at * 2u + {half}u] = vec4<f32>({});", parts(&of));
+            }
+        }
+        Access::Words64 => {
+            let of = |i| format!("{} | ({} << 32u)", bits(2 * i), bits(2 * i + 1));
+            line!(text, "c[at] = vec4<u64>({});", parts(&of));
+        }
+        _ => {
+            let of = |i| format!("pack2x16float(vec2<f32>(y{j}_{}, y{j}_{}))", 2 * i, 2 * i + 1);
+            line!(text, "c[at] = vec4<u32>({});", parts(&of));
+        }
+    }
+    line!(text, "}}");
+}
