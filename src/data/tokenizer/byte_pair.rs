@@ -32,7 +32,7 @@ pub(super) fn train(text: &str, vocabulary: usize) -> Result<Tokenizer> {
         .with_decoder(Some(splitting))
         .build()
         .map_err(|error| failed("training", error))?;
-    // Lines with their ends: no word that GPT-2's pattern finds spans from text into the next line.
+    // Lines with their ends: of what GPT-2's pattern finds, only runs of white space go on into the next line.
     let lines = text.split_inclusive('\n').map(str::to_owned);
     tokenizer.train(&mut trainer, lines).map_err(|error| failed("training", error))?;
     Ok(tokenizer.into())
