@@ -7,12 +7,14 @@
 mod case;
 pub mod cast;
 pub mod concat;
+pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
 mod emit;
 pub mod expand;
 pub mod launch;
 pub mod layer_norm;
+pub mod losses;
 pub mod matmul;
 pub mod norm_weight;
 pub mod optimizer;
@@ -184,6 +186,7 @@ pub fn families() -> Vec<(&'static str, fn() -> Cases)> {
         ("optimizer", optimizer::cases),
         ("gradient_norm", optimizer::norm::cases),
         ("accumulate", optimizer::accumulate::cases),
+        ("cross_entropy", cross_entropy::cases),
     ]
 }
 

@@ -1,0 +1,57 @@
+// cross_entropy_gradient: dx[r, c] = w * (exp(x[r, c] - lse[r]) - (1 - s) * [c == target[r]] - s / cols), w = up (/ count for a mean)
+//
+// lane_per_row: one invocation walks a row. group_per_row: one workgroup shares a row. Ignored rows get zeros.
+
+struct Params { rows: u32, cols: u32, ignore_index: i32, smoothing: f32 }
+
+alias Elem = f32;
+override MEAN: u32 = 1u;
+override LANES: u32 = 64u;
+override ROW_LANES: u32 = 8u;
+
+@group(0) @binding(0) var<storage, read>       x: array<Elem>;        // [rows, cols]
+@group(0) @binding(1) var<storage, read>       targets: array<i32>;   // [rows]
+@group(0) @binding(2) var<storage, read>       lses: array<f32>;      // [rows]
+@group(0) @binding(3) var<storage, read>       count: array<f32>;     // []
+@group(0) @binding(4) var<storage, read>       up: array<f32>;        // []
+@group(0) @binding(5) var<storage, read_write> dx: array<Elem>;       // [rows, cols]
+@group(1) @binding(0) var<uniform> params: Params;
+
+fn walk(row: u32, first: u32, stride: u32) {
+    let start = row * params.cols;
+    let goal = targets[row];
+    if goal == params.ignore_index {
+        for (var c = first; c < params.cols; c += stride) { dx[start + c] = Elem(0.0); }
+        return;
+    }
+    let lse = lses[row];
+    let share = params.smoothing / f32(params.cols);
+    var weight = up[0];
+    if MEAN == 1u { weight /= count[0]; }
+    for (var c = first; c < params.cols; c += stride) {
+        let off = share + select(0.0, 1.0 - params.smoothing, i32(c) == goal);
+        dx[start + c] = Elem(weight * (exp(f32(x[start + c]) - lse) - off));
+    }
+}
+
+@compute @workgroup_size(ROW_LANES)
+fn lane_per_row(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) lane: vec3<u32>,
+) {
+    let row = (group.y * groups.x + group.x) * ROW_LANES + lane.x;
+    if row >= params.rows { return; }
+    walk(row, 0u, 1u);
+}
+
+@compute @workgroup_size(LANES)
+fn group_per_row(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) lane: vec3<u32>,
+) {
+    let row = group.y * groups.x + group.x;
+    if row >= params.rows { return; }
+    walk(row, lane.x, LANES);
+}
