@@ -1,0 +1,49 @@
+//! Where golden cases are found and how their tensors are read.
+//!
+//! The folder is `KILN_GOLDEN`, or `../shared/golden` beside the checkout. Where there is none, trials are counted as
+//! ignored, unless `KILN_REQUIRE_GOLDEN=1`.
+
+use kiln::tensor::{Data, Tensor};
+use libtest_mimic::Failed;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Tensors by name.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// The golden folder, there or not.
+pub fn folder() -> PathBuf {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden");
+    std::env::var_os("KILN_GOLDEN").map_or_else(beside, PathBuf::from)
+}
+
+/// True if `path` is missing and that is allowed: its trials are to be ignored.
+pub fn is_absent(path: &Path) -> bool {
+    !path.exists() && std::env::var("KILN_REQUIRE_GOLDEN").as_deref() != Ok("1")
+}
+
+/// All tensors of a file whose names start with `prefix`, which is dropped; 64-bit whole numbers become i32.
+pub fn tensors(path: &Path, prefix: &str) -> Result<Tensors, Failed> {
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut found = Tensors::new();
+    for (name, view) in SafeTensors::deserialize(&bytes)?.tensors() {
+        let Some(name) = name.strip_prefix(prefix) else { continue };
+        let data = match view.dtype() {
+            Dtype::F32 => Data::F32(elements(view.data(), f32::from_le_bytes)),
+            Dtype::I32 => Data::I32(elements(view.data(), i32::from_le_bytes)),
+            Dtype::I64 => {
+                let wide = elements(view.data(), i64::from_le_bytes).into_iter().map(i32::try_from);
+                Data::I32(wide.collect::<Result<_, _>>()?)
+            }
+            other => return Err(format!("{name}: {other:?} is not read here").into()),
+        };
+        found.insert(name.to_string(), Tensor::new(view.shape(), data)?);
+    }
+    Ok(found)
+}
+
+fn elements<T, const N: usize>(bytes: &[u8], of: fn([u8; N]) -> T) -> Vec<T> {
+    let chunks = bytes.chunks_exact(N);
+    chunks.map(|chunk| of(chunk.try_into().expect("chunks have their size"))).collect()
+}

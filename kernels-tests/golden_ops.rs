@@ -1,0 +1,175 @@
+//! Operators and losses against PyTorch: outputs and gradients, through the graph on the host in f32.
+//!
+//! Cases stand in `dev/ops` and `dev/loss` of the golden folder; a row of the tables below says how to build one here.
+
+mod golden;
+
+use golden::Tensors;
+use kiln::graph::{Feeds, Graph, evaluate, gradient};
+use kiln::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
+use kiln::ops::layer_norm::LayerNormEmit;
+use kiln::ops::losses::{LossEmit, Reduction};
+use kiln::ops::pointwise::PointwiseEmit;
+use kiln::ops::reduce::ReduceEmit;
+use kiln::ops::rms_norm::RmsNormEmit;
+use kiln::ops::softmax::SoftmaxEmit;
+use kiln::ops::{self, Value};
+use kiln::tensor::{DType, Tensor};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+/// Outputs of single operators and losses: relative to the largest element beyond one.
+const OUTPUT: f64 = 1e-5;
+/// Gradients, as the golden folder states: this much, plus this share of the largest element.
+const GRADIENT: (f64, f64) = (1e-5, 1e-3);
+
+/// The case's inputs by name, as values of the graph.
+type Inputs = BTreeMap<String, Value>;
+
+/// Builds what the case computes.
+type Build = fn(&mut Graph, &Inputs) -> ops::Result<Value>;
+
+/// Single operators: `out` and the gradients of the sum of `out * dout`.
+const OPERATORS: &[(&str, Build)] = &[
+    ("softmax_lastdim", |g, of| g.softmax(of["x"])),
+    ("log_softmax_big", |g, of| g.log_softmax(of["x"])),
+    ("logsumexp", |g, of| g.log_sum_exp(of["x"])),
+    ("layer_norm", |g, of| g.layer_norm(of["x"], Some(of["w"]), Some(of["b_"]), 1e-5)),
+    ("layer_norm_eps12", |g, of| g.layer_norm(of["x"], Some(of["w"]), Some(of["b_"]), 1e-12)),
+    ("rms_norm", |g, of| g.rms_norm(of["x"], of["w"], 1e-6)),
+];
+
+/// Losses, with the input whose gradient is given.
+const LOSSES: &[(&str, &str, Build)] = &[
+    ("ce", "z", |g, of| g.cross_entropy(of["z"], of["y"], CrossEntropy::default())),
+    ("ce_sum", "z", |g, of| {
+        g.cross_entropy(of["z"], of["y"], CrossEntropy { reduction: Reduction::Sum, ..Default::default() })
+    }),
+    ("ce_smooth", "z", |g, of| {
+        g.cross_entropy(of["z"], of["y"], CrossEntropy { label_smoothing: 0.1, ..Default::default() })
+    }),
+    ("kd_T1", "z", |g, of| g.divergence(of["z2"], of["z"], 1.0)),
+    ("kd_T2", "z", |g, of| g.divergence(of["z2"], of["z"], 2.0)),
+    ("kd_T4", "z", |g, of| g.divergence(of["z2"], of["z"], 4.0)),
+    ("kd_mix", "z", |g, of| {
+        let hard = g.cross_entropy(of["z"], of["y"], CrossEntropy::default())?;
+        let soft = g.divergence(of["z2"], of["z"], 2.0)?;
+        let (hard, soft) = (g.scale(hard, 0.3)?, g.scale(soft, 0.7)?);
+        g.add(hard, soft)
+    }),
+    ("kd_reverse", "z", |g, of| g.divergence(of["z"], of["z2"], 1.0)),
+    ("mse", "a", |g, of| g.squared_error(of["a"], of["b"], Reduction::Mean)),
+    ("l1", "a", |g, of| g.absolute_error(of["a"], of["b"], Reduction::Mean)),
+    ("huber", "a", |g, of| g.huber(of["a"], of["b"], 0.7, Reduction::Mean)),
+    ("smooth_l1", "a", |g, of| g.smooth_absolute_error(of["a"], of["b"], 0.5, Reduction::Mean)),
+    ("bce_logits", "z", |g, of| g.binary_cross_entropy(of["z"], of["yb"], Some(of["w"]), Reduction::Mean)),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let operators = OPERATORS.iter().map(|&(name, build)| {
+        trial(format!("operator_{name}"), "ops", move |folder| check_operator(&folder, name, build))
+    });
+    let losses = LOSSES.iter().map(|&(name, wrt, build)| {
+        trial(format!("loss_{name}"), "loss", move |folder| check_loss(&folder, name, wrt, build))
+    });
+    libtest_mimic::run(&arguments, operators.chain(losses).collect()).exit();
+}
+
+fn trial(
+    name: String,
+    kind: &str,
+    check: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    let folder = golden::folder().join("dev").join(kind);
+    let absent = golden::is_absent(&folder);
+    Trial::test(name, move || check(folder)).with_ignored_flag(absent)
+}
+
+fn check_operator(folder: &Path, name: &str, build: Build) -> Result<(), Failed> {
+    let prefix = format!("{name}.");
+    let mut given = golden::tensors(&folder.join("inputs.safetensors"), &prefix)?;
+    let expected = golden::tensors(&folder.join("expected.safetensors"), &prefix)?;
+    let up = given.remove("dout").ok_or("the case has no upstream gradient")?;
+
+    let mut graph = Graph::new();
+    let (inputs, mut feeds) = declare(&mut graph, &given);
+    let out = build(&mut graph, &inputs)?;
+    graph.output("out", out);
+    let up_value = graph.input("up", up.host_type());
+    feeds.set("up", up);
+    let product = graph.mul(out, up_value)?;
+    let total = graph.sum_all(product)?;
+    let wrt: Vec<&String> = given.keys().filter(|arg| expected.contains_key(&format!("d_{arg}"))).collect();
+    let results = differentiate(graph, total, &wrt, &inputs, &feeds)?;
+    compare("out", &results, &expected, OUTPUT, OUTPUT)?;
+    wrt.iter().try_for_each(|arg| compare(&format!("d_{arg}"), &results, &expected, GRADIENT.0, GRADIENT.1))
+}
+
+fn check_loss(folder: &Path, name: &str, wrt: &str, build: Build) -> Result<(), Failed> {
+    let given = golden::tensors(&folder.join("inputs.safetensors"), "")?;
+    let mut expected = golden::tensors(&folder.join("expected.safetensors"), &format!("{name}."))?;
+    let slope = expected.remove("grad").ok_or("the case has no gradient")?;
+    expected.insert(format!("d_{wrt}"), slope);
+
+    let mut graph = Graph::new();
+    let (inputs, feeds) = declare(&mut graph, &given);
+    let loss = build(&mut graph, &inputs)?;
+    graph.output("loss", loss);
+    let results = differentiate(graph, loss, &[&wrt.to_string()], &inputs, &feeds)?;
+    compare("loss", &results, &expected, OUTPUT, OUTPUT)?;
+    compare(&format!("d_{wrt}"), &results, &expected, GRADIENT.0, GRADIENT.1)
+}
+
+fn declare(graph: &mut Graph, given: &Tensors) -> (Inputs, Feeds) {
+    let mut feeds = Feeds::new();
+    let mut inputs = Inputs::new();
+    for (name, tensor) in given {
+        inputs.insert(name.clone(), graph.input(name.clone(), tensor.host_type()));
+        feeds.set(name.clone(), tensor.clone());
+    }
+    (inputs, feeds)
+}
+
+/// Results of the graph, with the gradient of `total` as `d_NAME` for each of `wrt`.
+fn differentiate(
+    mut graph: Graph,
+    total: Value,
+    wrt: &[&String],
+    inputs: &Inputs,
+    feeds: &Feeds,
+) -> Result<HashMap<String, Tensor>, Failed> {
+    let values: Vec<Value> = wrt.iter().map(|&name| inputs[name]).collect();
+    let gradients = gradient(&mut graph, total, &values)?;
+    for (name, slope) in wrt.iter().zip(gradients) {
+        graph.output(format!("d_{name}"), slope.ok_or(format!("{name} gets no gradient"))?);
+    }
+    graph.verify()?;
+    Ok(evaluate(&graph, feeds, DType::F32)?)
+}
+
+fn compare(
+    name: &str,
+    results: &HashMap<String, Tensor>,
+    expected: &Tensors,
+    absolute: f64,
+    relative: f64,
+) -> Result<(), Failed> {
+    let expected = expected.get(name).ok_or(format!("the case has no `{name}`"))?.to_f64();
+    let got = results[name].to_f64();
+    if got.len() != expected.len() {
+        return Err(format!("{name}: {} elements, expected {}", got.len(), expected.len()).into());
+    }
+    let largest = expected.iter().fold(0.0f64, |most, e| most.max(e.abs()));
+    let allowed = absolute + relative * largest;
+    let error = |i: usize| (got[i] - expected[i]).abs();
+    // In the total order NaN is the largest.
+    let worst = (0..got.len()).max_by(|&a, &b| error(a).total_cmp(&error(b)));
+    let Some(at) = worst else { return Err(format!("{name} is empty").into()) };
+    if error(at) <= allowed {
+        return Ok(());
+    }
+    Err(format!("{name}[{at}] is {:e}, expected {:e}; allowed difference {allowed:e}", got[at], expected[at])
+        .into())
+}
