@@ -22,8 +22,15 @@ system() {
     esac
 }
 
-# What stands before a command that needs root, in the lines we print.
-root_prefix() { [ "$(id -u)" -eq 0 ] || echo "sudo "; }
+# root_line COMMAND: how whoever reads it gets COMMAND run with root's rights.
+root_line() {
+    if [ "$(id -u)" -eq 0 ]; then echo "$1"
+    elif command -v sudo >/dev/null; then echo "sudo sh -c '$1'"
+    else echo "su -c '$1'"; fi
+}
+
+# apt_line PACKAGE...
+apt_line() { root_line "apt-get update && apt-get install -y $*"; }
 
 # True if root's rights can be had without asking anyone who is not there.
 can_become_root() {
@@ -34,34 +41,30 @@ can_become_root() {
 
 # apt_install PACKAGE...: says so and installs, or prints the command for somebody who may.
 apt_install() {
-    install="apt-get update && apt-get install -y --no-install-recommends $*"
-    if ! can_become_root; then
-        stop "this needs root, and there is no sudo to ask: run as root" "  $install"
-    fi
+    can_become_root || stop "installing $* needs root, and there is no sudo to ask: run" "  $(apt_line "$@")"
     say "installing $* with apt-get"
     if [ "$(id -u)" -eq 0 ]; then as_root=""; else as_root=sudo; fi
     # Why the log: apt's hundred lines matter only where it fails.
     log=$(mktemp)
-    if ! $as_root sh -c "export DEBIAN_FRONTEND=noninteractive; $install" >"$log" 2>&1 </dev/null; then
+    if ! $as_root sh -c "export DEBIAN_FRONTEND=noninteractive; apt-get update && apt-get install -y $*" \
+        >"$log" 2>&1 </dev/null; then
         cat "$log" >&2
         rm -f "$log"
-        stop "apt-get failed: run as root" "  $install"
+        stop "apt-get failed, for the reason above: once it is mended, run" "  $(apt_line "$@")"
     fi
     rm -f "$log"
 }
 
 cargo_install_line() {
-    if apt-cache show rustup >/dev/null 2>&1; then
-        echo "$(root_prefix)apt-get install -y rustup && rustup default stable"
-    elif [ "$(system)" = windows ]; then
-        echo "get rustup-init.exe from https://rustup.rs and run it"
-    else
-        fetch="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
-        if ! command -v curl >/dev/null && [ "$(system)" = linux-debian ]; then
-            fetch="$(root_prefix)apt-get update && $(root_prefix)apt-get install -y curl ca-certificates && $fetch"
-        fi
-        echo "$fetch"
-    fi
+    official="curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
+    case $(system) in
+        windows) echo "get rustup-init.exe from https://rustup.rs and run it" ;;
+        linux-debian)
+            if apt-cache show rustup >/dev/null 2>&1; then echo "$(apt_line rustup) && rustup default stable"
+            elif command -v curl >/dev/null; then echo "$official"
+            else echo "$(apt_line curl ca-certificates) && $official"; fi ;;
+        *) echo "$official" ;;
+    esac
 }
 
 # cargo in the PATH, working, and of the version that Cargo.toml asks for.
@@ -86,11 +89,12 @@ need_cargo() {
 
 compiler_install_line() {
     case $(system) in
-        linux-debian) echo "$(root_prefix)apt-get update && $(root_prefix)apt-get install -y build-essential" ;;
+        linux-debian) apt_line build-essential ;;
         macos) echo "xcode-select --install" ;;
         windows) echo "install Visual Studio Build Tools with the workload 'Desktop development with C++'" ;;
-        *) if command -v dnf >/dev/null; then echo "$(root_prefix)dnf install gcc"
-            elif command -v pacman >/dev/null; then echo "$(root_prefix)pacman -S base-devel"
+        *)
+            if command -v dnf >/dev/null; then root_line "dnf install gcc"
+            elif command -v pacman >/dev/null; then root_line "pacman -S base-devel"
             else echo "install gcc or clang with your system's package manager"; fi ;;
     esac
 }
@@ -127,9 +131,9 @@ install_lavapipe() {
         # shellcheck disable=SC2086
         apt_install $VULKAN_PACKAGES
     elif command -v dnf >/dev/null; then
-        stop "no Vulkan adapter: install Mesa's with" "  $(root_prefix)dnf install mesa-vulkan-drivers vulkan-loader"
+        stop "no Vulkan adapter: install Mesa's with" "  $(root_line "dnf install mesa-vulkan-drivers vulkan-loader")"
     elif command -v pacman >/dev/null; then
-        stop "no Vulkan adapter: install Mesa's with" "  $(root_prefix)pacman -S vulkan-swrast vulkan-icd-loader"
+        stop "no Vulkan adapter: install Mesa's with" "  $(root_line "pacman -S vulkan-swrast vulkan-icd-loader")"
     else
         stop "no Vulkan adapter: install your GPU's Vulkan driver, or Mesa's lavapipe, and Vulkan's loader"
     fi
