@@ -60,7 +60,7 @@ cargo_install_line() {
     case $(system) in
         windows) echo "get rustup-init.exe from https://rustup.rs and run it" ;;
         linux-debian)
-            if apt-cache show rustup >/dev/null 2>&1; then echo "$(apt_line rustup) && rustup default stable"
+            if apt-cache show rustup 2>/dev/null | grep -q '^Package'; then echo "$(apt_line rustup) && rustup default stable"
             elif command -v curl >/dev/null; then echo "$official"
             else echo "$(apt_line curl ca-certificates) && $official"; fi ;;
         *) echo "$official" ;;
