@@ -26,7 +26,7 @@ system() {
 root_line() {
     if [ "$(id -u)" -eq 0 ]; then echo "$1"
     elif command -v sudo >/dev/null; then echo "sudo sh -c '$1'"
-    else echo "su -c '$1'"; fi
+    else echo "su - -c '$1'"; fi
 }
 
 # apt_line PACKAGE...
