@@ -6,13 +6,18 @@ mod golden;
 
 use golden::Tensors;
 use kiln::graph::{Feeds, Graph, evaluate, gradient};
+use kiln::ops::concat::ConcatEmit;
 use kiln::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
+use kiln::ops::embedding::{EmbeddingEmit, sort_positions};
 use kiln::ops::layer_norm::LayerNormEmit;
 use kiln::ops::losses::{LossEmit, Reduction};
 use kiln::ops::pointwise::PointwiseEmit;
-use kiln::ops::reduce::ReduceEmit;
+use kiln::ops::reduce::{Kind, ReduceEmit};
+use kiln::ops::reshape::ReshapeEmit;
 use kiln::ops::rms_norm::RmsNormEmit;
+use kiln::ops::slice::SliceEmit;
 use kiln::ops::softmax::SoftmaxEmit;
+use kiln::ops::transpose::TransposeEmit;
 use kiln::ops::{self, Value};
 use kiln::tensor::{DType, Tensor};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -38,6 +43,40 @@ const OPERATORS: &[(&str, Build)] = &[
     ("layer_norm", |g, of| g.layer_norm(of["x"], Some(of["w"]), Some(of["b_"]), 1e-5)),
     ("layer_norm_eps12", |g, of| g.layer_norm(of["x"], Some(of["w"]), Some(of["b_"]), 1e-12)),
     ("rms_norm", |g, of| g.rms_norm(of["x"], of["w"], 1e-6)),
+    ("gelu", |g, of| g.pointwise("gelu", &[of["x"]], 0.0)),
+    ("gelu_tanh", |g, of| g.pointwise("gelu_tanh", &[of["x"]], 0.0)),
+    ("silu", |g, of| g.pointwise("silu", &[of["x"]], 0.0)),
+    ("relu", |g, of| g.pointwise("relu", &[of["x"]], 0.0)),
+    ("tanh", |g, of| g.pointwise("tanh", &[of["x"]], 0.0)),
+    ("sigmoid", |g, of| g.pointwise("sigmoid", &[of["x"]], 0.0)),
+    ("softplus", |g, of| g.pointwise("softplus", &[of["x"]], 0.0)),
+    ("leaky_relu", |g, of| g.pointwise("leaky_relu", &[of["x"]], 0.01)),
+    ("erf", |g, of| g.pointwise("erf", &[of["x"]], 0.0)),
+    ("exp", |g, of| g.pointwise("exp", &[of["x"]], 0.0)),
+    ("glu_swiglu", |g, of| {
+        let (left, right) = (g.slice(of["x"], 1, 0, 12)?, g.slice(of["x"], 1, 12, 24)?);
+        let gate = g.pointwise("silu", &[left], 0.0)?;
+        g.mul(gate, right)
+    }),
+    ("prod_bcast_add", |g, of| {
+        let product = g.mul(of["x"], of["y"])?;
+        g.add(product, of["y"])
+    }),
+    ("embedding_dup", |g, of| g.embedding_trained(of["w"], of["tokens"], of["order"], of["starts"])),
+    ("sum_dim", |g, of| {
+        let kept = g.reduce(Kind::Sum, of["x"], 1)?;
+        g.reshape(kept, [3, 4].into())
+    }),
+    ("mean_all", |g, of| g.mean_all(of["x"])),
+    ("max_dim", |g, of| {
+        let kept = g.reduce(Kind::Maximum, of["x"], 1)?;
+        g.reshape(kept, [5].into())
+    }),
+    ("permute_copy", |g, of| g.transpose(of["x"], &[2, 0, 1])),
+    ("cat_slice", |g, of| {
+        let joined = g.concat(&[of["x"], of["y"]], 1)?;
+        g.slice(joined, 1, 2, 9)
+    }),
 ];
 
 /// Losses, with the input whose gradient is given.
@@ -92,6 +131,9 @@ fn check_operator(folder: &Path, name: &str, build: Build) -> Result<(), Failed>
     let mut given = golden::tensors(&folder.join("inputs.safetensors"), &prefix)?;
     let expected = golden::tensors(&folder.join("expected.safetensors"), &prefix)?;
     let up = given.remove("dout").ok_or("the case has no upstream gradient")?;
+    if let Some(ids) = given.remove("ids") {
+        sort_tokens(&ids, given["w"].shape[0], &mut given)?;
+    }
 
     let mut graph = Graph::new();
     let (inputs, mut feeds) = declare(&mut graph, &given);
@@ -120,6 +162,16 @@ fn check_loss(folder: &Path, name: &str, wrt: &str, build: Build) -> Result<(), 
     let results = differentiate(graph, loss, &[&wrt.to_string()], &inputs, &feeds)?;
     compare("loss", &results, &expected, OUTPUT, OUTPUT)?;
     compare(&format!("d_{wrt}"), &results, &expected, GRADIENT.0, GRADIENT.1)
+}
+
+/// Token ids as the embedding takes them.
+fn sort_tokens(ids: &Tensor, vocabulary: usize, given: &mut Tensors) -> Result<(), Failed> {
+    let tokens = ids.as_i32().iter().map(|&id| u32::try_from(id)).collect::<Result<Vec<_>, _>>()?;
+    let (order, starts) = sort_positions(&tokens, vocabulary)?;
+    given.insert("order".into(), Tensor::u32([tokens.len()], order));
+    given.insert("starts".into(), Tensor::u32([vocabulary + 1], starts));
+    given.insert("tokens".into(), Tensor::u32(ids.shape.clone(), tokens));
+    Ok(())
 }
 
 fn declare(graph: &mut Graph, given: &Tensors) -> (Inputs, Feeds) {
