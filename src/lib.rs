@@ -3,6 +3,8 @@
 #![warn(missing_docs)]
 
 pub mod data;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod graph;
 pub mod ops;
 pub mod passes;

@@ -1,0 +1,136 @@
+//! Pipelines by kernel: each is assembled and compiled once.
+
+use super::loader::assemble;
+use super::reflect::Reflection;
+use super::{Error, Gpu, Result};
+use crate::ops::launch::Kernel;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// A compiled kernel with its interface.
+pub struct Pipeline {
+    /// Stem of the shader, for messages.
+    pub shader: &'static str,
+    /// What the shader says of itself.
+    pub reflection: Reflection,
+    pub(super) compute: wgpu::ComputePipeline,
+    /// Group 0: the buffers.
+    pub(super) buffers: wgpu::BindGroupLayout,
+}
+
+/// All pipelines of a device.
+pub struct Pipelines {
+    /// Group 1 of every pipeline: one uniform block at a dynamic offset.
+    pub(super) params: wgpu::BindGroupLayout,
+    made: Mutex<HashMap<Kernel, Arc<Pipeline>>>,
+}
+
+impl Pipelines {
+    /// None yet.
+    pub fn new(gpu: &Gpu) -> Self {
+        let uniform = wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Uniform,
+            has_dynamic_offset: true,
+            min_binding_size: None,
+        };
+        let params = layout(gpu, &[uniform]);
+        Pipelines { params, made: Mutex::new(HashMap::new()) }
+    }
+
+    /// The pipeline of a kernel, compiled if this is the first time.
+    pub fn get(&self, gpu: &Gpu, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+        if let Some(pipeline) = self.lock().get(kernel) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = Arc::new(self.compile(gpu, kernel)?);
+        self.lock().insert(kernel.clone(), pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// Number of distinct kernels compiled so far.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Kernel, Arc<Pipeline>>> {
+        self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn compile(&self, gpu: &Gpu, kernel: &Kernel) -> Result<Pipeline> {
+        let assembled = assemble(kernel)?;
+        let reflection = assembled.reflection;
+        fits(gpu, kernel, &reflection)?;
+        let (buffers, compute) = gpu.guarded(|| {
+            let kinds: Vec<_> = reflection.written.iter().map(|&written| storage(written)).collect();
+            let buffers = layout(gpu, &kinds);
+            let groups = [Some(&buffers), Some(&self.params)];
+            let layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(kernel.shader),
+                bind_group_layouts: &groups,
+                immediate_size: 0,
+            });
+            let source = wgpu::ShaderModuleDescriptor {
+                label: Some(kernel.shader),
+                source: wgpu::ShaderSource::Wgsl(assembled.text.into()),
+            };
+            // SAFETY: kernels are part of this program, take their sizes from the planner and are run with guard words
+            // around every buffer by the conformance harness; their loops end and their divisors are not zero.
+            let module = unsafe {
+                gpu.device.create_shader_module_trusted(source, wgpu::ShaderRuntimeChecks::unchecked())
+            };
+            let compute = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(kernel.shader),
+                layout: Some(&layout),
+                module: &module,
+                entry_point: Some(kernel.entry),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    // Kernels write workgroup memory before they read it.
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
+                cache: None,
+            });
+            (buffers, compute)
+        })?;
+        Ok(Pipeline { shader: kernel.shader, reflection, compute, buffers })
+    }
+}
+
+/// Says what the kernel needs beyond the adapter, before wgpu does in its own words.
+fn fits(gpu: &Gpu, kernel: &Kernel, reflection: &Reflection) -> Result<()> {
+    let caps = gpu.caps();
+    let invocations: u32 = reflection.workgroup.iter().product();
+    let buffers = reflection.written.len();
+    let sixteen_bit = kernel.types.iter().any(|(_, dtype)| *dtype == crate::tensor::DType::F16);
+    let (need, have) = if invocations > caps.max_invocations {
+        (format!("{invocations} invocations in a workgroup"), caps.max_invocations.to_string())
+    } else if buffers > caps.max_storage_buffers as usize {
+        (format!("{buffers} storage buffers"), caps.max_storage_buffers.to_string())
+    } else if sixteen_bit && !caps.f16 {
+        ("16-bit floats (SHADER_F16)".into(), "none".into())
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unsupported { shader: kernel.shader, need, adapter: gpu.listing.name.clone(), have })
+}
+
+fn storage(written: bool) -> wgpu::BindingType {
+    wgpu::BindingType::Buffer {
+        ty: wgpu::BufferBindingType::Storage { read_only: !written },
+        has_dynamic_offset: false,
+        min_binding_size: None,
+    }
+}
+
+fn layout(gpu: &Gpu, kinds: &[wgpu::BindingType]) -> wgpu::BindGroupLayout {
+    let entries: Vec<_> = (0..)
+        .zip(kinds)
+        .map(|(binding, &ty)| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty,
+            count: None,
+        })
+        .collect();
+    gpu.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
+}
