@@ -1,1 +1,127 @@
+//! Every operator x case x storage type x variant, from the operators' own tables.
+//!
+//! `host` trials need no device: signature, f32 reference, expansion, gradient. `f32` and `f16` trials run a kernel.
+//! `translate` trials turn every kernel into SPIR-V, MSL and HLSL. `KILN_DEVICE` picks the adapter; without one the
+//! kernel trials are ignored and counted, or fail if `KILN_REQUIRE_GPU=1`.
 
+#[path = "conformance/host.rs"]
+mod host;
+#[path = "conformance/translate.rs"]
+mod translate;
+
+use kiln::gpu::{Gpu, Pipelines, qualify};
+use kiln::ops::launch::Caps;
+use kiln::ops::{Case, families};
+use kiln::tensor::DType;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What kernel trials run on.
+struct Device {
+    gpu: Gpu,
+    pipelines: Pipelines,
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let wanted = std::env::var("KILN_DEVICE").unwrap_or_else(|_| "gpu".into());
+    let required = std::env::var("KILN_REQUIRE_GPU").is_ok_and(|v| v == "1");
+    let device = Gpu::open(&wanted).map(|gpu| {
+        let pipelines = Pipelines::new(&gpu);
+        Arc::new(Device { gpu, pipelines })
+    });
+    let caps = match &device {
+        Ok(device) => device.gpu.caps().clone(),
+        Err(_) => Caps { f16: true, ..Caps::portable() },
+    };
+    let device = device.map_err(|error| error.to_string());
+
+    let mut trials = vec![];
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut count = |what: &str| *counts.entry(what.into()).or_default() += 1;
+    for (family, cases) in families() {
+        for case in cases().list {
+            let case = Arc::new(case);
+            let name = format!("{family}/{} {}", case.op.name(), case.label);
+            count("cases");
+            let own = case.clone();
+            trials.push(Trial::test(format!("{name}/host"), move || host::check(&own).map_err(Failed::from)));
+            for storage in [DType::F32, DType::F16] {
+                let Some(trial) = ready(&case, storage) else {
+                    count(&format!("cases that hold no {storage}"));
+                    continue;
+                };
+                count(&format!("cases x {storage}"));
+                for (number, variant) in variants(&case, &trial, &caps).into_iter().enumerate() {
+                    count(&format!("kernel variants x {storage}"));
+                    let name = format!("{name}/{storage}/{number} {variant}");
+                    let (case, trial, device) = (case.clone(), trial.clone(), device.clone());
+                    let run = move || run(&case, &trial, number, storage, &device, required);
+                    trials.push(Trial::ignorable_test(name, run));
+                }
+            }
+        }
+    }
+    let translations = translate::trials(&caps);
+    count_kernels(&mut counts, &translations);
+    trials.extend(translations.into_iter().map(|t| t.trial));
+
+    let filtered = arguments.filter.is_some() || arguments.list;
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !filtered {
+        match &device {
+            Ok(device) => println!("on {}", device.gpu.listing),
+            Err(error) => println!("kernels did not run: {error}"),
+        }
+        counts.iter().for_each(|(what, count)| println!("{count:6} {what}"));
+    }
+    conclusion.exit();
+}
+
+fn count_kernels(counts: &mut BTreeMap<String, usize>, translations: &[translate::Translation]) {
+    counts.insert("kernels translated".into(), translations.iter().map(|t| t.kernels).sum());
+    if !translate::has_validator() {
+        counts.insert("kernels not validated: spirv-val is not installed".into(), translations.len());
+    }
+}
+
+/// The case in a storage type; `None` if it has no float to store so. That f32 fits is checked by the host trial.
+fn ready(case: &Case, storage: DType) -> Option<Arc<qualify::Trial>> {
+    let follows = case.inputs.iter().any(|t| t.data.dtype() == DType::F64);
+    if storage == DType::F16 && !follows {
+        return None;
+    }
+    qualify::Trial::new(case, storage).ok().map(Arc::new)
+}
+
+/// Names of the variants; a missing kernel shows as a variant that fails.
+fn variants(case: &Case, trial: &qualify::Trial, caps: &Caps) -> Vec<String> {
+    if case.op.is_view() {
+        return vec![];
+    }
+    let variants = case.op.launch(&trial.kinds(), &trial.outputs, caps);
+    if variants.is_empty() { vec!["missing".into()] } else { variants.into_iter().map(|v| v.name).collect() }
+}
+
+fn run(
+    case: &Case,
+    trial: &qualify::Trial,
+    number: usize,
+    storage: DType,
+    device: &Result<Arc<Device>, String>,
+    required: bool,
+) -> Result<Completion, Failed> {
+    let device = match device {
+        Ok(device) => device,
+        Err(error) if required => return Err(error.as_str().into()),
+        Err(_) => return Ok(Completion::ignored_with("no adapter")),
+    };
+    if storage == DType::F16 && !device.gpu.caps().f16 {
+        return Ok(Completion::ignored_with("the adapter has no 16-bit floats"));
+    }
+    let variants = case.op.launch(&trial.kinds(), &trial.outputs, device.gpu.caps());
+    let variant = variants.get(number).ok_or("no kernel for these types")?;
+    trial.check(&device.gpu, &device.pipelines, case, variant)?;
+    Ok(Completion::Completed)
+}

@@ -102,7 +102,19 @@ impl Gpu {
 
     /// Waits until all submitted work is done.
     pub fn wait(&self) -> Result<()> {
-        let outcome = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.wait_for(None)
+    }
+
+    /// Waits until one submission is done; all of them without an index.
+    pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let outcome = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
+        self.check()?;
+        outcome.map(|_| ()).map_err(|e| self.refused(e))
+    }
+
+    /// Lets finished work report without waiting.
+    pub(super) fn poll(&self) -> Result<()> {
+        let outcome = self.device.poll(wgpu::PollType::Poll);
         self.check()?;
         outcome.map(|_| ()).map_err(|e| self.refused(e))
     }

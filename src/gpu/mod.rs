@@ -2,12 +2,16 @@
 
 pub mod bytes;
 pub mod device;
+pub mod engine;
 pub mod loader;
 pub mod pipeline;
+pub mod qualify;
 pub mod reflect;
 pub mod run;
+mod transfer;
 
 pub use device::{Gpu, Listing};
+pub use engine::GpuEngine;
 pub use pipeline::Pipelines;
 
 use crate::tensor::DType;
@@ -159,6 +163,12 @@ pub enum Error {
         /// Type given.
         got: String,
     },
+}
+
+impl From<Error> for crate::plan::Error {
+    fn from(error: Error) -> Self {
+        crate::plan::Error::Device { reason: error.to_string() }
+    }
 }
 
 /// Result of talking to a device.

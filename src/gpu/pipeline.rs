@@ -4,6 +4,7 @@ use super::loader::assemble;
 use super::reflect::Reflection;
 use super::{Error, Gpu, Result};
 use crate::ops::launch::Kernel;
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -16,6 +17,24 @@ pub struct Pipeline {
     pub(super) compute: wgpu::ComputePipeline,
     /// Group 0: the buffers.
     pub(super) buffers: wgpu::BindGroupLayout,
+}
+
+impl Pipeline {
+    /// The bind group of these buffer ranges, in the order of the shader's bindings.
+    pub(super) fn bind(&self, gpu: &Gpu, ranges: &[wgpu::BufferBinding<'_>]) -> Result<wgpu::BindGroup> {
+        let expected = self.reflection.written.len();
+        if ranges.len() != expected {
+            return Err(Error::Bindings { shader: self.shader, expected, got: ranges.len() });
+        }
+        let entry = |(binding, range): (u32, &wgpu::BufferBinding)| wgpu::BindGroupEntry {
+            binding,
+            resource: wgpu::BindingResource::Buffer(range.clone()),
+        };
+        let entries: Vec<_> = (0..).zip(ranges).map(entry).collect();
+        let described =
+            wgpu::BindGroupDescriptor { label: Some(self.shader), layout: &self.buffers, entries: &entries };
+        gpu.guarded(|| gpu.device.create_bind_group(&described))
+    }
 }
 
 /// All pipelines of a device.
@@ -42,9 +61,15 @@ impl Pipelines {
         if let Some(pipeline) = self.lock().get(kernel) {
             return Ok(pipeline.clone());
         }
-        let pipeline = Arc::new(self.compile(gpu, kernel)?);
+        let pipeline = Arc::new(self.make(gpu, kernel)?);
         self.lock().insert(kernel.clone(), pipeline.clone());
         Ok(pipeline)
+    }
+
+    /// Compiles what is not compiled yet, on all threads.
+    pub fn compile(&self, gpu: &Gpu, kernels: &[&Kernel]) -> Result<()> {
+        let distinct: std::collections::BTreeSet<&Kernel> = kernels.iter().copied().collect();
+        distinct.into_par_iter().try_for_each(|kernel| self.get(gpu, kernel).map(|_| ()))
     }
 
     /// Number of distinct kernels compiled so far.
@@ -56,7 +81,7 @@ impl Pipelines {
         self.made.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn compile(&self, gpu: &Gpu, kernel: &Kernel) -> Result<Pipeline> {
+    fn make(&self, gpu: &Gpu, kernel: &Kernel) -> Result<Pipeline> {
         let assembled = assemble(kernel)?;
         let reflection = assembled.reflection;
         fits(gpu, kernel, &reflection)?;

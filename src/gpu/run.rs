@@ -6,8 +6,8 @@
 
 use super::bytes::{WORD, pack, stored_bytes, unpack};
 use super::pipeline::Pipeline;
-use super::{Error, Gpu, Pipelines, Result};
-use crate::ops::launch::{Bind, Launch, Variant};
+use super::{Gpu, Pipelines, Result};
+use crate::ops::launch::{Bind, Scalar, Variant};
 use crate::tensor::{Tensor, Type};
 use std::sync::Arc;
 
@@ -94,10 +94,16 @@ impl<'a> Bench<'a> {
             variant.launches.iter().map(|l| pipelines.get(gpu, &l.kernel)).collect::<Result<_>>()?;
         let mut steps = vec![];
         for (launch, pipeline) in variant.launches.iter().zip(&made) {
-            let bound: Vec<&Region> = launch.bindings.iter().map(of).collect();
-            steps.push((pipeline.clone(), bind(gpu, pipeline, &bound)?, launch.groups));
+            let guarded = |region: &'_ Region| wgpu::BufferBinding {
+                buffer: &region.buffer,
+                offset: GUARD,
+                size: None,
+            };
+            let ranges: Vec<_> = launch.bindings.iter().map(|b| guarded(of(b))).collect();
+            steps.push((pipeline.clone(), pipeline.bind(gpu, &ranges)?, launch.groups));
         }
-        let params = params(gpu, pipelines, &variant.launches, &made)?;
+        let given: Vec<_> = made.iter().zip(&variant.launches).map(|(p, l)| (&**p, &l.params[..])).collect();
+        let params = params(gpu, pipelines, &given)?;
         Ok(Bench { gpu, regions, inputs: input_regions, outputs: output_regions, in_place, steps, params })
     }
 
@@ -114,14 +120,16 @@ impl<'a> Bench<'a> {
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let mut encoder = device.create_command_encoder(&Default::default());
-        self.encode(&mut encoder);
-        let mut at = 0;
-        for region in &self.regions {
-            encoder.copy_buffer_to_buffer(&region.buffer, 0, &back, at, region.buffer.size());
-            at += region.buffer.size();
-        }
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.guarded(|| {
+            let mut encoder = device.create_command_encoder(&Default::default());
+            self.encode(&mut encoder);
+            let mut at = 0;
+            for region in &self.regions {
+                encoder.copy_buffer_to_buffer(&region.buffer, 0, &back, at, region.buffer.size());
+                at += region.buffer.size();
+            }
+            self.gpu.queue.submit([encoder.finish()]);
+        })?;
         back.map_async(wgpu::MapMode::Read, .., |_| {});
         self.gpu.wait()?;
         let view = back.get_mapped_range(..).map_err(|e| self.gpu.refused(e))?;
@@ -216,31 +224,6 @@ fn elements(framed: &[u8]) -> &[u8] {
     &framed[GUARD as usize..framed.len() - GUARD as usize]
 }
 
-fn bind(gpu: &Gpu, pipeline: &Pipeline, regions: &[&Region]) -> Result<wgpu::BindGroup> {
-    let expected = pipeline.reflection.written.len();
-    if regions.len() != expected {
-        return Err(Error::Bindings { shader: pipeline.shader, expected, got: regions.len() });
-    }
-    let entries: Vec<_> = (0..)
-        .zip(regions)
-        .map(|(binding, region)| wgpu::BindGroupEntry {
-            binding,
-            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: &region.buffer,
-                offset: GUARD,
-                size: None,
-            }),
-        })
-        .collect();
-    gpu.guarded(|| {
-        gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(pipeline.shader),
-            layout: &pipeline.buffers,
-            entries: &entries,
-        })
-    })
-}
-
 /// Bytes between the parameter blocks of consecutive launches: a multiple of every adapter's uniform alignment.
 pub(super) fn window<'p>(pipelines: impl Iterator<Item = &'p Pipeline>) -> u64 {
     let largest = pipelines.map(|p| p.reflection.params_bytes as u64).max().unwrap_or(0);
@@ -251,13 +234,12 @@ pub(super) fn window<'p>(pipelines: impl Iterator<Item = &'p Pipeline>) -> u64 {
 pub(super) fn params(
     gpu: &Gpu,
     pipelines: &Pipelines,
-    launches: &[Launch],
-    made: &[Arc<Pipeline>],
+    given: &[(&Pipeline, &[(String, Scalar)])],
 ) -> Result<wgpu::BindGroup> {
-    let window = window(made.iter().map(|p| &**p));
-    let mut bytes = vec![0; window as usize * launches.len().max(1)];
-    for (number, (launch, pipeline)) in launches.iter().zip(made).enumerate() {
-        let own = pipeline.reflection.pack(pipeline.shader, &launch.params)?;
+    let window = window(given.iter().map(|(pipeline, _)| *pipeline));
+    let mut bytes = vec![0; window as usize * given.len().max(1)];
+    for (number, (pipeline, params)) in given.iter().enumerate() {
+        let own = pipeline.reflection.pack(pipeline.shader, params)?;
         bytes[number * window as usize..][..own.len()].copy_from_slice(&own);
     }
     gpu.guarded(|| {

@@ -1,0 +1,104 @@
+//! Every distinct kernel as SPIR-V, MSL and HLSL, so that the systems we cannot run here stay real.
+
+use kiln::gpu::loader::{Assembled, assemble};
+use kiln::gpu::qualify::stored_type;
+use kiln::ops::families;
+use kiln::ops::launch::{Caps, Kernel};
+use kiln::tensor::{DType, Type};
+use libtest_mimic::{Failed, Trial};
+use naga::back::{hlsl, msl, spv};
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Stdio};
+
+/// One trial per shader file, over all kernels made from it.
+pub struct Translation {
+    /// The trial.
+    pub trial: Trial,
+    /// Distinct kernels in it.
+    pub kernels: usize,
+}
+
+/// True if `spirv-val` can be run.
+pub fn has_validator() -> bool {
+    let quiet =
+        Command::new("spirv-val").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    quiet.is_ok_and(|status| status.success())
+}
+
+/// Kernels that the cases launch on this adapter, on a plain GPU and on a driver on the CPU.
+pub fn trials(own: &Caps) -> Vec<Translation> {
+    let rich = Caps { f16: true, subgroup: true, subgroup_size: 32, int64: true, ..Caps::portable() };
+    let adapters = [
+        own.clone(),
+        Caps { f16: true, ..Caps::portable() },
+        Caps { is_cpu: true, subgroup_size: 8, ..rich.clone() },
+        rich,
+    ];
+    let mut by_shader: BTreeMap<&str, BTreeSet<Kernel>> = BTreeMap::new();
+    for (_, cases) in families() {
+        for case in cases().list {
+            for storage in [DType::F32, DType::F16] {
+                let kinds: Vec<Type> = case.inputs.iter().map(|t| stored_type(t, storage)).collect();
+                let Ok(outputs) = case.op.signature(&kinds) else { continue };
+                let variants = adapters.iter().flat_map(|caps| case.op.launch(&kinds, &outputs, caps));
+                for launch in variants.flat_map(|v| v.launches) {
+                    by_shader.entry(launch.kernel.shader).or_default().insert(launch.kernel);
+                }
+            }
+        }
+    }
+    let validate = has_validator();
+    let trial = |(shader, kernels): (&str, BTreeSet<Kernel>)| {
+        let count = kernels.len();
+        let run = move || kernels.iter().try_for_each(|kernel| translate(kernel, validate));
+        Translation { trial: Trial::test(format!("translate/{shader}"), run), kernels: count }
+    };
+    by_shader.into_iter().map(trial).collect()
+}
+
+fn translate(kernel: &Kernel, validate: bool) -> Result<(), Failed> {
+    let assembled = assemble(kernel)?;
+    let located = |what: &str, error: String| Failed::from(format!("{what}: {error}\n{kernel:?}"));
+    spirv(&assembled, kernel, validate).map_err(|e| located("SPIR-V", e))?;
+    metal(&assembled).map_err(|e| located("MSL", e))?;
+    direct3d(&assembled).map_err(|e| located("HLSL", e))
+}
+
+fn spirv(assembled: &Assembled, kernel: &Kernel, validate: bool) -> Result<(), String> {
+    let options = spv::Options { lang_version: (1, 4), ..Default::default() };
+    let entry =
+        spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: kernel.entry.into() };
+    let words = spv::write_vec(&assembled.module, &assembled.info, &options, Some(&entry))
+        .map_err(|e| e.to_string())?;
+    if !validate {
+        return Ok(());
+    }
+    let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    std::fs::write(file.path(), bytes).map_err(|e| e.to_string())?;
+    let output = Command::new("spirv-val")
+        .args(["--target-env", "vulkan1.3"])
+        .arg(file.path())
+        .output()
+        .map_err(|e| e.to_string())?;
+    let said = [output.stdout, output.stderr].concat();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
+}
+
+fn metal(assembled: &Assembled) -> Result<(), String> {
+    let options = msl::Options { lang_version: (2, 4), ..Default::default() };
+    let written =
+        msl::write_string(&assembled.module, &assembled.info, &options, &msl::PipelineOptions::default());
+    let (_, translation) = written.map_err(|e| e.to_string())?;
+    translation.entry_point_names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| e.to_string()))
+}
+
+fn direct3d(assembled: &Assembled) -> Result<(), String> {
+    let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..Default::default() };
+    let pipeline = hlsl::PipelineOptions::default();
+    let mut text = String::new();
+    let written =
+        hlsl::Writer::new(&mut text, &options, &pipeline).write(&assembled.module, &assembled.info, None);
+    let names = written.map_err(|e| e.to_string())?.entry_point_names;
+    names.into_iter().try_for_each(|name| name.map(|_| ()).map_err(|e| e.to_string()))
+}
