@@ -26,11 +26,13 @@ impl Pipeline {
         if ranges.len() != expected {
             return Err(Error::Bindings { shader: self.shader, expected, got: ranges.len() });
         }
-        let entry = |(binding, range): (u32, &wgpu::BufferBinding)| wgpu::BindGroupEntry {
-            binding,
-            resource: wgpu::BindingResource::Buffer(range.clone()),
-        };
-        let entries: Vec<_> = (0..).zip(ranges).map(entry).collect();
+        let entries: Vec<_> = (0..)
+            .zip(ranges)
+            .map(|(binding, range)| wgpu::BindGroupEntry {
+                binding,
+                resource: wgpu::BindingResource::Buffer(range.clone()),
+            })
+            .collect();
         let described =
             wgpu::BindGroupDescriptor { label: Some(self.shader), layout: &self.buffers, entries: &entries };
         gpu.guarded(|| gpu.device.create_bind_group(&described))

@@ -38,6 +38,13 @@ struct Region {
     buffer: wgpu::Buffer,
 }
 
+impl Region {
+    /// From the first element to the end of the guard behind the last.
+    fn range(&self) -> wgpu::BufferBinding<'_> {
+        wgpu::BufferBinding { buffer: &self.buffer, offset: GUARD, size: None }
+    }
+}
+
 /// A variant with its buffers, ready to run any number of times.
 pub struct Bench<'a> {
     gpu: &'a Gpu,
@@ -94,12 +101,7 @@ impl<'a> Bench<'a> {
             variant.launches.iter().map(|l| pipelines.get(gpu, &l.kernel)).collect::<Result<_>>()?;
         let mut steps = vec![];
         for (launch, pipeline) in variant.launches.iter().zip(&made) {
-            let guarded = |region: &'_ Region| wgpu::BufferBinding {
-                buffer: &region.buffer,
-                offset: GUARD,
-                size: None,
-            };
-            let ranges: Vec<_> = launch.bindings.iter().map(|b| guarded(of(b))).collect();
+            let ranges: Vec<_> = launch.bindings.iter().map(|b| of(b).range()).collect();
             steps.push((pipeline.clone(), pipeline.bind(gpu, &ranges)?, launch.groups));
         }
         let given: Vec<_> = made.iter().zip(&variant.launches).map(|(p, l)| (&**p, &l.params[..])).collect();
