@@ -65,7 +65,7 @@ fn collision<'a>(
     rest: &[&'a [Item]],
     draws: &Draws<'a>,
     state: State,
-    known: u32,
+    known: u64,
 ) -> Option<String> {
     let needed = match collision_of_known(grammar, Walk::from(rest.to_vec(), state, known)) {
         Ok(found) => return found,

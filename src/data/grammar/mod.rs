@@ -27,7 +27,7 @@ pub use measure::Measure;
 use walk::{Stop, Walk};
 
 /// The most variables that a grammar may bind.
-const MOST_VARIABLES: usize = 24;
+const MOST_VARIABLES: usize = 64;
 
 /// A grammar, checked and measured.
 #[derive(Clone, Debug)]

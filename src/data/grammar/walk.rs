@@ -9,7 +9,7 @@ pub(super) struct Walk<'a> {
     rest: Vec<&'a [Item]>,
     state: State,
     /// Bit set of the variables whose row is known.
-    known: u32,
+    known: u64,
 }
 
 /// Why a walk stopped.
@@ -28,7 +28,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A walk through `rest`, innermost last, with the rows of `state` that are `known`.
-    pub fn from(rest: Vec<&'a [Item]>, state: State, known: u32) -> Walk<'a> {
+    pub fn from(rest: Vec<&'a [Item]>, state: State, known: u64) -> Walk<'a> {
         Walk { rest, state, known }
     }
 
