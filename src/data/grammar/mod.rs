@@ -174,7 +174,8 @@ impl Grammar {
         }
         match found.as_slice() {
             [] => {
-                let from = text.floor_char_boundary(furthest);
+                let boundary = |&at: &usize| text.is_char_boundary(at);
+                let from = (0..=furthest).rev().find(boundary).expect("zero is one");
                 Err(Error::NotInGrammar {
                     matched_bytes: from,
                     next: text[from..].chars().take(40).collect(),

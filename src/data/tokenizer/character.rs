@@ -22,7 +22,7 @@ const NONE: u32 = u32::MAX;
 pub struct Characters {
     by_id: Vec<char>,
     /// Ids of the first 128 code points, which are nearly all characters of most texts.
-    ascii: [u32; 128],
+    ascii: Box<[u32; 128]>,
     others: HashMap<char, u32>,
 }
 
@@ -42,7 +42,7 @@ impl Characters {
     }
 
     fn from_list(by_id: Vec<char>) -> Characters {
-        let (mut ascii, mut others) = ([NONE; 128], HashMap::new());
+        let (mut ascii, mut others) = (Box::new([NONE; 128]), HashMap::new());
         for (id, &character) in (0..).zip(&by_id) {
             match ascii.get_mut(character as usize) {
                 Some(slot) => *slot = id,

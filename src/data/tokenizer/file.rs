@@ -105,7 +105,7 @@ fn pieces(text: &str, size_bytes: usize) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while rest.len() > size_bytes {
-        let from = rest.ceil_char_boundary(size_bytes);
+        let from = (size_bytes..).find(|&at| rest.is_char_boundary(at)).expect("the end is one");
         let cut = rest[from..].match_indices('\n').map(|(at, _)| from + at).find(|&at| {
             let spaced = |character: Option<char>| character.is_none_or(char::is_whitespace);
             !spaced(rest[..at].chars().next_back()) && !spaced(rest[at + 1..].chars().next())
