@@ -17,6 +17,7 @@
 mod ambiguity;
 mod measure;
 pub mod notation;
+mod sections;
 mod walk;
 
 use crate::data::random::Random;
@@ -211,6 +212,10 @@ impl Grammar {
     fn cell(&self, variable: usize, form: usize, state: &State) -> &str {
         &self.tables[self.variables[variable].table].rows[usize::from(state[variable])].cells[form]
     }
+}
+
+fn mistake(line: usize, reason: impl Into<String>) -> Error {
+    Error::Grammar { line, reason: reason.into() }
 }
 
 /// The index of the weight that `drawn`, a number below their sum, falls into.
