@@ -1,7 +1,7 @@
 //! Which kernels a matmul may use on an adapter, with their tiles.
 
 use super::geometry::{Form, Geometry};
-use super::register::{self, Access, CHUNK};
+use super::register::{self, Access};
 use super::{Matmul, tile};
 use crate::ops::launch::{Bind, Caps, Kernel, Launch, Variant};
 use crate::ops::pointwise;
@@ -50,23 +50,25 @@ impl Plan<'_> {
     fn register(&self, lanes: usize, int64: bool, name: &'static str) -> Variant {
         let Geometry { m, n, k, .. } = self.sizes;
         let form = self.op.form;
-        let access = |axis| Access::widest(self.dtype, axis, int64);
-        let columns = if lanes == 1 { 2 * CHUNK } else { CHUNK };
+        // Broadcasting makes up for the accumulators of a longer chunk; alone, 8 x 16 sums are what registers bear.
+        let (chunk, columns) = if lanes == 1 { (4, 16) } else { (8, 8) };
+        let access = |axis| Access::widest(self.dtype, axis, chunk, int64);
         let mut template = register::Template {
             form,
+            chunk,
             lanes,
-            rows: CHUNK,
+            rows: 8,
             columns,
             a: access(if form == Form::Tn { m } else { k }),
             b: access(if form == Form::Nt { k } else { n }),
             c: access(n),
-            ragged_k: !k.is_multiple_of(CHUNK),
+            ragged_k: !k.is_multiple_of(chunk),
         };
         let tile_n = template.tile_n();
         let tiles = |rows| self.sizes.matrices() * m.div_ceil(rows) * n.div_ceil(tile_n);
         if lanes > 1 {
-            let fits = |&rows: &usize| rows == CHUNK || (m > rows / 2 && tiles(rows) >= FEW_TILES);
-            template.rows = [32, 16, CHUNK].into_iter().find(fits).unwrap_or(CHUNK);
+            let fits = |&rows: &usize| m > rows / 2 && tiles(rows) >= FEW_TILES;
+            template.rows = [32, 16].into_iter().find(fits).unwrap_or(8);
         }
         let tiles = tiles(template.rows);
         let kernel = Kernel::new("matmul_register")
@@ -77,7 +79,7 @@ impl Plan<'_> {
             .paste("INPUT", template.input())
             .paste("BODY", template.body());
         let groups = (tiles * lanes).div_ceil(GROUP.max(lanes));
-        Variant::single(name, self.launch(kernel, template.output(), groups).param("tiles", tiles))
+        Variant::single(name, self.launch(kernel, &template.output(), groups).param("tiles", tiles))
     }
 
     /// The tiled kernel: for many outputs the larger tile first, which reads less for each sum.

@@ -1,18 +1,17 @@
 //! Shader text of the register-tiled matmul: one template for every storage, transpose and way of loading.
 //!
-//! Everything moves in *chunks* of eight floats along an operand's contiguous axis. A CPU driver pays for each load and
-//! lane, hardly for its width: four 64-bit words (or four 32-bit words of f16 pairs) cost as much as one float.
-//! Where the contiguous axis is not a multiple of eight, that operand alone is read element by element.
+//! Everything moves in *chunks* of four or eight floats along an operand's contiguous axis. A CPU driver pays for each
+//! load and lane, hardly for its width: four 64-bit words (or four 32-bit words of f16 pairs) cost as much as one float.
+//! Where the contiguous axis is not a multiple of the chunk, that operand alone is read element by element.
 //!
-//! Why the k loop is innermost in the text: eight steps are summed into one accumulator before the next one is
-//! touched, so a compiler with few registers spills each sum once in eight steps instead of each time.
+//! Why the k loop is innermost in the text: a chunk of steps is summed into one accumulator before the next one is
+//! touched, so a compiler with few registers spills each sum once in a chunk instead of each time.
 
 use super::geometry::Form;
 use crate::tensor::DType;
 use std::fmt::Write;
 
-/// Floats of a chunk, and steps along K of one turn of the loop.
-pub(super) const CHUNK: usize = 8;
+const PARTS: [&str; 4] = ["x", "y", "z", "w"];
 
 /// Writes a line of shader text.
 macro_rules! line {
@@ -24,31 +23,31 @@ macro_rules! line {
 pub(super) enum Access {
     /// Element by element.
     Single,
-    /// A chunk as two vec4<f32>.
+    /// A chunk as vec4<f32>, one or two.
     Fours,
-    /// A chunk as one vec4 of 64-bit words.
+    /// A chunk as one vector of 64-bit words.
     Words64,
-    /// A chunk of f16 as one vec4 of 32-bit words.
+    /// A chunk of f16 as one vector of 32-bit words.
     Pairs,
 }
 
 impl Access {
     /// The widest access for an axis of this length.
-    pub(super) fn widest(dtype: DType, axis: usize, int64: bool) -> Access {
+    pub(super) fn widest(dtype: DType, axis: usize, chunk: usize, int64: bool) -> Access {
         match dtype {
-            _ if !axis.is_multiple_of(CHUNK) => Access::Single,
+            _ if !axis.is_multiple_of(chunk) => Access::Single,
             DType::F16 => Access::Pairs,
             _ if int64 => Access::Words64,
             _ => Access::Fours,
         }
     }
 
-    fn array(self) -> &'static str {
+    fn array(self, chunk: usize) -> String {
         match self {
-            Access::Single => "array<Elem>",
-            Access::Fours => "array<vec4<f32>>",
-            Access::Words64 => "array<vec4<u64>>",
-            Access::Pairs => "array<vec4<u32>>",
+            Access::Single => "array<Elem>".to_string(),
+            Access::Fours => "array<vec4<f32>>".to_string(),
+            Access::Words64 => format!("array<vec{}<u64>>", chunk / 2),
+            Access::Pairs => format!("array<vec{}<u32>>", chunk / 2),
         }
     }
 }
@@ -57,9 +56,11 @@ impl Access {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Template {
     pub form: Form,
-    /// Invocations that share a tile: 1, or a subgroup of 2, 4 or 8.
+    /// Floats of a chunk, and steps along K of one turn of the loop: 4 or 8.
+    pub chunk: usize,
+    /// Invocations that share a tile: 1, or a subgroup that divides the chunk.
     pub lanes: usize,
-    /// Rows of a tile, a multiple of `lanes`.
+    /// Rows of a tile, a multiple of the chunk.
     pub rows: usize,
     /// Columns of one lane, a multiple of the chunk.
     pub columns: usize,
@@ -77,14 +78,14 @@ impl Template {
     }
 
     /// The type of the output's array.
-    pub(super) fn output(&self) -> &'static str {
-        self.c.array()
+    pub(super) fn output(&self) -> String {
+        self.c.array(self.chunk)
     }
 
     /// Declarations of the operands.
     pub(super) fn input(&self) -> String {
         let declare = |binding, name, access: Access| {
-            let array = access.array();
+            let array = access.array(self.chunk);
             format!("@group(0) @binding({binding}) var<storage, read> {name}: {array};\n")
         };
         declare(0, "a", self.a) + &declare(1, "b", self.b)
@@ -92,6 +93,7 @@ impl Template {
 
     /// The loop and the stores.
     pub(super) fn body(&self) -> String {
+        let chunk = self.chunk;
         let mut text = String::new();
         self.bases(&mut text);
         for r in 0..self.rows {
@@ -99,15 +101,15 @@ impl Template {
                 line!(text, "var s{r}_{c} = 0.0;");
             }
         }
-        line!(text, "for (var k0 = 0u; k0 < params.k; k0 += {CHUNK}u) {{");
+        line!(text, "for (var k0 = 0u; k0 < params.k; k0 += {chunk}u) {{");
         self.load_a(&mut text);
         self.load_b(&mut text);
         for r in 0..self.rows {
-            for k in 0..CHUNK {
+            for k in 0..chunk {
                 line!(text, "let a{r}_{k} = {};", self.factor(r, k));
             }
             for c in 0..self.columns {
-                for k in 0..CHUNK {
+                for k in 0..chunk {
                     line!(text, "s{r}_{c} = fma(a{r}_{k}, b{k}_{c}, s{r}_{c});");
                 }
             }
@@ -124,19 +126,20 @@ impl Template {
 
     /// Positions that do not change along K. Rows and columns past the end read the last one; their sums are not stored.
     fn bases(&self, text: &mut String) {
-        for j in 0..self.columns / CHUNK {
-            line!(text, "let column_{j} = column0 + ({}u + lane) * {CHUNK}u;", j * self.lanes);
+        let chunk = self.chunk;
+        for j in 0..self.columns / chunk {
+            line!(text, "let column_{j} = column0 + ({}u + lane) * {chunk}u;", j * self.lanes);
         }
         if self.lanes_hold_rows() {
             for j in 0..self.rows / self.lanes {
                 let row = format!("min(row0 + {}u + lane, last_m)", j * self.lanes);
-                line!(text, "let a_at{j} = (a_base + {row} * params.k) / {CHUNK}u;");
+                line!(text, "let a_at{j} = (a_base + {row} * params.k) / {chunk}u;");
             }
         } else if self.a != Access::Single {
-            for j in 0..self.rows / CHUNK {
+            for j in 0..self.rows / chunk {
                 line!(
                     text,
-                    "let a_at{j} = a_base / {CHUNK}u + min(row0 / {CHUNK}u + {j}u, last_m / {CHUNK}u);"
+                    "let a_at{j} = a_base / {chunk}u + min(row0 / {chunk}u + {j}u, last_m / {chunk}u);"
                 );
             }
         } else {
@@ -147,16 +150,16 @@ impl Template {
         }
         if self.form == Form::Nt || self.b == Access::Single {
             let stride = if self.form == Form::Nt { " * params.k" } else { "" };
-            let unit = if self.b == Access::Single { 1 } else { CHUNK };
+            let unit = if self.b == Access::Single { 1 } else { chunk };
             for c in 0..self.columns {
-                let column = format!("min(column_{} + {}u, last_n)", c / CHUNK, c % CHUNK);
+                let column = format!("min(column_{} + {}u, last_n)", c / chunk, c % chunk);
                 line!(text, "let b_at{c} = (b_base + {column}{stride}) / {unit}u;");
             }
         } else {
-            for j in 0..self.columns / CHUNK {
+            for j in 0..self.columns / chunk {
                 line!(
                     text,
-                    "let b_at{j} = (b_base + min(column_{j}, last_n / {CHUNK}u * {CHUNK}u)) / {CHUNK}u;"
+                    "let b_at{j} = (b_base + min(column_{j}, last_n / {chunk}u * {chunk}u)) / {chunk}u;"
                 );
             }
         }
@@ -164,13 +167,14 @@ impl Template {
 
     /// Reads this turn's part of `a`. Past the end of K it is zero, so that whatever `b` holds there adds nothing.
     fn load_a(&self, text: &mut String) {
+        let chunk = self.chunk;
         if self.lanes_hold_rows() {
             for j in 0..self.rows / self.lanes {
-                chunk(text, self.a, "a", &format!("ar{j}"), &format!("a_at{j} + k0 / {CHUNK}u"));
+                self.read_chunk(text, self.a, "a", &format!("ar{j}"), &format!("a_at{j} + k0 / {chunk}u"));
             }
             return;
         }
-        for q in 0..CHUNK / self.lanes {
+        for q in 0..chunk / self.lanes {
             let k = format!("k0 + {}u + lane", q * self.lanes);
             line!(
                 text,
@@ -193,11 +197,17 @@ impl Template {
                 }
                 continue;
             }
-            for j in 0..self.rows / CHUNK {
+            for j in 0..self.rows / chunk {
                 let name = format!("ac{q}_{j}");
-                chunk(text, self.a, "a", &name, &format!("a_at{j} + k_{q} * (params.m / {CHUNK}u)"));
-                for i in 0..CHUNK {
-                    line!(text, "let ak{q}_{} = {};", j * CHUNK + i, guard(format!("{name}_{i}")));
+                self.read_chunk(
+                    text,
+                    self.a,
+                    "a",
+                    &name,
+                    &format!("a_at{j} + k_{q} * (params.m / {chunk}u)"),
+                );
+                for i in 0..chunk {
+                    line!(text, "let ak{q}_{} = {};", j * chunk + i, guard(format!("{name}_{i}")));
                 }
             }
         }
@@ -205,16 +215,17 @@ impl Template {
 
     /// Reads this turn's part of `b` as `b{k}_{column}`.
     fn load_b(&self, text: &mut String) {
+        let chunk = self.chunk;
         if self.form == Form::Nt && self.b != Access::Single {
             for c in 0..self.columns {
-                chunk(text, self.b, "b", &format!("bc{c}"), &format!("b_at{c} + k0 / {CHUNK}u"));
-                for k in 0..CHUNK {
+                self.read_chunk(text, self.b, "b", &format!("bc{c}"), &format!("b_at{c} + k0 / {chunk}u"));
+                for k in 0..chunk {
                     line!(text, "let b{k}_{c} = bc{c}_{k};");
                 }
             }
             return;
         }
-        for k in 0..CHUNK {
+        for k in 0..chunk {
             let step = format!("k0 + {k}u");
             line!(
                 text,
@@ -231,11 +242,17 @@ impl Template {
                 }
                 continue;
             }
-            for j in 0..self.columns / CHUNK {
+            for j in 0..self.columns / chunk {
                 let name = format!("bk{k}_{j}");
-                chunk(text, self.b, "b", &name, &format!("b_at{j} + row_{k} * (params.n / {CHUNK}u)"));
-                for i in 0..CHUNK {
-                    line!(text, "let b{k}_{} = {name}_{i};", j * CHUNK + i);
+                self.read_chunk(
+                    text,
+                    self.b,
+                    "b",
+                    &name,
+                    &format!("b_at{j} + row_{k} * (params.n / {chunk}u)"),
+                );
+                for i in 0..chunk {
+                    line!(text, "let b{k}_{} = {name}_{i};", j * chunk + i);
                 }
             }
         }
@@ -251,83 +268,83 @@ impl Template {
     }
 
     fn store(&self, text: &mut String) {
-        for j in 0..self.columns / CHUNK {
-            for i in 0..CHUNK {
+        let chunk = self.chunk;
+        for j in 0..self.columns / chunk {
+            for i in 0..chunk {
                 line!(text, "let bias_{j}_{i} = bias_at(min(column_{j} + {i}u, last_n));");
             }
         }
         for r in 0..self.rows {
             line!(text, "if row0 + {r}u < params.m {{");
             line!(text, "let start = c_base + (row0 + {r}u) * params.n;");
-            for j in 0..self.columns / CHUNK {
-                for i in 0..CHUNK {
-                    line!(text, "let y{j}_{i} = finish(s{r}_{}, bias_{j}_{i});", j * CHUNK + i);
+            for j in 0..self.columns / chunk {
+                for i in 0..chunk {
+                    line!(text, "let y{j}_{i} = finish(s{r}_{}, bias_{j}_{i});", j * chunk + i);
                 }
-                store_chunk(text, self.c, j);
+                self.store_chunk(text, j);
             }
             line!(text, "}}");
         }
     }
-}
 
-/// Reads chunk number `at` of a buffer as `{name}_0` to `{name}_7`.
-fn chunk(text: &mut String, access: Access, buffer: &str, name: &str, at: &str) {
-    match access {
-        Access::Single => unreachable!("an operand read element by element has no chunks"),
-        Access::Fours => {
-            for half in 0..2 {
-                line!(text, "let {name}v{half} = {buffer}[({at}) * 2u + {half}u];");
-                for (i, part) in ["x", "y", "z", "w"].iter().enumerate() {
-                    line!(text, "let {name}_{} = {name}v{half}.{part};", half * 4 + i);
+    /// Reads chunk number `at` of a buffer as `{name}_0`, `{name}_1` ..
+    fn read_chunk(&self, text: &mut String, access: Access, buffer: &str, name: &str, at: &str) {
+        if access == Access::Fours {
+            let fours = self.chunk / 4;
+            for four in 0..fours {
+                line!(text, "let {name}v{four} = {buffer}[({at}) * {fours}u + {four}u];");
+                for (i, part) in PARTS.iter().enumerate() {
+                    line!(text, "let {name}_{} = {name}v{four}.{part};", four * 4 + i);
                 }
             }
+            return;
         }
-        Access::Words64 => {
-            line!(text, "let {name}v = {buffer}[{at}];");
-            for (i, part) in ["x", "y", "z", "w"].iter().enumerate() {
-                line!(text, "let {name}_{} = bitcast<f32>(u32({name}v.{part}));", i * 2);
-                line!(text, "let {name}_{} = bitcast<f32>(u32({name}v.{part} >> 32u));", i * 2 + 1);
-            }
-        }
-        Access::Pairs => {
-            line!(text, "let {name}v = {buffer}[{at}];");
-            for (i, part) in ["x", "y", "z", "w"].iter().enumerate() {
-                line!(text, "let {name}p{i} = unpack2x16float({name}v.{part});");
-                line!(text, "let {name}_{} = {name}p{i}.x;", i * 2);
-                line!(text, "let {name}_{} = {name}p{i}.y;", i * 2 + 1);
+        line!(text, "let {name}v = {buffer}[{at}];");
+        for (i, part) in PARTS.iter().take(self.chunk / 2).enumerate() {
+            let word = format!("{name}v.{part}");
+            let (low, high) = (i * 2, i * 2 + 1);
+            if access == Access::Words64 {
+                line!(text, "let {name}_{low} = bitcast<f32>(u32({word}));");
+                line!(text, "let {name}_{high} = bitcast<f32>(u32({word} >> 32u));");
+            } else {
+                line!(text, "let {name}p{i} = unpack2x16float({word});");
+                line!(text, "let {name}_{low} = {name}p{i}.x;");
+                line!(text, "let {name}_{high} = {name}p{i}.y;");
             }
         }
     }
-}
 
-/// Writes `y{j}_0` to `y{j}_7` at `column_{j}` of the row that begins at `start`, as far as there are columns.
-fn store_chunk(text: &mut String, access: Access, j: usize) {
-    if access == Access::Single {
-        for i in 0..CHUNK {
-            let column = format!("column_{j} + {i}u");
-            line!(text, "if {column} < params.n {{ c[start + {column}] = Elem(y{j}_{i}); }}");
+    /// Writes `y{j}_0` .. at `column_{j}` of the row that begins at `start`, as far as there are columns.
+    fn store_chunk(&self, text: &mut String, j: usize) {
+        let chunk = self.chunk;
+        if self.c == Access::Single {
+            for i in 0..chunk {
+                let column = format!("column_{j} + {i}u");
+                line!(text, "if {column} < params.n {{ c[start + {column}] = Elem(y{j}_{i}); }}");
+            }
+            return;
         }
-        return;
-    }
-    line!(text, "if column_{j} < params.n {{");
-    line!(text, "let at = (start + column_{j}) / {CHUNK}u;");
-    let bits = |i: usize| format!("u64(bitcast<u32>(y{j}_{i}))");
-    let parts = |half: &dyn Fn(usize) -> String| (0..4).map(half).collect::<Vec<_>>().join(", ");
-    match access {
-        Access::Fours => {
-            for half in 0..2 {
-                let of = |i| format!("y{j}_{}", half * 4 + i);
-                line!(text, "c[at * 2u + {half}u] = vec4<f32>({});", parts(&of));
+        line!(text, "if column_{j} < params.n {{");
+        line!(text, "let at = (start + column_{j}) / {chunk}u;");
+        let bits = |i: usize| format!("u64(bitcast<u32>(y{j}_{i}))");
+        let join = |parts: Vec<String>| parts.join(", ");
+        let words = chunk / 2;
+        match self.c {
+            Access::Fours => {
+                for four in 0..chunk / 4 {
+                    let parts = join((0..4).map(|i| format!("y{j}_{}", four * 4 + i)).collect());
+                    line!(text, "c[at * {}u + {four}u] = vec4<f32>({parts});", chunk / 4);
+                }
+            }
+            Access::Words64 => {
+                let word = |i| format!("{} | ({} << 32u)", bits(2 * i), bits(2 * i + 1));
+                line!(text, "c[at] = vec{words}<u64>({});", join((0..words).map(word).collect()));
+            }
+            _ => {
+                let word = |i| format!("pack2x16float(vec2<f32>(y{j}_{}, y{j}_{}))", 2 * i, 2 * i + 1);
+                line!(text, "c[at] = vec{words}<u32>({});", join((0..words).map(word).collect()));
             }
         }
-        Access::Words64 => {
-            let of = |i| format!("{} | ({} << 32u)", bits(2 * i), bits(2 * i + 1));
-            line!(text, "c[at] = vec4<u64>({});", parts(&of));
-        }
-        _ => {
-            let of = |i| format!("pack2x16float(vec2<f32>(y{j}_{}, y{j}_{}))", 2 * i, 2 * i + 1);
-            line!(text, "c[at] = vec4<u32>({});", parts(&of));
-        }
+        line!(text, "}}");
     }
-    line!(text, "}}");
 }
