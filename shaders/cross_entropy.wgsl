@@ -3,7 +3,7 @@
 // lane_per_row: one invocation walks a row, first for the largest element, then for one exp per element.
 // group_per_row: one workgroup shares a row. An ignored row gives zeros, a target outside the columns gives NaN.
 
-struct Params { rows: u32, cols: u32, ignore_index: i32, smoothing: f32, nan_bits: u32 }
+struct Params { rows: u32, cols: u32, packs: u32, ignore_index: i32, smoothing: f32, nan_bits: u32 }
 
 alias Elem = f32;
 override LANES: u32 = 64u;
@@ -11,13 +11,13 @@ override ROW_LANES: u32 = 8u;
 
 #import rows
 
-@group(0) @binding(0) var<storage, read>       x: array<Elem>;        // [rows, cols]
+@group(0) @binding(0) var<storage, read>       x: array<Pack>;        // [rows, cols]
 @group(0) @binding(1) var<storage, read>       targets: array<i32>;   // [rows]
 @group(0) @binding(2) var<storage, read_write> losses: array<f32>;    // [rows]
 @group(0) @binding(3) var<storage, read_write> lses: array<f32>;      // [rows]
 @group(1) @binding(0) var<uniform> params: Params;
 
-const LOWEST = -3.4028234e38;
+const LOWEST = V(-3.4028234e38);
 
 fn put(row: u32, largest: f32, sum: f32, sum_exp: f32) {
     let goal = targets[row];
@@ -28,7 +28,7 @@ fn put(row: u32, largest: f32, sum: f32, sum_exp: f32) {
         loss = lse;
     } else {
         lse = largest + log(sum_exp);
-        let chosen = f32(x[row * params.cols + u32(goal)]);
+        let chosen = pick(V(x[row * params.packs + u32(goal) / WIDTH]), u32(goal) % WIDTH);
         loss = lse - (1.0 - params.smoothing) * chosen - params.smoothing * (sum / f32(params.cols));
     }
     if goal == params.ignore_index {
@@ -47,19 +47,20 @@ fn lane_per_row(
 ) {
     let row = (group.y * groups.x + group.x) * ROW_LANES + lane.x;
     if row >= params.rows { return; }
-    let start = row * params.cols;
-    let end = start + params.cols;
+    let start = row * params.packs;
+    let end = start + params.packs;
 
-    var largest = LOWEST;
-    var sum = 0.0;
+    var mine = LOWEST;
+    var part = V();
     for (var i = start; i < end; i += 1u) {
-        let value = f32(x[i]);
-        largest = max(largest, value);
-        sum += value;
+        let value = V(x[i]);
+        mine = max(mine, value);
+        part += value;
     }
-    var sum_exp = 0.0;
-    for (var i = start; i < end; i += 1u) { sum_exp += exp(f32(x[i]) - largest); }
-    put(row, largest, sum, sum_exp);
+    let largest = largest_in(mine);
+    var part_exp = V();
+    for (var i = start; i < end; i += 1u) { part_exp += exp(V(x[i]) - largest); }
+    put(row, largest, total_of(part), total_of(part_exp));
 }
 
 @compute @workgroup_size(LANES)
@@ -70,20 +71,20 @@ fn group_per_row(
 ) {
     let row = group.y * groups.x + group.x;
     if row >= params.rows { return; }
-    let first = row * params.cols + lane.x;
-    let end = (row + 1u) * params.cols;
+    let first = row * params.packs + lane.x;
+    let end = (row + 1u) * params.packs;
 
     var mine = LOWEST;
-    var part = 0.0;
+    var part = V();
     for (var i = first; i < end; i += LANES) {
-        let value = f32(x[i]);
+        let value = V(x[i]);
         mine = max(mine, value);
         part += value;
     }
-    let largest = largest_over_lanes(lane.x, mine);
-    let sum = sum_over_lanes(lane.x, part);
-    var part_exp = 0.0;
-    for (var i = first; i < end; i += LANES) { part_exp += exp(f32(x[i]) - largest); }
-    let sum_exp = sum_over_lanes(lane.x, part_exp);
+    let largest = largest_over_lanes(lane.x, largest_in(mine));
+    let sum = sum_over_lanes(lane.x, total_of(part));
+    var part_exp = V();
+    for (var i = first; i < end; i += LANES) { part_exp += exp(V(x[i]) - largest); }
+    let sum_exp = sum_over_lanes(lane.x, total_of(part_exp));
     if lane.x == 0u { put(row, largest, sum, sum_exp); }
 }

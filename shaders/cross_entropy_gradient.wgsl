@@ -2,35 +2,38 @@
 //
 // lane_per_row: one invocation walks a row. group_per_row: one workgroup shares a row. Ignored rows get zeros.
 
-struct Params { rows: u32, cols: u32, ignore_index: i32, smoothing: f32 }
+struct Params { rows: u32, cols: u32, packs: u32, ignore_index: i32, smoothing: f32 }
 
 alias Elem = f32;
 override MEAN: u32 = 1u;
 override LANES: u32 = 64u;
 override ROW_LANES: u32 = 8u;
 
-@group(0) @binding(0) var<storage, read>       x: array<Elem>;        // [rows, cols]
+#import rows
+
+@group(0) @binding(0) var<storage, read>       x: array<Pack>;        // [rows, cols]
 @group(0) @binding(1) var<storage, read>       targets: array<i32>;   // [rows]
 @group(0) @binding(2) var<storage, read>       lses: array<f32>;      // [rows]
 @group(0) @binding(3) var<storage, read>       count: array<f32>;     // []
 @group(0) @binding(4) var<storage, read>       up: array<f32>;        // []
-@group(0) @binding(5) var<storage, read_write> dx: array<Elem>;       // [rows, cols]
+@group(0) @binding(5) var<storage, read_write> dx: array<Pack>;       // [rows, cols]
 @group(1) @binding(0) var<uniform> params: Params;
 
 fn walk(row: u32, first: u32, stride: u32) {
-    let start = row * params.cols;
+    let start = row * params.packs;
     let goal = targets[row];
     if goal == params.ignore_index {
-        for (var c = first; c < params.cols; c += stride) { dx[start + c] = Elem(0.0); }
+        for (var c = first; c < params.packs; c += stride) { dx[start + c] = Pack(); }
         return;
     }
     let lse = lses[row];
     let share = params.smoothing / f32(params.cols);
     var weight = up[0];
     if MEAN == 1u { weight /= count[0]; }
-    for (var c = first; c < params.cols; c += stride) {
-        let off = share + select(0.0, 1.0 - params.smoothing, i32(c) == goal);
-        dx[start + c] = Elem(weight * (exp(f32(x[start + c]) - lse) - off));
+    for (var c = first; c < params.packs; c += stride) {
+        let is_goal = Number(c * WIDTH) + OFFSETS == Number(u32(goal));
+        let off = share + select(V(), V(1.0 - params.smoothing), is_goal);
+        dx[start + c] = Pack(weight * (exp(V(x[start + c]) - lse) - off));
     }
 }
 

@@ -4,6 +4,7 @@
 
 struct Params { rows: u32, ignore_index: i32 }
 
+alias Elem = f32;
 override MEAN: u32 = 1u;
 override LANES: u32 = 64u;
 

@@ -3,7 +3,7 @@
 // lane_per_row: one invocation walks a row. group_per_row: one workgroup shares a row.
 // Three walks: mean, variance about it, output. A single walk over x and x^2 loses all digits where the mean is large.
 
-struct Params { rows: u32, cols: u32, eps: f32 }
+struct Params { rows: u32, cols: u32, packs: u32, eps: f32 }
 
 alias Elem = f32;
 override HAS_WEIGHT: u32 = 1u;
@@ -13,19 +13,19 @@ override ROW_LANES: u32 = 8u;
 
 #import rows
 
-@group(0) @binding(0) var<storage, read>       x: array<Elem>;        // [rows, cols]
-@group(0) @binding(1) var<storage, read>       weight: array<Elem>;   // [cols], if there
-@group(0) @binding(2) var<storage, read>       bias: array<Elem>;     // [cols], if there
-@group(0) @binding(3) var<storage, read_write> y: array<Elem>;        // [rows, cols]
+@group(0) @binding(0) var<storage, read>       x: array<Pack>;        // [rows, cols]
+@group(0) @binding(1) var<storage, read>       weight: array<Pack>;   // [cols], if there
+@group(0) @binding(2) var<storage, read>       bias: array<Pack>;     // [cols], if there
+@group(0) @binding(3) var<storage, read_write> y: array<Pack>;        // [rows, cols]
 @group(0) @binding(4) var<storage, read_write> means: array<f32>;     // [rows]
 @group(0) @binding(5) var<storage, read_write> rstds: array<f32>;     // [rows]
 @group(1) @binding(0) var<uniform> params: Params;
 
 fn put(at: u32, c: u32, mean: f32, rstd: f32) {
-    var value = (f32(x[at]) - mean) * rstd;
-    if HAS_WEIGHT == 1u { value *= f32(weight[c]); }
-    if HAS_BIAS == 1u { value += f32(bias[c]); }
-    y[at] = Elem(value);
+    var value = (V(x[at]) - mean) * rstd;
+    if HAS_WEIGHT == 1u { value *= V(weight[c]); }
+    if HAS_BIAS == 1u { value += V(bias[c]); }
+    y[at] = Pack(value);
 }
 
 @compute @workgroup_size(ROW_LANES)
@@ -36,18 +36,18 @@ fn lane_per_row(
 ) {
     let row = (group.y * groups.x + group.x) * ROW_LANES + lane.x;
     if row >= params.rows { return; }
-    let start = row * params.cols;
+    let start = row * params.packs;
 
-    var total = 0.0;
-    for (var c = 0u; c < params.cols; c += 1u) { total += f32(x[start + c]); }
-    let mean = total / f32(params.cols);
-    var squares = 0.0;
-    for (var c = 0u; c < params.cols; c += 1u) {
-        let d = f32(x[start + c]) - mean;
+    var total = V();
+    for (var c = 0u; c < params.packs; c += 1u) { total += V(x[start + c]); }
+    let mean = total_of(total) / f32(params.cols);
+    var squares = V();
+    for (var c = 0u; c < params.packs; c += 1u) {
+        let d = V(x[start + c]) - mean;
         squares += d * d;
     }
-    let rstd = 1.0 / sqrt(squares / f32(params.cols) + params.eps);
-    for (var c = 0u; c < params.cols; c += 1u) { put(start + c, c, mean, rstd); }
+    let rstd = 1.0 / sqrt(total_of(squares) / f32(params.cols) + params.eps);
+    for (var c = 0u; c < params.packs; c += 1u) { put(start + c, c, mean, rstd); }
     means[row] = mean;
     rstds[row] = rstd;
 }
@@ -60,18 +60,18 @@ fn group_per_row(
 ) {
     let row = group.y * groups.x + group.x;
     if row >= params.rows { return; }
-    let start = row * params.cols;
+    let start = row * params.packs;
 
-    var part = 0.0;
-    for (var c = lane.x; c < params.cols; c += LANES) { part += f32(x[start + c]); }
-    let mean = sum_over_lanes(lane.x, part) / f32(params.cols);
-    var squares = 0.0;
-    for (var c = lane.x; c < params.cols; c += LANES) {
-        let d = f32(x[start + c]) - mean;
+    var part = V();
+    for (var c = lane.x; c < params.packs; c += LANES) { part += V(x[start + c]); }
+    let mean = sum_over_lanes(lane.x, total_of(part)) / f32(params.cols);
+    var squares = V();
+    for (var c = lane.x; c < params.packs; c += LANES) {
+        let d = V(x[start + c]) - mean;
         squares += d * d;
     }
-    let rstd = 1.0 / sqrt(sum_over_lanes(lane.x, squares) / f32(params.cols) + params.eps);
-    for (var c = lane.x; c < params.cols; c += LANES) { put(start + c, c, mean, rstd); }
+    let rstd = 1.0 / sqrt(sum_over_lanes(lane.x, total_of(squares)) / f32(params.cols) + params.eps);
+    for (var c = lane.x; c < params.packs; c += LANES) { put(start + c, c, mean, rstd); }
     if lane.x == 0u {
         means[row] = mean;
         rstds[row] = rstd;

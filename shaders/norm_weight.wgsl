@@ -1,19 +1,20 @@
 // norm_weight: sums[k, 0, c] = sum of up * n over the rows of chunk k, sums[k, 1, c] = sum of up; n = (x - mean) * rstd
 //
-// First stage of two. One invocation per chunk and column walks down the chunk's rows; neighbours read neighbouring words.
+// First stage of two. One invocation per chunk and column, or four of them, walks down the chunk's rows; neighbours read neighbouring words.
 
-struct Params { rows: u32, cols: u32, chunk: u32, blocks: u32 }
+struct Params { rows: u32, packs: u32, chunk: u32, blocks: u32 }
 
 alias Elem = f32;
 // 1: the mean is subtracted and up is summed too; 0: neither
 override CENTRED: u32 = 1u;
 override LANES: u32 = 64u;
+#paste WIDTH
 
-@group(0) @binding(0) var<storage, read>       x: array<Elem>;      // [rows, cols]
-@group(0) @binding(1) var<storage, read>       up: array<Elem>;     // [rows, cols]
+@group(0) @binding(0) var<storage, read>       x: array<Pack>;      // [rows, cols]
+@group(0) @binding(1) var<storage, read>       up: array<Pack>;     // [rows, cols]
 @group(0) @binding(2) var<storage, read>       rstds: array<f32>;   // [rows]
 @group(0) @binding(3) var<storage, read>       means: array<f32>;   // [rows], if centred
-@group(0) @binding(4) var<storage, read_write> sums: array<f32>;    // [chunks, 1 + CENTRED, cols]
+@group(0) @binding(4) var<storage, read_write> sums: array<V>;      // [chunks, 1 + CENTRED, cols]
 @group(1) @binding(0) var<uniform> params: Params;
 
 @compute @workgroup_size(LANES)
@@ -26,22 +27,22 @@ fn forward(
     let chunk = number / params.blocks;
     let c = number % params.blocks * LANES + lane.x;
     let first = chunk * params.chunk;
-    if c >= params.cols || first >= params.rows { return; }
+    if c >= params.packs || first >= params.rows { return; }
 
     let end = min(first + params.chunk, params.rows);
-    var total = 0.0;
-    var total_up = 0.0;
+    var total = V();
+    var total_up = V();
     for (var row = first; row < end; row += 1u) {
-        let at = row * params.cols + c;
-        let u = f32(up[at]);
+        let at = row * params.packs + c;
+        let u = V(up[at]);
         if CENTRED == 1u {
-            total += u * ((f32(x[at]) - means[row]) * rstds[row]);
+            total += u * ((V(x[at]) - means[row]) * rstds[row]);
             total_up += u;
         } else {
-            total += u * (f32(x[at]) * rstds[row]);
+            total += u * (V(x[at]) * rstds[row]);
         }
     }
-    let out = chunk * (1u + CENTRED) * params.cols + c;
+    let out = chunk * (1u + CENTRED) * params.packs + c;
     sums[out] = total;
-    if CENTRED == 1u { sums[out + params.cols] = total_up; }
+    if CENTRED == 1u { sums[out + params.packs] = total_up; }
 }

@@ -2,7 +2,7 @@
 //
 // lane_per_row: one invocation walks a row twice. group_per_row: one workgroup shares a row.
 
-struct Params { rows: u32, cols: u32, eps: f32 }
+struct Params { rows: u32, cols: u32, packs: u32, eps: f32 }
 
 alias Elem = f32;
 override LANES: u32 = 64u;
@@ -10,9 +10,9 @@ override ROW_LANES: u32 = 8u;
 
 #import rows
 
-@group(0) @binding(0) var<storage, read>       x: array<Elem>;        // [rows, cols]
-@group(0) @binding(1) var<storage, read>       weight: array<Elem>;   // [cols]
-@group(0) @binding(2) var<storage, read_write> y: array<Elem>;        // [rows, cols]
+@group(0) @binding(0) var<storage, read>       x: array<Pack>;        // [rows, cols]
+@group(0) @binding(1) var<storage, read>       weight: array<Pack>;   // [cols]
+@group(0) @binding(2) var<storage, read_write> y: array<Pack>;        // [rows, cols]
 @group(0) @binding(3) var<storage, read_write> rstds: array<f32>;     // [rows]
 @group(1) @binding(0) var<uniform> params: Params;
 
@@ -24,16 +24,16 @@ fn lane_per_row(
 ) {
     let row = (group.y * groups.x + group.x) * ROW_LANES + lane.x;
     if row >= params.rows { return; }
-    let start = row * params.cols;
+    let start = row * params.packs;
 
-    var squares = 0.0;
-    for (var c = 0u; c < params.cols; c += 1u) {
-        let value = f32(x[start + c]);
+    var squares = V();
+    for (var c = 0u; c < params.packs; c += 1u) {
+        let value = V(x[start + c]);
         squares += value * value;
     }
-    let rstd = 1.0 / sqrt(squares / f32(params.cols) + params.eps);
-    for (var c = 0u; c < params.cols; c += 1u) {
-        y[start + c] = Elem(f32(x[start + c]) * rstd * f32(weight[c]));
+    let rstd = 1.0 / sqrt(total_of(squares) / f32(params.cols) + params.eps);
+    for (var c = 0u; c < params.packs; c += 1u) {
+        y[start + c] = Pack(V(x[start + c]) * rstd * V(weight[c]));
     }
     rstds[row] = rstd;
 }
@@ -46,16 +46,16 @@ fn group_per_row(
 ) {
     let row = group.y * groups.x + group.x;
     if row >= params.rows { return; }
-    let start = row * params.cols;
+    let start = row * params.packs;
 
-    var squares = 0.0;
-    for (var c = lane.x; c < params.cols; c += LANES) {
-        let value = f32(x[start + c]);
+    var squares = V();
+    for (var c = lane.x; c < params.packs; c += LANES) {
+        let value = V(x[start + c]);
         squares += value * value;
     }
-    let rstd = 1.0 / sqrt(sum_over_lanes(lane.x, squares) / f32(params.cols) + params.eps);
-    for (var c = lane.x; c < params.cols; c += LANES) {
-        y[start + c] = Elem(f32(x[start + c]) * rstd * f32(weight[c]));
+    let rstd = 1.0 / sqrt(sum_over_lanes(lane.x, total_of(squares)) / f32(params.cols) + params.eps);
+    for (var c = lane.x; c < params.packs; c += LANES) {
+        y[start + c] = Pack(V(x[start + c]) * rstd * V(weight[c]));
     }
     if lane.x == 0u { rstds[row] = rstd; }
 }

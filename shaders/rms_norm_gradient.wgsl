@@ -2,7 +2,7 @@
 //
 // lane_per_row: one invocation walks a row twice. group_per_row: one workgroup shares a row.
 
-struct Params { rows: u32, cols: u32 }
+struct Params { rows: u32, cols: u32, packs: u32 }
 
 alias Elem = f32;
 override LANES: u32 = 64u;
@@ -10,16 +10,16 @@ override ROW_LANES: u32 = 8u;
 
 #import rows
 
-@group(0) @binding(0) var<storage, read>       x: array<Elem>;        // [rows, cols]
-@group(0) @binding(1) var<storage, read>       up: array<Elem>;       // [rows, cols]
+@group(0) @binding(0) var<storage, read>       x: array<Pack>;        // [rows, cols]
+@group(0) @binding(1) var<storage, read>       up: array<Pack>;       // [rows, cols]
 @group(0) @binding(2) var<storage, read>       rstds: array<f32>;     // [rows]
-@group(0) @binding(3) var<storage, read>       weight: array<Elem>;   // [cols]
-@group(0) @binding(4) var<storage, read_write> dx: array<Elem>;       // [rows, cols]
+@group(0) @binding(3) var<storage, read>       weight: array<Pack>;   // [cols]
+@group(0) @binding(4) var<storage, read_write> dx: array<Pack>;       // [rows, cols]
 @group(1) @binding(0) var<uniform> params: Params;
 
 fn put(at: u32, c: u32, rstd: f32, along: f32) {
-    let g = f32(up[at]) * f32(weight[c]);
-    dx[at] = Elem(rstd * (g - f32(x[at]) * rstd * along));
+    let g = V(up[at]) * V(weight[c]);
+    dx[at] = Pack(rstd * (g - V(x[at]) * rstd * along));
 }
 
 @compute @workgroup_size(ROW_LANES)
@@ -30,15 +30,15 @@ fn lane_per_row(
 ) {
     let row = (group.y * groups.x + group.x) * ROW_LANES + lane.x;
     if row >= params.rows { return; }
-    let start = row * params.cols;
+    let start = row * params.packs;
     let rstd = rstds[row];
 
-    var sum = 0.0;
-    for (var c = 0u; c < params.cols; c += 1u) {
-        sum += f32(up[start + c]) * f32(weight[c]) * (f32(x[start + c]) * rstd);
+    var sum = V();
+    for (var c = 0u; c < params.packs; c += 1u) {
+        sum += V(up[start + c]) * V(weight[c]) * (V(x[start + c]) * rstd);
     }
-    let along = sum / f32(params.cols);
-    for (var c = 0u; c < params.cols; c += 1u) { put(start + c, c, rstd, along); }
+    let along = total_of(sum) / f32(params.cols);
+    for (var c = 0u; c < params.packs; c += 1u) { put(start + c, c, rstd, along); }
 }
 
 @compute @workgroup_size(LANES)
@@ -49,13 +49,13 @@ fn group_per_row(
 ) {
     let row = group.y * groups.x + group.x;
     if row >= params.rows { return; }
-    let start = row * params.cols;
+    let start = row * params.packs;
     let rstd = rstds[row];
 
-    var part = 0.0;
-    for (var c = lane.x; c < params.cols; c += LANES) {
-        part += f32(up[start + c]) * f32(weight[c]) * (f32(x[start + c]) * rstd);
+    var part = V();
+    for (var c = lane.x; c < params.packs; c += LANES) {
+        part += V(up[start + c]) * V(weight[c]) * (V(x[start + c]) * rstd);
     }
-    let along = sum_over_lanes(lane.x, part) / f32(params.cols);
-    for (var c = lane.x; c < params.cols; c += LANES) { put(start + c, c, rstd, along); }
+    let along = sum_over_lanes(lane.x, total_of(part)) / f32(params.cols);
+    for (var c = lane.x; c < params.packs; c += LANES) { put(start + c, c, rstd, along); }
 }

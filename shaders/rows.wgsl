@@ -1,6 +1,9 @@
-// rows: what lanes of a workgroup that share a row agree on (the importing shader declares LANES, a power of two)
+// rows: rows read one element or four at a time, and what the lanes of a workgroup that share a row agree on
 //
-// A tree over workgroup memory: the order is fixed, and every lane leaves with the same result. All lanes must call.
+// The importing shader declares Elem and LANES, a power of two. Pasted: WIDTH elements to a Pack in storage and a V in f32.
+// Lanes join as a tree: the order is fixed, and every lane leaves with the same result. All lanes must call.
+
+#paste WIDTH
 
 var<workgroup> of_lanes: array<f32, LANES>;
 

@@ -2,7 +2,7 @@
 //
 // lane_per_row: one invocation walks a row. group_per_row: one workgroup shares a row.
 
-struct Params { rows: u32, cols: u32 }
+struct Params { rows: u32, cols: u32, packs: u32 }
 
 alias Elem = f32;
 // 0 y holds probabilities, 1 their logarithms
@@ -12,19 +12,19 @@ override ROW_LANES: u32 = 8u;
 
 #import rows
 
-@group(0) @binding(0) var<storage, read>       y: array<Elem>;    // [rows, cols]
-@group(0) @binding(1) var<storage, read>       up: array<Elem>;   // [rows, cols]
-@group(0) @binding(2) var<storage, read_write> dx: array<Elem>;   // [rows, cols]
+@group(0) @binding(0) var<storage, read>       y: array<Pack>;    // [rows, cols]
+@group(0) @binding(1) var<storage, read>       up: array<Pack>;   // [rows, cols]
+@group(0) @binding(2) var<storage, read_write> dx: array<Pack>;   // [rows, cols]
 @group(1) @binding(0) var<uniform> params: Params;
 
-fn term(i: u32) -> f32 {
-    if LOG == 1u { return f32(up[i]); }
-    return f32(up[i]) * f32(y[i]);
+fn term(i: u32) -> V {
+    if LOG == 1u { return V(up[i]); }
+    return V(up[i]) * V(y[i]);
 }
 
-fn slope(i: u32, total: f32) -> f32 {
-    if LOG == 1u { return f32(up[i]) - exp(f32(y[i])) * total; }
-    return f32(y[i]) * (f32(up[i]) - total);
+fn slope(i: u32, total: f32) -> V {
+    if LOG == 1u { return V(up[i]) - exp(V(y[i])) * total; }
+    return V(y[i]) * (V(up[i]) - total);
 }
 
 @compute @workgroup_size(ROW_LANES)
@@ -35,12 +35,13 @@ fn lane_per_row(
 ) {
     let row = (group.y * groups.x + group.x) * ROW_LANES + lane.x;
     if row >= params.rows { return; }
-    let start = row * params.cols;
-    let end = start + params.cols;
+    let start = row * params.packs;
+    let end = start + params.packs;
 
-    var total = 0.0;
-    for (var i = start; i < end; i += 1u) { total += term(i); }
-    for (var i = start; i < end; i += 1u) { dx[i] = Elem(slope(i, total)); }
+    var part = V();
+    for (var i = start; i < end; i += 1u) { part += term(i); }
+    let total = total_of(part);
+    for (var i = start; i < end; i += 1u) { dx[i] = Pack(slope(i, total)); }
 }
 
 @compute @workgroup_size(LANES)
@@ -51,11 +52,11 @@ fn group_per_row(
 ) {
     let row = group.y * groups.x + group.x;
     if row >= params.rows { return; }
-    let first = row * params.cols + lane.x;
-    let end = (row + 1u) * params.cols;
+    let first = row * params.packs + lane.x;
+    let end = (row + 1u) * params.packs;
 
-    var part = 0.0;
+    var part = V();
     for (var i = first; i < end; i += LANES) { part += term(i); }
-    let total = sum_over_lanes(lane.x, part);
-    for (var i = first; i < end; i += LANES) { dx[i] = Elem(slope(i, total)); }
+    let total = sum_over_lanes(lane.x, total_of(part));
+    for (var i = first; i < end; i += LANES) { dx[i] = Pack(slope(i, total)); }
 }

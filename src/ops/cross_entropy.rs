@@ -133,7 +133,8 @@ impl Operator for CrossEntropy {
         let by_rows =
             rows::variants(self.name(), kernel, &bindings, &inputs[0].shape, caps, |l| self.give_settings(l));
         let finish = |mut variant: Variant| {
-            let kernel = Kernel::new("cross_entropy_total").constant("MEAN", self.is_mean());
+            let kernel =
+                rows::with_width(Kernel::new("cross_entropy_total"), 1).constant("MEAN", self.is_mean());
             let bindings = [Bind::Scratch(0), Bind::Input(1), Bind::Output(0), Bind::Output(2)];
             let total =
                 Launch::new(kernel, bindings, 1).param("rows", rows).param("ignore_index", self.ignore_index);
@@ -254,6 +255,8 @@ pub fn cases() -> Cases {
         (&[67, 5], &padded),
         (&[2, 3, 65], &sum),
         (&[3, 1031], &smooth),
+        (&[19, 36], &smooth),
+        (&[3, 1028], &padded),
         (&[300, 7], &plain),
     ] {
         let (lead, cols) = (&shape[..shape.len() - 1], *shape.last().expect("shapes above have axes"));

@@ -264,6 +264,8 @@ pub fn cases() -> Cases {
         (&[2, 3, 65], true, true),
         (&[67, 5], true, true),
         (&[2, 1031], true, true),
+        (&[18, 4], true, false),
+        (&[3, 1028], true, true),
     ] {
         let cols = *shape.last().expect("shapes above have axes");
         let mut inputs = vec![cases.normal(shape)];
@@ -276,9 +278,15 @@ pub fn cases() -> Cases {
     let plain = LayerNorm { eps: 1e-5, has_weight: false, has_bias: false };
     // The mean of 100 costs seven bits of x - mean before anything is computed.
     cases.add("mean of 100", plain, vec![far]).sums(33).slack(128.0);
-    for (shape, has_weight) in
-        [(&[1, 1][..], true), (&[7, 13], true), (&[7, 13], false), (&[67, 5], true), (&[2, 1031], true)]
-    {
+    for (shape, has_weight) in [
+        (&[1, 1][..], true),
+        (&[7, 13], true),
+        (&[7, 13], false),
+        (&[67, 5], true),
+        (&[2, 1031], true),
+        (&[18, 4], false),
+        (&[3, 1028], true),
+    ] {
         let (rows, cols) = (shape[0], shape[1]);
         let mut inputs = vec![cases.normal(shape), cases.normal(shape), cases.statistic([rows])];
         inputs.push(cases.uniform([rows], 0.5, 2.0).to_precision(crate::tensor::DType::F32));

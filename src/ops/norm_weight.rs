@@ -18,7 +18,7 @@ use rayon::prelude::*;
 const MOST_CHUNKS: usize = 64;
 /// Rows of a chunk at least: below this the scratch costs more than the sums.
 const LEAST_ROWS: usize = 16;
-/// Columns, one per invocation, of a workgroup.
+/// Columns, or fours of columns, of a workgroup, one per invocation.
 const LANES: usize = 64;
 
 /// Sums over rows. Inputs: x, up, rstd, then mean if centred; outputs: dweight, then dbias if centred.
@@ -101,34 +101,35 @@ impl Operator for NormWeightGradient {
     }
 
     fn launch(&self, inputs: &[Type], _outputs: &[Type], _caps: &Caps) -> Vec<Variant> {
-        let (rows, cols) = (inputs[0].shape.rows(), inputs[0].shape.last());
-        let chunk = rows_per_chunk(rows);
-        let (chunks, blocks) = (rows.div_ceil(chunk), cols.div_ceil(LANES));
+        let (count, cols) = (inputs[0].shape.rows(), inputs[0].shape.last());
+        let chunk = rows_per_chunk(count);
+        let packs = cols / rows::width(cols);
+        let (chunks, blocks) = (count.div_ceil(chunk), packs.div_ceil(LANES));
         let kinds = 1 + self.centred as usize;
         // Without a mean, rstd is bound in its place and never read as such.
         let mean = Bind::Input(if self.centred { 3 } else { 2 });
-        let sums = Kernel::new("norm_weight")
+        let kernel = |shader| rows::with_width(Kernel::new(shader), rows::width(cols));
+        let sums = kernel("norm_weight")
             .constant("LANES", LANES as u32)
             .constant("CENTRED", self.centred as u32)
             .retype("Elem", inputs[0].dtype);
         let bindings = [Bind::Input(0), Bind::Input(1), Bind::Input(2), mean, Bind::Scratch(0)];
         let mut launches = vec![
             Launch::new(sums, bindings, chunks * blocks)
-                .param("rows", rows)
-                .param("cols", cols)
+                .param("rows", count)
+                .param("packs", packs)
                 .param("chunk", chunk)
                 .param("blocks", blocks),
         ];
         for kind in 0..kinds {
-            let total = Kernel::new("norm_weight_total")
-                .constant("LANES", LANES as u32)
-                .retype("Elem", inputs[0].dtype);
+            let total =
+                kernel("norm_weight_total").constant("LANES", LANES as u32).retype("Elem", inputs[0].dtype);
             launches.push(
                 Launch::new(total, [Bind::Scratch(0), Bind::Output(kind)], blocks)
-                    .param("cols", cols)
+                    .param("packs", packs)
                     .param("chunks", chunks)
-                    .param("first", kind * cols)
-                    .param("stride", kinds * cols),
+                    .param("first", kind * packs)
+                    .param("stride", kinds * packs),
             );
         }
         let scratch = vec![(chunks.max(1) * kinds * cols * DType::F32.size_bytes()) as u64];
@@ -145,7 +146,7 @@ impl Operator for NormWeightGradient {
 pub fn cases() -> Cases {
     let mut cases = Cases::new("norm_weight");
     for centred in [true, false] {
-        for shape in [[1, 1], [7, 13], [17, 65], [1025, 3], [1100, 5], [33, 130]] {
+        for shape in [[1, 1], [7, 13], [17, 65], [1025, 3], [1100, 5], [33, 130], [33, 260], [1025, 4]] {
             let mut inputs = vec![cases.normal(shape), cases.normal(shape)];
             inputs.push(cases.uniform([shape[0]], 0.5, 2.0).to_precision(DType::F32));
             inputs.extend(centred.then(|| cases.statistic([shape[0]])));

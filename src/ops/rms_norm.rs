@@ -163,12 +163,12 @@ impl<E: Emit + ?Sized> RmsNormEmit for E {
 /// One element, one column, primes, past a workgroup.
 pub fn cases() -> Cases {
     let mut cases = Cases::new("rms_norm");
-    for shape in [&[1][..], &[3, 1], &[7, 13], &[2, 3, 65], &[67, 5], &[2, 1031]] {
+    for shape in [&[1][..], &[3, 1], &[7, 13], &[2, 3, 65], &[67, 5], &[2, 1031], &[18, 4], &[3, 1028]] {
         let cols = *shape.last().expect("shapes above have axes");
         let inputs = vec![cases.normal(shape), cases.uniform([cols], 0.5, 1.5)];
         cases.add(format!("{shape:?}"), RmsNorm { eps: 1e-6 }, inputs).sums(cols);
     }
-    for shape in [[1, 1], [7, 13], [67, 5], [2, 1031]] {
+    for shape in [[1, 1], [7, 13], [67, 5], [2, 1031], [18, 4], [3, 1028]] {
         let [rows, cols] = shape;
         let rstd = cases.uniform([rows], 0.5, 2.0).to_precision(crate::tensor::DType::F32);
         let inputs = vec![cases.normal(shape), cases.normal(shape), rstd, cases.uniform([cols], 0.5, 1.5)];

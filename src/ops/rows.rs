@@ -69,6 +69,37 @@ pub(crate) fn expect_same_dtype(
     super::expect_dtype(op, input, got, like.dtype)
 }
 
+/// Elements of a row that are loaded together.
+pub(crate) fn width(cols: usize) -> usize {
+    if cols.is_multiple_of(4) { 4 } else { 1 }
+}
+
+/// The kernel with the types of `width` elements: `Pack` as stored, `V` in f32, `Number` for their positions.
+pub(crate) fn with_width(kernel: Kernel, width: usize) -> Kernel {
+    let text = if width == 4 { FOUR } else { ONE };
+    kernel.paste("WIDTH", text)
+}
+
+const ONE: &str = "\
+const WIDTH = 1u;
+alias V = f32;
+alias Pack = Elem;
+alias Number = u32;
+const OFFSETS = 0u;
+fn total_of(v: V) -> f32 { return v; }
+fn largest_in(v: V) -> f32 { return v; }
+fn pick(v: V, at: u32) -> f32 { return v; }";
+
+const FOUR: &str = "\
+const WIDTH = 4u;
+alias V = vec4<f32>;
+alias Pack = vec4<Elem>;
+alias Number = vec4<u32>;
+const OFFSETS = vec4<u32>(0u, 1u, 2u, 3u);
+fn total_of(v: V) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+fn largest_in(v: V) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
+fn pick(v: V, at: u32) -> f32 { return select(select(v.x, v.y, at == 1u), select(v.z, v.w, at == 3u), at > 1u); }";
+
 /// Two variants of a row kernel: `{name}_row`, one invocation per row (entry `lane_per_row`), and `{name}_group`, one
 /// workgroup per row (entry `group_per_row`, `LANES` a power of two).
 ///
@@ -82,15 +113,18 @@ pub(crate) fn variants(
     complete: impl Fn(Launch) -> Launch,
 ) -> Vec<Variant> {
     let (rows, cols) = (shape.rows(), shape.last());
+    let packs = cols / width(cols);
+    let kernel = with_width(kernel, width(cols));
     let give = |kernel: Kernel, groups: usize| {
-        complete(Launch::new(kernel, bindings, groups).param("rows", rows).param("cols", cols))
+        let launch = Launch::new(kernel, bindings, groups);
+        complete(launch.param("rows", rows).param("cols", cols).param("packs", packs))
     };
     let row_lanes = if caps.is_cpu { 8 } else { 64 };
     let row = give(
         kernel.clone().entry("lane_per_row").constant("ROW_LANES", row_lanes),
         rows.div_ceil(row_lanes as usize),
     );
-    let group = give(kernel.entry("group_per_row").constant("LANES", lanes_for(cols, caps)), rows);
+    let group = give(kernel.entry("group_per_row").constant("LANES", lanes_for(packs, caps)), rows);
     let mut variants =
         vec![Variant::single(format!("{name}_group"), group), Variant::single(format!("{name}_row"), row)];
     if caps.is_cpu && rows >= ROWS_FOR_LANES {
@@ -99,10 +133,10 @@ pub(crate) fn variants(
     variants
 }
 
-/// Lanes of a workgroup that shares one row: about four elements each, within what every adapter grants.
-fn lanes_for(cols: usize, caps: &Caps) -> u32 {
+/// Lanes of a workgroup that shares one row: about two loads each, within what every adapter grants.
+fn lanes_for(packs: usize, caps: &Caps) -> u32 {
     let most = caps.max_invocations.min(256);
-    (cols.div_ceil(4).next_power_of_two() as u32).clamp(32, most.max(32))
+    (packs.div_ceil(2).next_power_of_two() as u32).clamp(32, most.max(32))
 }
 
 #[cfg(test)]

@@ -193,7 +193,9 @@ impl<E: Emit + ?Sized> SoftmaxEmit for E {
 pub fn cases() -> Cases {
     let mut cases = Cases::new("softmax");
     for kind in [Kind::Softmax, Kind::LogSoftmax] {
-        for shape in [&[1][..], &[7, 13], &[2, 3, 65], &[67, 5], &[3, 1], &[2, 1031], &[17, 257]] {
+        for shape in
+            [&[1][..], &[7, 13], &[2, 3, 65], &[67, 5], &[3, 1], &[2, 1031], &[17, 257], &[18, 4], &[3, 1028]]
+        {
             let x = cases.normal(shape);
             cases
                 .add(format!("{kind:?}{shape:?}"), Softmax { kind }, vec![x])
@@ -202,7 +204,7 @@ pub fn cases() -> Cases {
         let x = cases.uniform([19, 33], -1e4, 1e4);
         // Central differences see only constants here: one element of each row holds all the probability.
         cases.add(format!("{kind:?}[19, 33] up to 1e4"), Softmax { kind }, vec![x]).sums(33).no_gradient();
-        for shape in [&[1][..], &[7, 13], &[67, 5], &[2, 1031]] {
+        for shape in [&[1][..], &[7, 13], &[67, 5], &[2, 1031], &[18, 4], &[3, 1028]] {
             let y = match kind {
                 Kind::Softmax => cases.uniform(shape, 0.0, 1.0),
                 Kind::LogSoftmax => cases.uniform(shape, -8.0, 0.0),
