@@ -174,7 +174,7 @@ impl CrossEntropyGradient {
             }
             dx.iter_mut().zip(x).for_each(|(dx, &x)| *dx = weight * ((x - lse).exp() - share));
             if let Some(chosen) = usize::try_from(target).ok().and_then(|t| dx.get_mut(t)) {
-                *chosen = *chosen - weight * rest;
+                *chosen -= weight * rest;
             }
         });
     }
