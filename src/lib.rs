@@ -6,6 +6,7 @@ pub mod data;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod graph;
+pub mod model;
 pub mod ops;
 pub mod passes;
 pub mod plan;

@@ -1,0 +1,139 @@
+//! Models built from operators: families, their parameters, initial weights, and Hugging Face folders.
+//!
+//! A [`Family`] is a configured architecture. It lists its parameters under the names of its Hugging Face checkpoints and
+//! writes its forward pass into a graph; losses, gradients and optimisers are for others to add. Which family a folder holds
+//! follows from `model_type` and `architectures` in its `config.json`.
+
+mod activation;
+mod archive;
+mod config;
+mod error;
+mod families;
+mod init;
+mod layers;
+mod mlp;
+mod weights;
+
+pub use activation::Activation;
+pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
+pub use config::{CONFIG_FILE, Config};
+pub use error::{Error, Result};
+pub use families::{Design, build, family_names, from_config, open};
+pub use init::{Init, initial};
+pub use mlp::Mlp;
+pub use weights::Weights;
+
+use crate::graph::Graph;
+use crate::ops::Value;
+use crate::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
+use crate::tensor::{DType, Shape, Type};
+
+/// Target of a position that costs nothing and is not counted, such as padding.
+pub const IGNORED: i32 = -1;
+
+/// One parameter of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParameterSpec {
+    /// Name as in the family's Hugging Face checkpoints.
+    pub name: String,
+    /// Sizes of the axes.
+    pub shape: Shape,
+    /// How its elements start.
+    pub init: Init,
+    /// Whether weight decay applies: to matrices and tables, not to biases and gains.
+    pub decay: bool,
+}
+
+impl ParameterSpec {
+    /// A parameter; weight decay applies from two axes on.
+    pub fn new(name: impl Into<String>, shape: impl Into<Shape>, init: Init) -> Self {
+        let shape = shape.into();
+        ParameterSpec { name: name.into(), decay: shape.len() >= 2, shape, init }
+    }
+}
+
+/// Elements in all parameters.
+pub fn count_elements(parameters: &[ParameterSpec]) -> usize {
+    parameters.iter().map(|spec| spec.shape.count()).sum()
+}
+
+/// Size of the batch a graph is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Extent {
+    /// Sequences, B.
+    pub batch: usize,
+    /// Tokens in each, T.
+    pub context: usize,
+}
+
+impl Extent {
+    /// Positions in all sequences, N = B T.
+    pub fn positions(self) -> usize {
+        self.batch * self.context
+    }
+}
+
+/// What a forward pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// To be differentiated: dropout is on, and embeddings need their positions sorted by token.
+    Train,
+    /// To be evaluated: no dropout, tokens are the only input.
+    Evaluate,
+}
+
+/// What a forward pass gives.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Scores of the next token at each position, [N, V].
+    pub logits: Value,
+    /// The residual stream [N, C]: after the embedding, after each block but the last, and after the final norm.
+    pub hidden: Vec<Value>,
+}
+
+/// A configured language model.
+pub trait Family: std::fmt::Debug + Send + Sync {
+    /// Name, as `model_type` in `config.json`.
+    fn name(&self) -> &'static str;
+
+    /// Tokens it knows, V.
+    fn vocabulary(&self) -> usize;
+
+    /// Most tokens in one sequence.
+    fn context(&self) -> usize;
+
+    /// Its parameters, each once even if used twice.
+    fn parameters(&self) -> Vec<ParameterSpec>;
+
+    /// Writes the forward pass into a graph. It declares the parameters and these inputs:
+    ///
+    /// - `tokens` U32 [B, T];
+    /// - in [`Mode::Train`] `order` U32 [N] and `starts` U32 [V + 1], the positions sorted by token as
+    ///   [`sort_positions`](crate::ops::embedding::sort_positions) gives them;
+    /// - in [`Mode::Train`], if any dropout is set, `rng` U32 [2]: key of the run and counter of the micro-step.
+    fn forward(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward>;
+
+    /// The parameter that a tensor of a checkpoint is, by the checkpoint's name for it; `None` for what is left out, such
+    /// as masks and the second copy of a tied weight.
+    fn canonical_name(&self, stored: &str) -> Option<String>;
+
+    /// The keys of its `config.json`.
+    fn config(&self) -> serde_json::Map<String, serde_json::Value>;
+
+    /// Sets every dropout to this share.
+    fn set_dropout(&mut self, share: f32);
+
+    /// One line on its sizes.
+    fn describe(&self) -> String;
+}
+
+/// Adds the mean cross-entropy of `logits` [N, V] over the positions that count, with a further input `targets` I32 [N].
+///
+/// `smoothing` is the share of each target spread evenly over the vocabulary.
+pub fn loss(graph: &mut Graph, logits: Value, smoothing: f32) -> Result<Value> {
+    let positions = graph.kind(logits).shape.rows();
+    let targets = graph.input("targets", Type::new(DType::I32, [positions]));
+    let settings =
+        CrossEntropy { ignore_index: IGNORED, label_smoothing: smoothing, ..CrossEntropy::default() };
+    layers::located(graph, "loss", |graph| graph.cross_entropy(logits, targets, settings))
+}
