@@ -4,13 +4,12 @@
 //! staging buffers, dispatches, and copies its results into a ring that the host maps later: nothing is allocated and
 //! the host waits only when a ring is full.
 
-use super::bytes::{pack, unpack};
-use super::pipeline::Pipeline;
-use super::run::{params, window};
+use super::bytes::unpack;
+use super::ready::{Maker, Ready, pack_float, shared_slots};
 use super::transfer::Exchange;
 use super::{Gpu, Pipelines};
-use crate::plan::{Arena, Binding, Engine, Error, Feed, Place, Plan, Result, Span, Ticket, padded_bytes};
-use crate::tensor::{DType, Tensor, Type};
+use crate::plan::{Arena, Engine, Error, Plan, Result, Span, Ticket, padded_bytes};
+use crate::tensor::{Tensor, Type};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -21,9 +20,9 @@ const DOOR_BYTES: u64 = 4 << 20;
 
 /// Replays plans with compute shaders.
 pub struct GpuEngine {
-    gpu: Arc<Gpu>,
+    pub(super) gpu: Arc<Gpu>,
     arenas: Vec<(wgpu::Buffer, Type)>,
-    plans: Vec<Ready>,
+    pub(super) plans: Vec<Ready>,
     uploads: VecDeque<Exchange>,
     free_readbacks: Vec<Exchange>,
     pending: VecDeque<Pending>,
@@ -34,60 +33,11 @@ pub struct GpuEngine {
     held_bytes: u64,
 }
 
-/// A plan with everything it needs to run.
-struct Ready {
-    feeds: Vec<Feed>,
-    /// Where feeds go, if there are any.
-    inputs: Option<wgpu::Buffer>,
-    feed_bytes: u64,
-    steps: Vec<Step>,
-    params: wgpu::BindGroup,
-    reads: Vec<Readback>,
-    /// Kept alive by the bind groups as well; named here because copies read from them.
-    read_bytes: u64,
-}
-
-struct Step {
-    pipeline: Arc<Pipeline>,
-    buffers: wgpu::BindGroup,
-    params_offset: u32,
-    groups: [u32; 3],
-}
-
-/// One result: where it is on the device and in the readback buffer.
-struct Readback {
-    kind: Type,
-    buffer: wgpu::Buffer,
-    offset: u64,
-    at: u64,
-}
-
 /// A run whose results are on their way.
 struct Pending {
     ticket: Ticket,
     plan: usize,
     back: Exchange,
-}
-
-/// Makes buffers and counts their bytes.
-struct Maker<'a> {
-    gpu: &'a Gpu,
-    bytes: u64,
-}
-
-impl Maker<'_> {
-    fn storage(&mut self, label: &str, bytes: u64) -> super::Result<wgpu::Buffer> {
-        let size = bytes.max(4).next_multiple_of(4);
-        self.bytes += size;
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let described = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
-        self.gpu.guarded(|| self.gpu.device.create_buffer(&described))
-    }
-
-    fn count(&mut self, exchange: Exchange) -> Exchange {
-        self.bytes += exchange.bytes();
-        exchange
-    }
 }
 
 impl GpuEngine {
@@ -142,10 +92,6 @@ impl GpuEngine {
         Ok(self.gpu.wait()?)
     }
 
-    fn ready(&self, number: usize) -> &Ready {
-        &self.plans[number]
-    }
-
     /// Moves the oldest pending run to the finished ones.
     fn finish_oldest(&mut self) -> Result<()> {
         let Some(Pending { ticket, plan, mut back }) = self.pending.pop_front() else { return Ok(()) };
@@ -162,108 +108,17 @@ impl GpuEngine {
 
     /// Puts the feeds into a staging buffer that the host has, and hands it to the device.
     fn stage(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Exchange> {
-        self.ready(number).check_feeds(feeds)?;
+        let packed = self.plans[number].pack_feeds(feeds)?;
         self.uploads.front().expect("the ring is never empty between runs").wait(&self.gpu)?;
         let mut staging = self.uploads.pop_front().expect("looked at just now");
-        for (feed, tensor) in self.ready(number).feeds.iter().zip(feeds) {
-            staging.put(&self.gpu, feed.offset_bytes, &pack_float(&feed.name, tensor, &feed.kind)?)?;
+        let outcome = packed.iter().try_for_each(|(at, bytes)| staging.put(&self.gpu, *at, bytes));
+        if let Err(error) = outcome {
+            self.uploads.push_front(staging);
+            return Err(error.into());
         }
         staging.release();
         Ok(staging)
     }
-}
-
-/// One buffer per slot number, as large as the largest plan needs.
-fn shared_slots(maker: &mut Maker, plans: &[Plan]) -> Result<Vec<wgpu::Buffer>> {
-    let count = plans.iter().map(|p| p.slots.len()).max().unwrap_or(0);
-    let size = |i: usize| plans.iter().filter_map(|p| p.slots.get(i)).max().copied().unwrap_or(0);
-    (0..count).map(|i| Ok(maker.storage(&format!("slot {i}"), size(i))?)).collect()
-}
-
-/// Packs a tensor whose floats may be held in any precision.
-fn pack_float(name: &str, tensor: &Tensor, kind: &Type) -> Result<Vec<u8>> {
-    match (tensor.data.dtype(), kind.dtype) {
-        (DType::F64, DType::F32 | DType::F16) => Ok(pack(name, &tensor.to_precision(DType::F32), kind)?),
-        _ => Ok(pack(name, tensor, kind)?),
-    }
-}
-
-impl Ready {
-    fn new(
-        maker: &mut Maker,
-        pipelines: &Pipelines,
-        arenas: &[(wgpu::Buffer, Type)],
-        slots: &[wgpu::Buffer],
-        plan: &Plan,
-    ) -> Result<Self> {
-        let gpu = maker.gpu;
-        let inputs = if plan.feed_bytes > 0 { Some(maker.storage("inputs", plan.feed_bytes)?) } else { None };
-        let constants =
-            if plan.known_bytes > 0 { Some(maker.storage("constants", plan.known_bytes)?) } else { None };
-        for known in &plan.known {
-            let buffer = constants.as_ref().expect("a plan with constants has bytes for them");
-            let bytes = pack_float("constant", &known.tensor, &known.kind)?;
-            gpu.queue.write_buffer(buffer, known.offset_bytes, &bytes);
-        }
-        let at = |place: Place| match place {
-            Place::Slot(slot) => (&slots[slot], 0),
-            Place::Input(offset) => (inputs.as_ref().expect("a plan with inputs has bytes for them"), offset),
-            Place::Constant(offset) => {
-                (constants.as_ref().expect("a plan with constants has bytes for them"), offset)
-            }
-            Place::Arena(span) => (&arenas[span.arena].0, span.offset_bytes),
-        };
-        let made: Vec<_> =
-            plan.dispatches.iter().map(|d| pipelines.get(gpu, &d.kernel)).collect::<super::Result<_>>()?;
-        let given: Vec<_> = made.iter().zip(&plan.dispatches).map(|(p, d)| (&**p, &d.params[..])).collect();
-        let params = params(gpu, pipelines, &given)?;
-        let window = window(made.iter().map(|p| &**p));
-        maker.bytes += window * made.len() as u64;
-        let mut steps = vec![];
-        for (number, (dispatch, pipeline)) in plan.dispatches.iter().zip(made).enumerate() {
-            let ranges: Vec<_> = dispatch.bindings.iter().map(|b| range(b, &at)).collect();
-            let buffers = pipeline.bind(gpu, &ranges)?;
-            let params_offset = (number as u64 * window) as u32;
-            steps.push(Step { pipeline, buffers, params_offset, groups: dispatch.groups });
-        }
-        let (mut reads, mut read_bytes) = (vec![], 0);
-        for read in &plan.reads {
-            let (buffer, offset) = at(read.place);
-            reads.push(Readback { kind: read.kind.clone(), buffer: buffer.clone(), offset, at: read_bytes });
-            // Mapped ranges start at multiples of eight bytes.
-            read_bytes += padded_bytes(&read.kind).next_multiple_of(8);
-        }
-        let (feeds, feed_bytes) = (plan.feeds.clone(), plan.feed_bytes);
-        Ok(Ready { feeds, inputs, feed_bytes, steps, params, reads, read_bytes })
-    }
-
-    fn check_feeds(&self, feeds: &[&Tensor]) -> Result<()> {
-        if feeds.len() == self.feeds.len() {
-            return Ok(());
-        }
-        let names: Vec<_> = self.feeds.iter().map(|f| format!("{} {}", f.name, f.kind)).collect();
-        Err(Error::Feed { expected: names.join(", "), got: format!("{} values", feeds.len()) })
-    }
-
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
-        let mut pass = encoder.begin_compute_pass(&Default::default());
-        let mut last: Option<&Arc<Pipeline>> = None;
-        for step in &self.steps {
-            if !last.is_some_and(|last| Arc::ptr_eq(last, &step.pipeline)) {
-                pass.set_pipeline(&step.pipeline.compute);
-                last = Some(&step.pipeline);
-            }
-            pass.set_bind_group(0, &step.buffers, &[]);
-            pass.set_bind_group(1, &self.params, &[step.params_offset]);
-            pass.dispatch_workgroups(step.groups[0], step.groups[1], step.groups[2]);
-        }
-    }
-}
-
-fn range<'b>(binding: &Binding, at: &impl Fn(Place) -> (&'b wgpu::Buffer, u64)) -> wgpu::BufferBinding<'b> {
-    let (buffer, offset) = at(binding.place);
-    // An empty value still binds one word.
-    wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(binding.size_bytes.max(4)) }
 }
 
 impl Engine for GpuEngine {
@@ -314,12 +169,18 @@ impl Engine for GpuEngine {
             self.finish_oldest()?;
         }
         let mut back = self.free_readbacks.pop().expect("the oldest run gave its buffer back");
-        let plan = self.ready(number);
+        let plan = &self.plans[number];
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         if let Some(inputs) = &plan.inputs {
             encoder.copy_buffer_to_buffer(&staging.buffer, 0, inputs, 0, plan.feed_bytes);
         }
-        plan.encode(&mut encoder);
+        for (number, part) in plan.parts.iter().enumerate() {
+            if number > 0 {
+                self.gpu.queue.submit([encoder.finish()]);
+                encoder = self.gpu.device.create_command_encoder(&Default::default());
+            }
+            plan.encode(&mut encoder, part.clone());
+        }
         for read in &plan.reads {
             let size = padded_bytes(&read.kind);
             encoder.copy_buffer_to_buffer(&read.buffer, read.offset, &back.buffer, read.at, size);

@@ -6,8 +6,10 @@ pub mod engine;
 pub mod loader;
 pub mod pipeline;
 pub mod qualify;
+mod ready;
 pub mod reflect;
 pub mod run;
+mod timing;
 mod transfer;
 
 pub use device::{Gpu, Listing};

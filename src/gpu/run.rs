@@ -5,9 +5,9 @@
 //! a kernel that reads or writes too far.
 
 use super::bytes::{WORD, pack, stored_bytes, unpack};
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, params, window};
 use super::{Gpu, Pipelines, Result};
-use crate::ops::launch::{Bind, Scalar, Variant};
+use crate::ops::launch::{Bind, Variant};
 use crate::tensor::{Tensor, Type};
 use std::sync::Arc;
 
@@ -224,41 +224,4 @@ fn framed(contents: &[u8]) -> Vec<u8> {
 
 fn elements(framed: &[u8]) -> &[u8] {
     &framed[GUARD as usize..framed.len() - GUARD as usize]
-}
-
-/// Bytes between the parameter blocks of consecutive launches: a multiple of every adapter's uniform alignment.
-pub(super) fn window<'p>(pipelines: impl Iterator<Item = &'p Pipeline>) -> u64 {
-    let largest = pipelines.map(|p| p.reflection.params_bytes as u64).max().unwrap_or(0);
-    largest.max(1).next_multiple_of(256)
-}
-
-/// One uniform buffer with the parameters of all launches, bound with a dynamic offset.
-pub(super) fn params(
-    gpu: &Gpu,
-    pipelines: &Pipelines,
-    given: &[(&Pipeline, &[(String, Scalar)])],
-) -> Result<wgpu::BindGroup> {
-    let window = window(given.iter().map(|(pipeline, _)| *pipeline));
-    let mut bytes = vec![0; window as usize * given.len().max(1)];
-    for (number, (pipeline, params)) in given.iter().enumerate() {
-        let own = pipeline.reflection.pack(pipeline.shader, params)?;
-        bytes[number * window as usize..][..own.len()].copy_from_slice(&own);
-    }
-    gpu.guarded(|| {
-        let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("parameters"),
-            size: bytes.len() as u64,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        gpu.queue.write_buffer(&buffer, 0, &bytes);
-        let size = std::num::NonZeroU64::new(window);
-        let resource =
-            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &buffer, offset: 0, size });
-        gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("parameters"),
-            layout: &pipelines.params,
-            entries: &[wgpu::BindGroupEntry { binding: 0, resource }],
-        })
-    })
 }

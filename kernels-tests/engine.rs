@@ -1,0 +1,228 @@
+//! The engine on a device against the host: same plans, same values, no memory taken inside the loop.
+//!
+//! `KILN_DEVICE` picks the adapter; without one the trials are ignored, or fail if `KILN_REQUIRE_GPU=1`.
+
+use kiln::gpu::{Gpu, GpuEngine, Pipelines};
+use kiln::graph::{Graph, gradient};
+use kiln::ops::Emit;
+use kiln::ops::launch::Caps;
+use kiln::ops::pointwise::PointwiseEmit;
+use kiln::ops::reduce::ReduceEmit;
+use kiln::plan::{Arena, Engine, Error, HostEngine, Plan, Residents, Span, first_variant, plan};
+use kiln::tensor::random::Stream;
+use kiln::tensor::{DType, Data, Tensor, Type};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::sync::Arc;
+
+type Body = fn(&Arc<Gpu>) -> Result<(), Failed>;
+
+const TRIALS: &[(&str, Body)] = &[
+    ("a_replayed_plan_gives_what_the_host_gives", replay),
+    ("no_device_memory_is_taken_after_the_first_run", steady_memory),
+    ("runs_under_way_are_collected_in_any_order", any_order),
+    ("an_arena_larger_than_the_door_comes_back_whole", large_arena),
+    ("wrong_feeds_and_places_are_errors_and_the_engine_goes_on", wrong_feeds),
+    ("two_plans_share_slots_and_arenas", two_plans),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let wanted = std::env::var("KILN_DEVICE").unwrap_or_else(|_| "gpu".into());
+    let required = std::env::var("KILN_REQUIRE_GPU").is_ok_and(|v| v == "1");
+    let gpu = Gpu::open(&wanted).map(Arc::new).map_err(|e| e.to_string());
+    let trial = |&(name, body): &(&'static str, Body)| {
+        let gpu = gpu.clone();
+        Trial::ignorable_test(name, move || match gpu {
+            Ok(gpu) => body(&gpu).map(|()| Completion::Completed),
+            Err(error) if required => Err(error.into()),
+            Err(_) => Ok(Completion::ignored_with("no adapter")),
+        })
+    };
+    libtest_mimic::run(&arguments, TRIALS.iter().map(trial).collect()).exit();
+}
+
+/// loss = mean(gelu(x * w + b)), with the gradients of w and b written into the second arena.
+fn model(storage: DType) -> (Graph, Residents) {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Type::new(storage, [6, 24]));
+    let w = graph.parameter("w", Type::f32([24]));
+    let b = graph.parameter("b", Type::f32([24]));
+    let build = |graph: &mut Graph| {
+        let product = graph.mul(x, w)?;
+        let shifted = graph.add(product, b)?;
+        let bent = graph.pointwise("gelu", &[shifted], 0.0)?;
+        let half = graph.constant(Tensor::f32([24], vec![0.5; 24]));
+        let halved = graph.mul(bent, half)?;
+        graph.mean_all(halved)
+    };
+    let loss = build(&mut graph).expect("shapes fit");
+    let gradients = gradient(&mut graph, loss, &[w, b]).expect("all operators have gradients");
+    graph.output("loss", loss);
+    graph.output("dw", gradients[0].expect("the loss reads w"));
+    graph.output("db", gradients[1].expect("the loss reads b"));
+    let arena = |name: &str| Arena { name: name.into(), kind: Type::f32([256]) };
+    let residents = Residents {
+        arenas: vec![arena("parameters"), arena("gradients")],
+        places: [("w".to_string(), span(0, 0)), ("b".to_string(), span(0, 256))].into(),
+        results: [("dw".to_string(), span(1, 0)), ("db".to_string(), span(1, 256))].into(),
+    };
+    (graph, residents)
+}
+
+fn span(arena: usize, offset_bytes: u64) -> Span {
+    Span { arena, offset_bytes }
+}
+
+fn planned(graph: &Graph, residents: &Residents, caps: &Caps) -> Result<Plan, Failed> {
+    Ok(plan(graph, residents, caps, &mut first_variant)?)
+}
+
+fn random(stream: &mut Stream, shape: &[usize]) -> Tensor {
+    let count = shape.iter().product();
+    Tensor::f32(shape, (0..count).map(|_| stream.normal() as f32).collect())
+}
+
+fn engine(gpu: &Arc<Gpu>) -> Result<GpuEngine, Failed> {
+    let (graph, residents) = model(DType::F32);
+    let plan = planned(&graph, &residents, gpu.caps())?;
+    let mut engine = GpuEngine::new(gpu.clone(), &Pipelines::new(gpu), &residents.arenas, vec![plan])?;
+    engine.write(span(0, 0), &random(&mut Stream::new(&[1]), &[24]))?;
+    engine.write(span(0, 256), &random(&mut Stream::new(&[2]), &[24]))?;
+    Ok(engine)
+}
+
+fn expect_close(got: &Tensor, expected: &Tensor) -> Result<(), Failed> {
+    kiln::gpu::qualify::close(got, expected, DType::F32, 1e-5).map_err(Failed::from)
+}
+
+fn replay(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let (graph, residents) = model(DType::F32);
+    let mut host = HostEngine::new(&residents.arenas, vec![planned(&graph, &residents, &Caps::portable())?]);
+    let mut device = engine(gpu)?;
+    let mut stream = Stream::new(&[3]);
+    for _ in 0..4 {
+        let (x, w) = (random(&mut stream, &[6, 24]), random(&mut stream, &[24]));
+        let b = device.read(span(0, 256), &Type::f32([24]))?;
+        host.write(span(0, 256), &b)?;
+        host.write(span(0, 0), &w)?;
+        device.write(span(0, 0), &w)?;
+        expect_close(&device.run(0, &[&x])?[0], &host.run(0, &[&x])?[0])?;
+        for place in [span(1, 0), span(1, 256)] {
+            expect_close(&device.read(place, &Type::f32([24]))?, &host.read(place, &Type::f32([24]))?)?;
+        }
+    }
+    Ok(())
+}
+
+fn steady_memory(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    // A device of its own: other trials allocate on the shared one meanwhile.
+    let own = Arc::new(Gpu::open(&gpu.listing.index.to_string())?);
+    let mut engine = engine(&own)?;
+    let x = random(&mut Stream::new(&[4]), &[6, 24]);
+    engine.run(0, &[&x])?;
+    engine.wait()?;
+    let before = engine.allocated_bytes().ok_or("the driver's allocator does not report")?;
+    let held = engine.memory_bytes();
+    let mut most = before;
+    for _ in 0..50 {
+        let ticket = engine.submit(0, &[&x])?;
+        most = most.max(engine.allocated_bytes().unwrap_or(u64::MAX));
+        engine.collect(ticket, false)?;
+    }
+    engine.wait()?;
+    if most != before || engine.memory_bytes() != held {
+        return Err(format!("{before} bytes after the first run, {most} later").into());
+    }
+    if held > before {
+        return Err(format!("the engine counts {held} bytes, the allocator handed out {before}").into());
+    }
+    Ok(())
+}
+
+fn any_order(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let mut engine = engine(gpu)?;
+    let inputs: Vec<Tensor> = (0..10).map(|i| random(&mut Stream::new(&[5, i]), &[6, 24])).collect();
+    let mut expected = vec![];
+    for x in &inputs {
+        expected.push(engine.run(0, &[x])?);
+    }
+    let mut tickets = vec![];
+    for x in &inputs {
+        tickets.push(engine.submit(0, &[x])?);
+    }
+    for (ticket, expected) in tickets.iter().zip(&expected).rev() {
+        let got = engine.collect(*ticket, true)?.ok_or("a run that was waited for has no results")?;
+        if got != *expected {
+            return Err(format!("{ticket:?} gave {got:?}, alone it gave {expected:?}").into());
+        }
+    }
+    if engine.collect(tickets[0], true)?.is_some() {
+        return Err("a ticket was collected twice".into());
+    }
+    Ok(())
+}
+
+fn large_arena(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let count = (9 << 20) / 4 + 3;
+    let arenas = [Arena { name: "large".into(), kind: Type::f32([count]) }];
+    let mut engine = GpuEngine::new(gpu.clone(), &Pipelines::new(gpu), &arenas, vec![])?;
+    let zeros = engine.read(span(0, 0), &Type::f32([count]))?;
+    if zeros.real::<f32>().iter().any(|&x| x != 0.0) {
+        return Err("an arena starts with something else than zeros".into());
+    }
+    let tensor = Tensor::f32([count - 64], (0..count - 64).map(|i| i as f32).collect());
+    engine.write(span(0, 256), &tensor)?;
+    if engine.read(span(0, 256), &tensor.host_type())? != tensor {
+        return Err("what was written did not come back".into());
+    }
+    Ok(())
+}
+
+fn wrong_feeds(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let mut engine = engine(gpu)?;
+    let x = random(&mut Stream::new(&[6]), &[6, 24]);
+    let expected = engine.run(0, &[&x])?;
+    let misshapen = random(&mut Stream::new(&[6]), &[24, 6]);
+    let whole = Tensor { shape: [6, 24].into(), data: Data::U32(vec![0; 144]) };
+    for feeds in [&[][..], &[&x, &x], &[&misshapen], &[&whole]] {
+        if engine.run(0, feeds).is_ok() {
+            return Err(format!("accepted {feeds:?}").into());
+        }
+    }
+    let outside = engine.read(span(1, 512), &Type::f32([200]));
+    if !matches!(outside, Err(Error::Feed { .. })) {
+        return Err("read past the end of an arena".into());
+    }
+    for _ in 0..5 {
+        if engine.run(0, &[&x])? != expected {
+            return Err("results changed after a refused run".into());
+        }
+    }
+    Ok(())
+}
+
+fn two_plans(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let (graph, residents) = model(DType::F32);
+    let mut follow = Graph::new();
+    let dw = follow.state("dw", Type::f32([24]));
+    let total = follow.sum_all(dw)?;
+    follow.output("total", total);
+    let places = [("dw".to_string(), span(1, 0))].into();
+    let second = Residents { arenas: residents.arenas.clone(), places, ..Residents::default() };
+    let plans = vec![planned(&graph, &residents, gpu.caps())?, planned(&follow, &second, gpu.caps())?];
+    let separate: u64 = plans.iter().map(Plan::slot_bytes).sum();
+    let mut engine = GpuEngine::new(gpu.clone(), &Pipelines::new(gpu), &residents.arenas, plans.clone())?;
+    engine.write(span(0, 0), &random(&mut Stream::new(&[1]), &[24]))?;
+    let x = random(&mut Stream::new(&[7]), &[6, 24]);
+    engine.submit(0, &[&x])?;
+    let total = engine.run(1, &[])?[0].to_f64()[0];
+    let sum: f64 = engine.read(span(1, 0), &Type::f32([24]))?.to_f64().iter().sum();
+    if (total - sum).abs() > 1e-5 || sum == 0.0 {
+        return Err(format!("the second plan sums to {total}, the arena to {sum}").into());
+    }
+    let alone = GpuEngine::new(gpu.clone(), &Pipelines::new(gpu), &residents.arenas, plans[..1].to_vec())?;
+    if engine.memory_bytes() >= alone.memory_bytes() + separate {
+        return Err("the second plan got slots of its own".into());
+    }
+    Ok(())
+}
