@@ -70,6 +70,7 @@ mod tests {
     use super::super::{Feeds, evaluate};
     use super::*;
     use crate::ops::reduce::ReduceEmit;
+    use crate::ops::split::SplitEmit;
     use crate::tensor::Type;
 
     #[test]
@@ -97,6 +98,20 @@ mod tests {
         let loss = graph.sum_all(x).unwrap();
         let gradients = gradient(&mut graph, loss, &[x, y]).unwrap();
         assert!(gradients[0].is_some() && gradients[1].is_none());
+    }
+
+    #[test]
+    fn a_piece_that_nothing_reads_gets_a_gradient_of_zero() {
+        let mut graph = Graph::new();
+        let x = graph.input("x", Type::f32([2, 3]));
+        let pieces = graph.split(x, 1, &[2, 1]).unwrap();
+        let double = graph.scale(pieces[0], 2.0).unwrap();
+        let loss = graph.sum_all(double).unwrap();
+        let dx = gradient(&mut graph, loss, &[x]).unwrap()[0].unwrap();
+        graph.output("dx", dx);
+        let feeds = Feeds::new().with("x", Tensor::f32([2, 3], vec![1.0; 6]));
+        let results = evaluate(&graph, &feeds, DType::F32).unwrap();
+        assert_eq!(results["dx"].real::<f32>(), [2.0, 2.0, 0.0, 2.0, 2.0, 0.0]);
     }
 
     #[test]

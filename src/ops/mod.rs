@@ -25,6 +25,7 @@ pub mod rms_norm;
 mod rows;
 pub mod slice;
 pub mod softmax;
+pub mod split;
 pub mod transpose;
 
 pub use case::{Case, Cases};
@@ -176,6 +177,7 @@ pub fn families() -> Vec<(&'static str, fn() -> Cases)> {
         ("transpose", transpose::cases),
         ("slice", slice::cases),
         ("concat", concat::cases),
+        ("split", split::cases),
         ("cast", cast::cases),
         ("embedding", embedding::cases),
         ("dropout", dropout::cases),
