@@ -57,7 +57,7 @@ fn main() {
                     count(&format!("kernel variants x {storage}"));
                     let name = format!("{name}/{storage}/{number} {variant}");
                     let (case, trial, device) = (case.clone(), trial.clone(), device.clone());
-                    let run = move || run(&case, &trial, number, storage, &device, required);
+                    let run = move || run(&case, &trial, number, &device, required);
                     trials.push(Trial::ignorable_test(name, run));
                 }
             }
@@ -108,7 +108,6 @@ fn run(
     case: &Case,
     trial: &qualify::Trial,
     number: usize,
-    storage: DType,
     device: &Result<Arc<Device>, String>,
     required: bool,
 ) -> Result<Completion, Failed> {
@@ -117,7 +116,8 @@ fn run(
         Err(error) if required => return Err(error.as_str().into()),
         Err(_) => return Ok(Completion::ignored_with("no adapter")),
     };
-    if storage == DType::F16 && !device.gpu.caps().f16 {
+    let half = trial.kinds().iter().chain(&trial.outputs).any(|kind| kind.dtype == DType::F16);
+    if half && !device.gpu.caps().f16 {
         return Ok(Completion::ignored_with("the adapter has no 16-bit floats"));
     }
     let variants = case.op.launch(&trial.kinds(), &trial.outputs, device.gpu.caps());

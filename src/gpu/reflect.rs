@@ -121,35 +121,37 @@ mod tests {
 
     #[test]
     fn the_interface_is_read_from_the_shader() {
-        let reflection = assemble(&Kernel::new("reduce").constant("LANES", 32)).unwrap().reflection;
-        assert_eq!(reflection.written, [false, true]);
+        let reflection = assemble(&Kernel::new("dropout").constant("LANES", 32)).unwrap().reflection;
+        assert_eq!(reflection.written, [false, false, true]);
         assert_eq!(reflection.workgroup, [32, 1, 1]);
         let names: Vec<_> = reflection.fields.iter().map(|f| (f.name.as_str(), f.offset)).collect();
-        assert_eq!(names, [("count", 0), ("length", 4), ("inner", 8)]);
+        assert_eq!(names, [("count", 0), ("salt", 4), ("threshold", 8), ("scale", 12)]);
     }
 
     #[test]
     fn parameters_are_packed_by_name_in_any_order() {
-        let reflection = assemble(&Kernel::new("reduce")).unwrap().reflection;
-        let given = [param("inner", 3u32), param("count", 1u32), param("length", 2u32)];
-        let bytes = reflection.pack("reduce", &given).unwrap();
-        assert_eq!(bytes[..12], [1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0]);
+        let reflection = assemble(&Kernel::new("dropout")).unwrap().reflection;
+        let given =
+            [param("threshold", 3u32), param("count", 1u32), param("scale", 0.5f32), param("salt", 2u32)];
+        let bytes = reflection.pack("dropout", &given).unwrap();
+        assert_eq!(bytes[..16], [1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0x3f]);
     }
 
     #[test]
     fn a_missing_unknown_doubled_or_mistyped_parameter_is_named() {
-        let reflection = assemble(&Kernel::new("reduce")).unwrap().reflection;
-        let all = [param("count", 1u32), param("length", 2u32), param("inner", 3u32)];
+        let reflection = assemble(&Kernel::new("dropout")).unwrap().reflection;
+        let all =
+            [param("count", 1u32), param("salt", 2u32), param("threshold", 3u32), param("scale", 0.5f32)];
         let mut extra = all.to_vec();
         extra.push(param("width", 1u32));
         let mut twice = all.to_vec();
         twice.push(all[0].clone());
         let mut float = all.to_vec();
-        float[1] = param("length", 1.0f32);
+        float[1] = param("salt", 1.0f32);
         for (given, culprit) in
-            [(all[..2].to_vec(), "inner"), (extra, "width"), (twice, "count"), (float, "length")]
+            [(all[..3].to_vec(), "scale"), (extra, "width"), (twice, "count"), (float, "salt")]
         {
-            let Err(Error::Parameter { name, .. }) = reflection.pack("reduce", &given) else {
+            let Err(Error::Parameter { name, .. }) = reflection.pack("dropout", &given) else {
                 panic!("{given:?} should be refused")
             };
             assert_eq!(name, culprit);

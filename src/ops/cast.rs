@@ -84,13 +84,14 @@ impl<E: Emit + ?Sized> CastEmit for E {
     }
 }
 
-/// One element, a prime, fours; from the storage under test and from f32.
+/// One element, a prime, fours; from the storage under test to f32 and to f16.
 pub fn cases() -> Cases {
     let mut cases = Cases::new("cast");
     for shape in [&[1][..], &[131], &[5, 16], &[3, 7]] {
-        let (x, statistic) = (cases.normal(shape), cases.statistic(shape));
-        cases.add(format!("cast{shape:?}"), Cast { dtype: DType::F32 }, vec![x]);
-        cases.add(format!("cast from f32{shape:?}"), Cast { dtype: DType::F32 }, vec![statistic]);
+        for dtype in [DType::F32, DType::F16] {
+            let x = cases.normal(shape);
+            cases.add(format!("cast{shape:?} to {dtype}"), Cast { dtype }, vec![x]);
+        }
     }
     cases
 }

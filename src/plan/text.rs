@@ -67,7 +67,7 @@ slots [96, 96, 96, 4] = 292 bytes
 inputs 256 bytes, constants 256 bytes
    0 mul [pointwise_wide] (in+0, a0+512, s0) x 1,1,1
    1 square [pointwise_wide] (s0, s1) x 1,1,1
-   3 mean [reduce_lane] (s1, s3) x 1,1,1
+   3 mean [reduce_row] (s1, s3) x 1,1,1
    6 scale [pointwise] (const+0, s2) x 1,1,1
    7 expand [pointwise_wide] (s2, s1) x 1,1,1
    9 scale [pointwise_wide] (s0, s2) x 1,1,1
