@@ -2,10 +2,11 @@
 //!
 //! `KILN_DEVICE` picks the adapter; without one the trials are ignored, or fail if `KILN_REQUIRE_GPU=1`.
 
-use kiln::gpu::{Gpu, GpuEngine, Pipelines};
-use kiln::graph::{Graph, gradient};
+use kiln::gpu::{Gpu, GpuEngine, Pipelines, Tuner};
+use kiln::graph::{Graph, Node, gradient};
 use kiln::ops::Emit;
-use kiln::ops::launch::Caps;
+use kiln::ops::launch::{Caps, Variant};
+use kiln::ops::matmul::MatmulEmit;
 use kiln::ops::pointwise::PointwiseEmit;
 use kiln::ops::reduce::ReduceEmit;
 use kiln::plan::{Arena, Engine, Error, HostEngine, Plan, Residents, Span, first_variant, plan};
@@ -22,6 +23,8 @@ const TRIALS: &[(&str, Body)] = &[
     ("runs_under_way_are_collected_in_any_order", any_order),
     ("an_arena_larger_than_the_door_comes_back_whole", large_arena),
     ("wrong_feeds_and_places_are_errors_and_the_engine_goes_on", wrong_feeds),
+    ("the_variant_that_measures_fastest_is_chosen_and_remembered", tuned),
+    ("each_dispatch_of_a_plan_is_timed", timed),
     ("two_plans_share_slots_and_arenas", two_plans),
 ];
 
@@ -223,6 +226,51 @@ fn two_plans(gpu: &Arc<Gpu>) -> Result<(), Failed> {
     let alone = GpuEngine::new(gpu.clone(), &Pipelines::new(gpu), &residents.arenas, plans[..1].to_vec())?;
     if engine.memory_bytes() >= alone.memory_bytes() + separate {
         return Err("the second plan got slots of its own".into());
+    }
+    Ok(())
+}
+
+fn tuned(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let mut graph = Graph::new();
+    let a = graph.input("a", Type::f32([96, 96]));
+    let b = graph.input("b", Type::f32([96, 96]));
+    let c = graph.matmul(a, b)?;
+    graph.output("c", c);
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("cache/variants.json");
+    let pipelines = Pipelines::new(gpu);
+    let mut names = vec![];
+    for round in 0..2 {
+        let mut tuner = Tuner::new(gpu, &pipelines, Some(file.clone()));
+        let choose =
+            &mut |node: &Node, inputs: &[Type], variants: &[Variant]| tuner.choose(node, inputs, variants);
+        let plan = plan(&graph, &Residents::default(), gpu.caps(), choose)?;
+        names.push(plan.dispatches[0].variant.clone());
+        if tuner.measured() != 1 - round {
+            return Err(format!("round {round} measured {} operators", tuner.measured()).into());
+        }
+        tuner.save()?;
+    }
+    if names[0] != names[1] {
+        return Err(format!("{} was measured, {} remembered", names[0], names[1]).into());
+    }
+    Ok(())
+}
+
+fn timed(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let mut engine = engine(gpu)?;
+    let x = random(&mut Stream::new(&[8]), &[6, 24]);
+    let alone = engine.time_alone(0, 3)?;
+    if alone.is_empty() || alone.iter().any(|&ms| ms <= 0.0) {
+        return Err(format!("a dispatch takes no time: {alone:?}").into());
+    }
+    if !gpu.listing.timestamps {
+        let refused = engine.profile(0, &[&x]);
+        return if refused.is_err() { Ok(()) } else { Err("profiled without timestamps".into()) };
+    }
+    let within = engine.profile(0, &[&x])?;
+    if within.len() != alone.len() || within.iter().sum::<f64>() <= 0.0 {
+        return Err(format!("{} dispatches, timed {within:?}", alone.len()).into());
     }
     Ok(())
 }

@@ -24,6 +24,8 @@ pub struct Listing {
     pub caps: Caps,
     /// Bytes of the largest buffer.
     pub max_buffer_bytes: u64,
+    /// Bytes of the device's own memory, where the driver tells (Vulkan).
+    pub memory_bytes: Option<u64>,
     /// Dispatches can be timed on the device.
     pub timestamps: bool,
     /// Smallest and largest subgroup.
@@ -225,9 +227,31 @@ fn describe(index: usize, adapter: &wgpu::Adapter) -> Listing {
         kind,
         caps,
         max_buffer_bytes: limits.max_buffer_size,
+        memory_bytes: memory_bytes(adapter),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         subgroup_sizes: [info.subgroup_min_size, info.subgroup_max_size],
     }
+}
+
+/// Bytes of the largest heap that is local to the device.
+#[cfg(not(target_vendor = "apple"))]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    /// VK_MEMORY_HEAP_DEVICE_LOCAL_BIT.
+    const DEVICE_LOCAL: u32 = 1;
+    // SAFETY: the handles are only read, and not kept beyond the adapter.
+    let memory = unsafe {
+        let adapter = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = adapter.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(adapter.raw_physical_device())
+    };
+    let heaps = &memory.memory_heaps[..memory.memory_heap_count as usize];
+    heaps.iter().filter(|h| h.flags.as_raw() & DEVICE_LOCAL != 0).map(|h| h.size).max()
+}
+
+/// Metal does not tell through wgpu.
+#[cfg(target_vendor = "apple")]
+fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 /// Position in the list of what the user asked for.

@@ -11,10 +11,12 @@ pub mod reflect;
 pub mod run;
 mod timing;
 mod transfer;
+pub mod tune;
 
 pub use device::{Gpu, Listing};
 pub use engine::GpuEngine;
 pub use pipeline::Pipelines;
+pub use tune::Tuner;
 
 use crate::tensor::DType;
 
