@@ -24,6 +24,8 @@ struct Device {
 }
 
 fn main() {
+    // SAFETY: nothing else runs yet.
+    unsafe { kiln::gpu::device::skip_window_layers() };
     let arguments = Arguments::from_args();
     let wanted = std::env::var("KILN_DEVICE").unwrap_or_else(|_| "gpu".into());
     let required = std::env::var("KILN_REQUIRE_GPU").is_ok_and(|v| v == "1");
@@ -74,6 +76,7 @@ fn main() {
             Ok(device) => println!("on {}", device.gpu.listing),
             Err(error) => println!("kernels did not run: {error}"),
         }
+        host::without_gradient().iter().for_each(|what| println!("       no gradient: {what}"));
         counts.iter().for_each(|(what, count)| println!("{count:6} {what}"));
     }
     conclusion.exit();

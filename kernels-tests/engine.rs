@@ -29,6 +29,8 @@ const TRIALS: &[(&str, Body)] = &[
 ];
 
 fn main() {
+    // SAFETY: nothing else runs yet.
+    unsafe { kiln::gpu::device::skip_window_layers() };
     let arguments = Arguments::from_args();
     let wanted = std::env::var("KILN_DEVICE").unwrap_or_else(|_| "gpu".into());
     let required = std::env::var("KILN_REQUIRE_GPU").is_ok_and(|v| v == "1");

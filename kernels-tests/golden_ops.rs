@@ -1,4 +1,4 @@
-//! Operators and losses against PyTorch: outputs and gradients, through the graph on the host in f32.
+//! Operators and losses against PyTorch: outputs and gradients, through the graph in f32, on the host and on a device.
 //!
 //! Cases stand in `dev/ops` and `dev/loss` of the golden folder; a row of the tables below says how to build one here.
 
@@ -22,7 +22,8 @@ use kiln::ops::{self, Value};
 use kiln::tensor::{DType, Tensor};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 /// Outputs of single operators and losses: relative to the largest element beyond one.
 const OUTPUT: f64 = 1e-5;
@@ -105,28 +106,59 @@ const LOSSES: &[(&str, &str, Build)] = &[
     ("bce_logits", "z", |g, of| g.binary_cross_entropy(of["z"], of["yb"], Some(of["w"]), Reduction::Mean)),
 ];
 
+/// Computes a graph: on the host, or on a device if there is one.
+type Evaluate = Arc<dyn Fn(&Graph, &Feeds) -> Result<HashMap<String, Tensor>, Failed> + Send + Sync>;
+
 fn main() {
     let arguments = Arguments::from_args();
-    let operators = OPERATORS.iter().map(|&(name, build)| {
-        trial(format!("operator_{name}"), "ops", move |folder| check_operator(&folder, name, build))
-    });
-    let losses = LOSSES.iter().map(|&(name, wrt, build)| {
-        trial(format!("loss_{name}"), "loss", move |folder| check_loss(&folder, name, wrt, build))
-    });
-    libtest_mimic::run(&arguments, operators.chain(losses).collect()).exit();
+    let mut trials = vec![];
+    for (place, evaluate) in [("host", Some(on_host())), ("gpu", on_device())] {
+        trials.extend(OPERATORS.iter().map(|&(name, build)| {
+            let check = move |folder: &Path, e: &Evaluate| check_operator(folder, name, build, e);
+            trial(format!("{place}/operator_{name}"), "ops", evaluate.clone(), check)
+        }));
+        trials.extend(LOSSES.iter().map(|&(name, wrt, build)| {
+            let check = move |folder: &Path, e: &Evaluate| check_loss(folder, name, wrt, build, e);
+            trial(format!("{place}/loss_{name}"), "loss", evaluate.clone(), check)
+        }));
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn on_host() -> Evaluate {
+    Arc::new(|graph, feeds| Ok(evaluate(graph, feeds, DType::F32)?))
+}
+
+#[cfg(feature = "gpu")]
+fn on_device() -> Option<Evaluate> {
+    // SAFETY: nothing else runs yet.
+    unsafe { kiln::gpu::device::skip_window_layers() };
+    let wanted = std::env::var("KILN_DEVICE").unwrap_or_else(|_| "gpu".into());
+    let gpu = Arc::new(kiln::gpu::Gpu::open(&wanted).ok()?);
+    let pipelines = kiln::gpu::Pipelines::new(&gpu);
+    Some(Arc::new(move |graph, feeds| Ok(kiln::gpu::evaluate(&gpu, &pipelines, graph, feeds)?)))
+}
+
+#[cfg(not(feature = "gpu"))]
+fn on_device() -> Option<Evaluate> {
+    None
 }
 
 fn trial(
     name: String,
     kind: &str,
-    check: impl FnOnce(PathBuf) -> Result<(), Failed> + Send + 'static,
+    evaluate: Option<Evaluate>,
+    check: impl FnOnce(&Path, &Evaluate) -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
     let folder = golden::folder().join("dev").join(kind);
     let absent = golden::is_absent(&folder);
-    Trial::test(name, move || check(folder)).with_ignored_flag(absent)
+    let required = std::env::var("KILN_REQUIRE_GPU").is_ok_and(|v| v == "1");
+    let ignored = absent || (evaluate.is_none() && !required);
+    let run = move || check(&folder, &evaluate.ok_or("no adapter")?);
+    Trial::test(name, run).with_ignored_flag(ignored)
 }
 
-fn check_operator(folder: &Path, name: &str, build: Build) -> Result<(), Failed> {
+fn check_operator(folder: &Path, name: &str, build: Build, evaluate: &Evaluate) -> Result<(), Failed> {
     let prefix = format!("{name}.");
     let mut given = golden::tensors(&folder.join("inputs.safetensors"), &prefix)?;
     let expected = golden::tensors(&folder.join("expected.safetensors"), &prefix)?;
@@ -144,12 +176,12 @@ fn check_operator(folder: &Path, name: &str, build: Build) -> Result<(), Failed>
     let product = graph.mul(out, up_value)?;
     let total = graph.sum_all(product)?;
     let wrt: Vec<&String> = given.keys().filter(|arg| expected.contains_key(&format!("d_{arg}"))).collect();
-    let results = differentiate(graph, total, &wrt, &inputs, &feeds)?;
+    let results = differentiate(graph, total, &wrt, &inputs, &feeds, evaluate)?;
     compare("out", &results, &expected, OUTPUT, OUTPUT)?;
     wrt.iter().try_for_each(|arg| compare(&format!("d_{arg}"), &results, &expected, GRADIENT.0, GRADIENT.1))
 }
 
-fn check_loss(folder: &Path, name: &str, wrt: &str, build: Build) -> Result<(), Failed> {
+fn check_loss(folder: &Path, name: &str, wrt: &str, build: Build, evaluate: &Evaluate) -> Result<(), Failed> {
     let given = golden::tensors(&folder.join("inputs.safetensors"), "")?;
     let mut expected = golden::tensors(&folder.join("expected.safetensors"), &format!("{name}."))?;
     let slope = expected.remove("grad").ok_or("the case has no gradient")?;
@@ -159,7 +191,7 @@ fn check_loss(folder: &Path, name: &str, wrt: &str, build: Build) -> Result<(), 
     let (inputs, feeds) = declare(&mut graph, &given);
     let loss = build(&mut graph, &inputs)?;
     graph.output("loss", loss);
-    let results = differentiate(graph, loss, &[&wrt.to_string()], &inputs, &feeds)?;
+    let results = differentiate(graph, loss, &[&wrt.to_string()], &inputs, &feeds, evaluate)?;
     compare("loss", &results, &expected, OUTPUT, OUTPUT)?;
     compare(&format!("d_{wrt}"), &results, &expected, GRADIENT.0, GRADIENT.1)
 }
@@ -191,6 +223,7 @@ fn differentiate(
     wrt: &[&String],
     inputs: &Inputs,
     feeds: &Feeds,
+    evaluate: &Evaluate,
 ) -> Result<HashMap<String, Tensor>, Failed> {
     let values: Vec<Value> = wrt.iter().map(|&name| inputs[name]).collect();
     let gradients = gradient(&mut graph, total, &values)?;
@@ -198,7 +231,7 @@ fn differentiate(
         graph.output(format!("d_{name}"), slope.ok_or(format!("{name} gets no gradient"))?);
     }
     graph.verify()?;
-    Ok(evaluate(&graph, feeds, DType::F32)?)
+    evaluate(&graph, feeds)
 }
 
 fn compare(

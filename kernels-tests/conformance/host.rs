@@ -7,6 +7,8 @@ use kiln::ops::reduce::ReduceEmit;
 use kiln::ops::{Case, Value};
 use kiln::tensor::random::Stream;
 use kiln::tensor::{DType, Data, Tensor, Type};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 /// Step of the central differences.
 const STEP: f64 = 1e-6;
@@ -16,6 +18,14 @@ const SINGLE_ELEMENTS: usize = 12;
 const DIRECTIONS: usize = 3;
 /// Relative error of a derivative: constants of the operators are f32, differences lose half the digits.
 const DERIVATIVE_TOLERANCE: f64 = 1e-5;
+
+/// Float inputs that change the result and yet get no gradient, such as targets: listed, so that none is forgotten.
+static WITHOUT_GRADIENT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The list so far.
+pub fn without_gradient() -> Vec<String> {
+    WITHOUT_GRADIENT.lock().map(|list| list.iter().cloned().collect()).unwrap_or_default()
+}
 
 /// Signature, f32 reference, expansion and gradient of a case.
 pub fn check(case: &Case) -> Result<(), String> {
@@ -143,6 +153,13 @@ fn check_gradient(case: &Case, kinds: &[Type]) -> Result<(), String> {
         return Err("gradient: no input gets one".into());
     }
     let mut random = Stream::new(&[0x6469_7265]);
+    for &i in probe.floats.iter().filter(|i| !given.contains(i)) {
+        let direction: Vec<f64> = (0..kinds[i].shape.count()).map(|_| random.normal()).collect();
+        if compare(&probe, i, &direction, 0.0, 0.0).is_err() {
+            let mut silent = WITHOUT_GRADIENT.lock().map_err(|e| e.to_string())?;
+            silent.insert(format!("{}, input {i}", case.op.name()));
+        }
+    }
     for &i in &given {
         let derivative = results[&format!("d{i}")].to_f64();
         let count = derivative.len();

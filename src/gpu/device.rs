@@ -57,6 +57,21 @@ fn welcome_features() -> wgpu::Features {
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
 }
 
+/// Keeps Mesa's layer for choosing a device from complaining on stderr where there is no desktop.
+///
+/// The layer looks for a Wayland display and, without `XDG_RUNTIME_DIR`, prints an error for each adapter list. It is of
+/// no use here: adapters are chosen by name.
+///
+/// # Safety
+/// Call it first in `main`: the environment must not change while other threads run.
+pub unsafe fn skip_window_layers() {
+    let set = |name: &str| std::env::var_os(name).is_some();
+    if cfg!(target_os = "linux") && !set("XDG_RUNTIME_DIR") && !set("NODEVICE_SELECT") {
+        // SAFETY: the caller has no other threads yet.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
 /// All adapters, best first.
 pub fn list() -> Vec<Listing> {
     adapters().into_iter().map(|(listing, _)| listing).collect()

@@ -12,6 +12,7 @@ use crate::plan::{Arena, Engine, Error, Plan, Result, Span, Ticket, padded_bytes
 use crate::tensor::{Tensor, Type};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Runs that may be under way before the host waits.
 const DEPTH: usize = 3;
@@ -31,6 +32,9 @@ pub struct GpuEngine {
     door_out: Exchange,
     next_ticket: u64,
     held_bytes: u64,
+    /// Time spent in `submit` without waiting for the device, and time waited.
+    submitting: Duration,
+    waiting: Duration,
 }
 
 /// A run whose results are on their way.
@@ -79,12 +83,19 @@ impl GpuEngine {
             door_out,
             next_ticket: 0,
             held_bytes,
+            submitting: Duration::ZERO,
+            waiting: Duration::ZERO,
         })
     }
 
     /// Bytes of device memory that the driver's allocator has handed out, if it tells.
     pub fn allocated_bytes(&self) -> Option<u64> {
         self.gpu.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
+
+    /// Seconds the host has spent on submitting runs so far, the driver's part included, waiting left out.
+    pub fn host_seconds(&self) -> f64 {
+        self.submitting.as_secs_f64()
     }
 
     /// Waits until nothing is under way.
@@ -95,7 +106,9 @@ impl GpuEngine {
     /// Moves the oldest pending run to the finished ones.
     fn finish_oldest(&mut self) -> Result<()> {
         let Some(Pending { ticket, plan, mut back }) = self.pending.pop_front() else { return Ok(()) };
+        let start = Instant::now();
         back.wait(&self.gpu)?;
+        self.waiting += start.elapsed();
         let mut results = vec![];
         for read in &self.plans[plan].reads {
             results.push(unpack(&back.get(&self.gpu, read.at, padded_bytes(&read.kind))?, &read.kind)?);
@@ -109,7 +122,9 @@ impl GpuEngine {
     /// Puts the feeds into a staging buffer that the host has, and hands it to the device.
     fn stage(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Exchange> {
         let packed = self.plans[number].pack_feeds(feeds)?;
+        let start = Instant::now();
         self.uploads.front().expect("the ring is never empty between runs").wait(&self.gpu)?;
+        self.waiting += start.elapsed();
         let mut staging = self.uploads.pop_front().expect("looked at just now");
         let outcome = packed.iter().try_for_each(|(at, bytes)| staging.put(&self.gpu, *at, bytes));
         if let Err(error) = outcome {
@@ -164,6 +179,7 @@ impl Engine for GpuEngine {
 
     fn submit(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Ticket> {
         self.gpu.check()?;
+        let (start, waited) = (Instant::now(), self.waiting);
         let mut staging = self.stage(number, feeds)?;
         if self.free_readbacks.is_empty() {
             self.finish_oldest()?;
@@ -192,6 +208,8 @@ impl Engine for GpuEngine {
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
         self.pending.push_back(Pending { ticket, plan: number, back });
+        self.submitting += start.elapsed();
+        self.submitting = self.submitting.saturating_sub(self.waiting - waited);
         self.gpu.check()?;
         Ok(ticket)
     }

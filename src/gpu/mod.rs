@@ -3,6 +3,7 @@
 pub mod bytes;
 pub mod device;
 pub mod engine;
+mod evaluate;
 pub mod loader;
 pub mod pipeline;
 pub mod qualify;
@@ -15,6 +16,7 @@ pub mod tune;
 
 pub use device::{Gpu, Listing};
 pub use engine::GpuEngine;
+pub use evaluate::evaluate;
 pub use pipeline::Pipelines;
 pub use tune::Tuner;
 
