@@ -2,6 +2,7 @@
 
 use kiln::gpu::qualify::{close, reference, stored_type, tolerance};
 use kiln::graph::{Feeds, Graph, evaluate, gradient};
+use kiln::ops::cast::CastEmit;
 use kiln::ops::pointwise::PointwiseEmit;
 use kiln::ops::reduce::ReduceEmit;
 use kiln::ops::{Case, Value};
@@ -111,6 +112,8 @@ fn probe(case: &Case, kinds: &[Type]) -> Result<Probe, String> {
         let up = graph.input(format!("up{o}"), kind);
         let mut term = || {
             let product = graph.mul(output, up)?;
+            // A cast to half gives f16 whatever the storage; the loss is f32.
+            let product = graph.cast(product, DType::F32)?;
             let sum = graph.sum_all(product)?;
             match loss {
                 Some(before) => graph.add(before, sum),
