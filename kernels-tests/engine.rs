@@ -14,6 +14,7 @@ use kiln::tensor::random::Stream;
 use kiln::tensor::{DType, Data, Tensor, Type};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::sync::Arc;
+use std::time::Duration;
 
 type Body = fn(&Arc<Gpu>) -> Result<(), Failed>;
 
@@ -243,7 +244,7 @@ fn tuned(gpu: &Arc<Gpu>) -> Result<(), Failed> {
     let pipelines = Pipelines::new(gpu);
     let mut names = vec![];
     for round in 0..2 {
-        let mut tuner = Tuner::new(gpu, &pipelines, Some(file.clone()));
+        let mut tuner = Tuner::new(gpu, &pipelines, Some(file.clone()), Duration::from_secs(60));
         let choose =
             &mut |node: &Node, inputs: &[Type], variants: &[Variant]| tuner.choose(node, inputs, variants);
         let plan = plan(&graph, &Residents::default(), gpu.caps(), choose)?;
@@ -252,6 +253,27 @@ fn tuned(gpu: &Arc<Gpu>) -> Result<(), Failed> {
             return Err(format!("round {round} measured {} operators", tuner.measured()).into());
         }
         tuner.save()?;
+    }
+    let mut hasty = Tuner::new(gpu, &pipelines, None, Duration::ZERO);
+    let other = |variants: &[Variant]| variants.iter().map(|v| v.name.clone()).find(|name| *name != names[0]);
+    let mut slower = None;
+    let choose = &mut |node: &Node, inputs: &[Type], variants: &[Variant]| {
+        slower = other(variants);
+        hasty.choose(node, inputs, variants)
+    };
+    plan(&graph, &Residents::default(), gpu.caps(), choose)?;
+    let mut choices = hasty.choices().clone();
+    if hasty.measured() != 0 || choices.len() != 1 {
+        return Err(format!("without a budget: {} measured, {choices:?}", hasty.measured()).into());
+    }
+    let slower = slower.ok_or("matmul has a single variant here")?;
+    choices.values_mut().for_each(|name| *name = slower.clone());
+    hasty.fix(choices);
+    let choose =
+        &mut |node: &Node, inputs: &[Type], variants: &[Variant]| hasty.choose(node, inputs, variants);
+    let kept = plan(&graph, &Residents::default(), gpu.caps(), choose)?.dispatches[0].variant.clone();
+    if kept != slower {
+        return Err(format!("held to {slower}, chose {kept}").into());
     }
     if names[0] != names[1] {
         return Err(format!("{} was measured, {} remembered", names[0], names[1]).into());

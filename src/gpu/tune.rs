@@ -1,6 +1,8 @@
 //! Which variant of an operator is the fastest on this adapter: measured once per shape, then remembered in a file.
 //!
-//! Only operators with enough work are measured; for the rest the operator's own preference stands.
+//! Only operators with enough work are measured, and only within a budget of time: for the rest the operator's own
+//! preference stands, and a later start measures on. Variants differ in the order of their sums, so a run that resumes
+//! must keep the choices it began with: [`Tuner::choices`] tells them, [`Tuner::fix`] holds to them.
 
 use super::run::Bench;
 use super::{Gpu, Pipelines, Result};
@@ -9,6 +11,7 @@ use crate::ops::launch::Variant;
 use crate::tensor::{Tensor, Type};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Operations below which a choice cannot matter.
 const SMALLEST_FLOPS: f64 = 1e6;
@@ -22,17 +25,36 @@ pub struct Tuner<'a> {
     gpu: &'a Gpu,
     pipelines: &'a Pipelines,
     file: Option<PathBuf>,
-    /// Name of the fastest variant by operator, settings, types and driver.
-    fastest: BTreeMap<String, String>,
+    fastest: Choices,
+    /// Choices made by this tuner, measured or not.
+    chosen: Choices,
+    fixed: Choices,
     measured: usize,
+    budget: Duration,
 }
 
+/// Name of the variant by operator, settings, types and driver.
+pub type Choices = BTreeMap<String, String>;
+
 impl<'a> Tuner<'a> {
-    /// A tuner that starts from what `file` remembers. A file that cannot be read counts as empty.
-    pub fn new(gpu: &'a Gpu, pipelines: &'a Pipelines, file: Option<PathBuf>) -> Self {
+    /// A tuner that starts from what `file` remembers and measures for about `budget` in all.
+    ///
+    /// A file that cannot be read counts as empty: what it held is measured again.
+    pub fn new(gpu: &'a Gpu, pipelines: &'a Pipelines, file: Option<PathBuf>, budget: Duration) -> Self {
         let text = file.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
         let fastest = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        Tuner { gpu, pipelines, file, fastest, measured: 0 }
+        let (chosen, fixed) = (Choices::new(), Choices::new());
+        Tuner { gpu, pipelines, file, fastest, chosen, fixed, measured: 0, budget }
+    }
+
+    /// Holds to the choices of an earlier run.
+    pub fn fix(&mut self, choices: Choices) {
+        self.fixed = choices;
+    }
+
+    /// All choices made so far.
+    pub fn choices(&self) -> &Choices {
+        &self.chosen
     }
 
     /// Operators measured so far, those remembered not counted.
@@ -47,13 +69,29 @@ impl<'a> Tuner<'a> {
             return 0;
         }
         let key = self.key(node, inputs);
-        let known = self.fastest.get(&key).and_then(|name| variants.iter().position(|v| v.name == *name));
-        if let Some(number) = known {
-            return number;
+        let position = |name: &String| variants.iter().position(|v| v.name == *name);
+        let known = self.fixed.get(&key).or_else(|| self.fastest.get(&key)).and_then(position);
+        let number = known.unwrap_or_else(|| self.measure(&key, node, inputs, &outputs, variants));
+        self.chosen.insert(key, variants[number].name.clone());
+        number
+    }
+
+    fn measure(
+        &mut self,
+        key: &str,
+        node: &Node,
+        inputs: &[Type],
+        outputs: &[Type],
+        variants: &[Variant],
+    ) -> usize {
+        if self.budget.is_zero() {
+            return 0;
         }
-        let fastest = self.fastest_of(node, inputs, &outputs, variants);
+        let start = Instant::now();
+        let fastest = self.fastest_of(node, inputs, outputs, variants);
+        self.budget = self.budget.saturating_sub(start.elapsed());
         self.measured += 1;
-        self.fastest.insert(key, variants[fastest].name.clone());
+        self.fastest.insert(key.into(), variants[fastest].name.clone());
         fastest
     }
 
