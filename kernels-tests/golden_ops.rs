@@ -6,6 +6,7 @@ mod golden;
 
 use golden::Tensors;
 use kiln::graph::{Feeds, Graph, evaluate, gradient};
+use kiln::ops::attention::{Attention, AttentionEmit};
 use kiln::ops::concat::ConcatEmit;
 use kiln::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use kiln::ops::embedding::{EmbeddingEmit, sort_positions};
@@ -78,6 +79,10 @@ const OPERATORS: &[(&str, Build)] = &[
         let joined = g.concat(&[of["x"], of["y"]], 1)?;
         g.slice(joined, 1, 2, 9)
     }),
+    ("sdpa_causal", |g, of| attention(g, of, Attention::causal())),
+    ("sdpa_mask", |g, of| attention(g, of, Attention::full())),
+    ("sdpa_gqa", |g, of| attention(g, of, Attention::causal())),
+    ("sdpa_cross_long", |g, of| attention(g, of, Attention::full())),
 ];
 
 /// Losses, with the input whose gradient is given.
@@ -108,6 +113,30 @@ const LOSSES: &[(&str, &str, Build)] = &[
 
 /// Computes a graph: on the host, or on a device if there is one.
 type Evaluate = Arc<dyn Fn(&Graph, &Feeds) -> Result<HashMap<String, Tensor>, Failed> + Send + Sync>;
+
+/// PyTorch's attention has heads before time.
+fn attention(g: &mut Graph, of: &Inputs, how: Attention) -> ops::Result<Value> {
+    let mut turned = |name| g.transpose(of[name], &[0, 2, 1, 3]);
+    let sources = [turned("q")?, turned("k")?, turned("v")?];
+    let out = g.attention(&how, sources, of.get("mask").copied(), None)?;
+    g.transpose(out, &[0, 2, 1, 3])
+}
+
+/// A mask added to the scores, [B, 1, T, S], as one that opens keys, u32 [B, S]: it must treat all queries alike.
+fn open_keys(mask: &Tensor) -> Result<Tensor, Failed> {
+    let &[batch, 1, queries, keys] = &mask.shape[..] else { return Err("the mask has other axes".into()) };
+    let added = mask.to_f64();
+    let mut open = vec![];
+    for rows in added.chunks(queries * keys) {
+        if rows.iter().any(|&x| x != 0.0 && x != f64::NEG_INFINITY)
+            || rows.chunks(keys).any(|r| r != &rows[..keys])
+        {
+            return Err("the mask is no padding of keys".into());
+        }
+        open.extend(rows[..keys].iter().map(|&x| u32::from(x == 0.0)));
+    }
+    Ok(Tensor::u32([batch, keys], open))
+}
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -165,6 +194,9 @@ fn check_operator(folder: &Path, name: &str, build: Build, evaluate: &Evaluate) 
     let up = given.remove("dout").ok_or("the case has no upstream gradient")?;
     if let Some(ids) = given.remove("ids") {
         sort_tokens(&ids, given["w"].shape[0], &mut given)?;
+    }
+    if let Some(mask) = given.get_mut("mask") {
+        *mask = open_keys(mask)?;
     }
 
     let mut graph = Graph::new();

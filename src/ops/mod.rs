@@ -4,6 +4,7 @@
 //! them. Nodes hold `Arc<dyn Operator>`, so there is no list of operators to match on: what a pass or the planner needs
 //! to know, the operator says itself.
 
+pub mod attention;
 mod case;
 pub mod cast;
 pub mod concat;
@@ -22,6 +23,7 @@ pub mod pointwise;
 pub mod reduce;
 pub mod reshape;
 pub mod rms_norm;
+pub mod rotary;
 mod rows;
 pub mod slice;
 pub mod softmax;
@@ -189,6 +191,8 @@ pub fn families() -> Vec<(&'static str, fn() -> Cases)> {
         ("gradient_norm", optimizer::norm::cases),
         ("accumulate", optimizer::accumulate::cases),
         ("cross_entropy", cross_entropy::cases),
+        ("attention", attention::cases),
+        ("rotary", rotary::cases),
     ]
 }
 

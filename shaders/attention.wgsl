@@ -1,0 +1,81 @@
+// attention: what its kernels share: parameters, reach of the mask, small products, dropout
+//
+// The importing shader pastes BUFFERS: bindings with `load_NAME(first element, part) -> vec4<f32>` and
+// `store_NAME(first element, part, vec4<f32>)` for rows of SIZE elements, whole or with a tail, cut in parts of four.
+
+#import random
+
+struct Params {
+    batch: u32, queries: u32, keys: u32, heads: u32, key_heads: u32, tiles: u32,
+    query_stride: u32, key_stride: u32, key_offset: u32, value_offset: u32,
+    shift: i32, before: i32, after: i32,
+    scale: f32,
+    salt: u32, threshold: u32, kept: f32,
+    notes: u32,
+}
+
+alias Elem = f32;
+override SIZE: u32 = 64u;
+
+@group(1) @binding(0) var<uniform> params: Params;
+
+const LOG2E = 1.44269504;
+// Below any score, and finite, so that differences of two stay numbers.
+const LOWEST = -1e30;
+
+struct Reach { low: u32, high: u32 }
+
+// Keys that query t sees, apart from the padding mask.
+fn reach_of_query(t: u32) -> Reach {
+    let position = i32(t) + params.shift;
+    let high = clamp(position + params.after + 1, 0, i32(params.keys));
+    return Reach(u32(clamp(position - params.before, 0, high)), u32(high));
+}
+
+// Queries that see key s, apart from the padding mask.
+fn reach_of_key(s: u32) -> Reach {
+    let position = i32(s) - params.shift;
+    let high = clamp(position + params.before + 1, 0, i32(params.queries));
+    return Reach(u32(clamp(position - params.after, 0, high)), u32(high));
+}
+
+// Which of the four positions from `first` lie within.
+fn within(first: u32, reach: Reach) -> vec4<bool> {
+    let at = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
+    return (at >= vec4<u32>(reach.low)) & (at < vec4<u32>(reach.high));
+}
+
+// First element of a query's row, and of a key's within its head; rows past the end read the last one.
+fn query_row(b: u32, t: u32, h: u32) -> u32 {
+    return (b * params.queries + min(t, params.queries - 1u)) * params.query_stride + h * SIZE;
+}
+fn key_row(b: u32, s: u32, g: u32) -> u32 {
+    return (b * params.keys + min(s, params.keys - 1u)) * params.key_stride + g * SIZE;
+}
+fn out_row(b: u32, t: u32, h: u32) -> u32 {
+    return ((b * params.queries + min(t, params.queries - 1u)) * params.heads + h) * SIZE;
+}
+
+// x + m w
+fn add_product(x: vec4<f32>, m: mat4x4<f32>, w: vec4<f32>) -> vec4<f32> {
+    return fma(m[0], vec4<f32>(w.x), fma(m[1], vec4<f32>(w.y), fma(m[2], vec4<f32>(w.z), fma(m[3], vec4<f32>(w.w), x))));
+}
+
+fn largest(x: vec4<f32>) -> f32 {
+    return max(max(x.x, x.y), max(x.z, x.w));
+}
+
+fn total(x: vec4<f32>) -> f32 {
+    return (x.x + x.y) + (x.z + x.w);
+}
+
+// Factors of dropout on four probabilities, `stride` elements apart.
+fn dropout_factors(rng: vec2<u32>, element: u32, stride: u32) -> vec4<f32> {
+    let kept = vec4<bool>(
+        keep_element(rng, params.salt, element, params.threshold),
+        keep_element(rng, params.salt, element + stride, params.threshold),
+        keep_element(rng, params.salt, element + 2u * stride, params.threshold),
+        keep_element(rng, params.salt, element + 3u * stride, params.threshold),
+    );
+    return select(vec4<f32>(0.0), vec4<f32>(params.kept), kept);
+}

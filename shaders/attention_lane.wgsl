@@ -1,0 +1,46 @@
+// attention_lane: out[b, t, h] = sum over s of softmax(scale q . k)[s] v[s], and lse[b, h, t]
+//
+// One invocation takes a few neighbouring queries of one head; its neighbours take the same queries of other heads, so
+// that all end their walk over the keys together. Keys come four at a time; the running maximum m, sum l and output o of each query
+// are rescaled when the maximum grows. Everything per query is named and unrolled by the pasted text: q0_3 is part 3 (elements 12
+// to 15) of query 0. Scores are in powers of two: log2(e) is folded into q.
+
+#import attention
+
+override LANES: u32 = 8u;
+// Queries of one invocation.
+override ROWS: u32 = 8u;
+
+// q [B, T, H, D], k and v [B, S, G, D] or all packed, mask u32 [B, S]?, rng u32 [2]?, out [B, T, H, D], lse f32 [B, H, T]
+#paste BUFFERS
+
+@compute @workgroup_size(LANES)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) lane: vec3<u32>,
+) {
+    let id = (group.y * groups.x + group.x) * LANES + lane.x;
+    let pairs = params.batch * params.heads;
+    if id >= pairs * params.tiles { return; }
+    let pair = id % pairs;
+    let b = pair / params.heads;
+    let h = pair % params.heads;
+    let g = h / (params.heads / params.key_heads);
+    // The last queries have most to do under a causal mask: they start first.
+    let first = (params.tiles - 1u - id / pairs) * ROWS;
+    #paste START
+
+    let begin = reach_of_query(first).low;
+    let end = reach_of_query(min(first + ROWS, params.queries) - 1u).high;
+    for (var s = begin; s < end; s += 4u) {
+        let at0 = key_row(b, s, g);
+        let at1 = key_row(b, s + 1u, g);
+        let at2 = key_row(b, s + 2u, g);
+        let at3 = key_row(b, s + 3u, g);
+        #paste SCORES
+        #paste WEIGHTS
+        #paste VALUES
+    }
+    #paste FINISH
+}

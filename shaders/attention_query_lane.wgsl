@@ -1,0 +1,43 @@
+// attention_query_lane: dq[t] = scale * sum over s of e k[s], e = p (f up[t] . v[s] - delta[t]), p = exp(scale q.k - lse)
+//
+// The walk of attention_lane once more: one invocation takes a few neighbouring queries of one head and walks their keys by
+// fours, with q, up and dq in named registers. Notes are those of attention_delta.
+
+#import attention
+
+override LANES: u32 = 8u;
+override ROWS: u32 = 8u;
+
+// q, k, v as forward, up [B, T, H, D], notes u32, dq as q
+#paste BUFFERS
+
+@compute @workgroup_size(LANES)
+fn forward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_id) lane: vec3<u32>,
+) {
+    let id = (group.y * groups.x + group.x) * LANES + lane.x;
+    let pairs = params.batch * params.heads;
+    if id >= pairs * params.tiles { return; }
+    let pair = id % pairs;
+    let b = pair / params.heads;
+    let h = pair % params.heads;
+    let g = h / (params.heads / params.key_heads);
+    let first = (params.tiles - 1u - id / pairs) * ROWS;
+    let rows = pairs * params.queries;
+    #paste START
+
+    let begin = reach_of_query(first).low;
+    let end = reach_of_query(min(first + ROWS, params.queries) - 1u).high;
+    for (var s = begin; s < end; s += 4u) {
+        let at0 = key_row(b, s, g);
+        let at1 = key_row(b, s + 1u, g);
+        let at2 = key_row(b, s + 2u, g);
+        let at3 = key_row(b, s + 3u, g);
+        #paste SCORES
+        #paste SLOPES
+        #paste SUMS
+    }
+    #paste FINISH
+}

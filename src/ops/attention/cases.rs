@@ -1,0 +1,126 @@
+//! Trials of attention and its gradient: odd on purpose.
+
+use super::{Attention, AttentionGradient, Layout};
+use crate::ops::{Cases, Operator};
+use crate::tensor::{DType, Tensor, Type};
+
+/// One form of attention over one set of sizes.
+struct Trial {
+    label: &'static str,
+    how: Attention,
+    /// B, T, S, H, G, D.
+    sizes: [usize; 6],
+    packed: bool,
+    masked: bool,
+}
+
+fn trial(label: &'static str, how: Attention, sizes: [usize; 6]) -> Trial {
+    Trial { label, how, sizes, packed: false, masked: false }
+}
+
+fn trials() -> Vec<Trial> {
+    let (causal, full) = (Attention::causal, Attention::full);
+    let masked = |t: Trial| Trial { masked: true, ..t };
+    let packed = |t: Trial| Trial { packed: true, ..t };
+    vec![
+        trial("one of everything", full(), [1, 1, 1, 1, 1, 1]),
+        trial("one query, one key, vectors", causal(), [2, 1, 1, 3, 3, 8]),
+        trial("causal primes", causal(), [2, 7, 7, 2, 2, 8]),
+        trial("full primes, cross", full(), [1, 5, 13, 3, 3, 20]),
+        trial("one query after many keys", causal(), [2, 1, 11, 2, 2, 16]),
+        trial("fewer queries than keys", causal(), [1, 6, 19, 2, 2, 12]),
+        trial("more queries than keys: first rows see nothing", causal(), [1, 9, 4, 2, 2, 8]),
+        trial("one past the tile", causal(), [1, 33, 33, 2, 2, 32]),
+        trial("one past two tiles, full", full(), [1, 65, 67, 1, 1, 8]),
+        trial("grouped heads", causal(), [2, 9, 9, 6, 2, 8]),
+        trial("one key head for all", full(), [1, 10, 10, 4, 1, 16]),
+        trial("head size not a multiple of four", causal(), [1, 11, 11, 2, 1, 7]),
+        trial("head size below four", causal(), [2, 5, 5, 2, 2, 3]),
+        trial("wide heads", causal(), [1, 35, 35, 1, 1, 64]),
+        trial("head size one past a chunk", full(), [1, 6, 9, 2, 2, 36]),
+        trial("widest fast heads", causal(), [1, 12, 12, 1, 1, 128]),
+        trial("beyond the widest fast heads", causal(), [1, 6, 6, 1, 1, 132]),
+        trial("own scale", full().scale(0.5), [1, 6, 6, 2, 2, 8]),
+        trial("window of one", causal().window(1), [1, 9, 9, 1, 1, 8]),
+        trial("sliding window", causal().window(5), [1, 41, 41, 2, 2, 8]),
+        trial("window to both sides", full().window(3), [1, 37, 37, 2, 1, 12]),
+        trial("window over more keys than queries", causal().window(4), [1, 6, 17, 2, 2, 8]),
+        masked(trial("padding", full(), [3, 7, 9, 2, 2, 8])),
+        masked(trial("padding, causal, whole rows hidden", causal(), [3, 37, 37, 2, 1, 20])),
+        trial("dropout", full().dropout(0.3, 7), [2, 9, 13, 2, 2, 8]),
+        masked(trial("dropout, padding, grouped, causal", causal().dropout(0.1, 3), [2, 34, 34, 4, 2, 8])),
+        packed(trial("packed", causal(), [2, 10, 10, 2, 2, 8])),
+        packed(trial("packed, grouped, odd head size", causal(), [2, 9, 9, 4, 2, 5])),
+        packed(masked(trial("packed, padding", full(), [3, 33, 33, 3, 3, 12]))),
+        packed(trial("packed, dropout", causal().dropout(0.2, 9), [1, 17, 17, 2, 1, 16])),
+    ]
+}
+
+impl Trial {
+    fn op(&self) -> Attention {
+        let [_, _, _, heads, key_heads, _] = self.sizes;
+        let layout = if self.packed { Layout::Packed { heads, key_heads } } else { Layout::Separate };
+        Attention { layout, masked: self.masked, ..self.how.clone() }
+    }
+
+    fn sources(&self, cases: &mut Cases) -> Vec<Tensor> {
+        let [b, t, s, h, g, d] = self.sizes;
+        if self.packed {
+            return vec![cases.normal([b, t, (h + 2 * g) * d])];
+        }
+        vec![cases.normal([b, t, h, d]), cases.normal([b, s, g, d]), cases.normal([b, s, g, d])]
+    }
+
+    /// Mask and rng. Of three or more sequences the second is hidden wholly.
+    fn trailing(&self, cases: &mut Cases) -> Vec<Tensor> {
+        let [b, _, s, ..] = self.sizes;
+        let mut inputs = vec![];
+        if self.masked {
+            let mut mask = cases.indices([b, s], 3).as_u32().to_vec();
+            if b > 2 {
+                mask[s..2 * s].fill(0);
+            }
+            inputs.push(Tensor::u32([b, s], mask));
+        }
+        if self.how.dropout.is_some() {
+            inputs.push(Tensor::u32([2], vec![11, 5]));
+        }
+        inputs
+    }
+}
+
+/// Every form forward, then the backward operator on what the forward one saves.
+pub fn cases() -> Cases {
+    let mut cases = Cases::new("attention");
+    for trial in trials() {
+        let [_, _, keys, _, _, size] = trial.sizes;
+        let mut inputs = trial.sources(&mut cases);
+        inputs.extend(trial.trailing(&mut cases));
+        cases.add(trial.label, trial.op(), inputs).sums(keys.max(size));
+    }
+    for trial in trials() {
+        let [_, queries, keys, heads, key_heads, size] = trial.sizes;
+        let sources = trial.sources(&mut cases);
+        let trailing = trial.trailing(&mut cases);
+        let [out, lse] = saved(&trial.op(), &sources, &trailing);
+        let up = cases.normal(out.shape.clone());
+        let mut inputs = sources;
+        inputs.extend([out, lse.to_precision(DType::F32), up]);
+        inputs.extend(trailing);
+        let length = keys.max(size).max(queries * heads / key_heads);
+        let label = format!("gradient: {}", trial.label);
+        cases.add(label, AttentionGradient(trial.op()), inputs).no_gradient().sums(length);
+    }
+    cases
+}
+
+/// Outputs of the forward operator in f64.
+fn saved(op: &Attention, sources: &[Tensor], trailing: &[Tensor]) -> [Tensor; 2] {
+    let inputs: Vec<&Tensor> = sources.iter().chain(trailing).collect();
+    let types: Vec<Type> = inputs.iter().map(|t| t.host_type()).collect();
+    let of_outputs = op.signature(&types).expect("the trials fit together");
+    let mut outputs: Vec<Tensor> =
+        of_outputs.iter().map(|t| Tensor::zeros(&Type::new(DType::F64, t.shape.clone()))).collect();
+    op.reference(&inputs, &mut outputs);
+    outputs.try_into().expect("attention has two outputs")
+}

@@ -1,0 +1,293 @@
+//! Scaled dot-product attention, fused: scores are never stored, memory grows with T alone.
+//!
+//! `out[b, t, h] = sum over s of softmax(scale * q[b, t, h] . k[b, :, g])[s] * v[b, s, g]`, with `g = h / (H / G)`.
+//!
+//! Heads stand beside time, [B, T, H, D], so that projections need no transposes. The packed form reads one [B, T, (H + 2G) D]
+//! as a joint projection gives it: heads of the queries, then of the keys, then of the values.
+
+mod cases;
+mod geometry;
+mod gradient;
+mod host;
+mod lane;
+mod lower;
+
+pub use cases::cases;
+pub use gradient::AttentionGradient;
+
+use super::launch::{Caps, Variant};
+use super::{
+    Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape, in_precision,
+};
+use crate::tensor::{DType, Tensor, Type};
+use geometry::Geometry;
+use std::sync::Arc;
+
+/// Largest head size the kernels are made for.
+pub const MAX_HEAD_SIZE: usize = 256;
+
+/// How queries, keys and values lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Three inputs: q [B, T, H, D], k and v [B, S, G, D].
+    Separate,
+    /// One input [B, T, (H + 2G) D].
+    Packed {
+        /// Heads of the queries, H.
+        heads: usize,
+        /// Heads of the keys and values, G.
+        key_heads: usize,
+    },
+}
+
+/// Dropout on the probabilities.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Share of probabilities set to zero, in `0.0..1.0`; the others are divided by one minus it.
+    pub probability: f32,
+    /// Number of this operator among those that draw.
+    pub salt: u32,
+}
+
+/// Attention of queries over keys.
+///
+/// Outputs: out [B, T, H, D], and the logarithm of each row's sum of exponentials, lse F32 [B, H, T], which the gradient reads.
+/// A query with nothing to attend to gives zeros (and lse zero).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Where the inputs lie.
+    pub layout: Layout,
+    /// Query `t` sees keys up to `t + (S - T)`.
+    pub causal: bool,
+    /// Factor on the scores; `1 / sqrt(D)` when absent.
+    pub scale: Option<f32>,
+    /// Only keys less than this far from the query's own position are seen.
+    pub window: Option<usize>,
+    /// An input `mask` U32 [B, S] follows: zero hides a key from every query.
+    pub masked: bool,
+    /// Dropout; an input `rng` U32 [2] follows.
+    pub dropout: Option<Dropout>,
+}
+
+impl Attention {
+    /// Every query sees every key.
+    pub fn full() -> Self {
+        Attention {
+            layout: Layout::Separate,
+            causal: false,
+            scale: None,
+            window: None,
+            masked: false,
+            dropout: None,
+        }
+    }
+
+    /// Queries see no later keys.
+    pub fn causal() -> Self {
+        Attention { causal: true, ..Attention::full() }
+    }
+
+    /// Another factor on the scores.
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = Some(scale);
+        self
+    }
+
+    /// A sliding window.
+    pub fn window(mut self, window: usize) -> Self {
+        self.window = Some(window);
+        self
+    }
+
+    /// Dropout on the probabilities; none for a probability of zero.
+    pub fn dropout(mut self, probability: f32, salt: u32) -> Self {
+        self.dropout = (probability != 0.0).then_some(Dropout { probability, salt });
+        self
+    }
+
+    /// Number of inputs that hold queries, keys and values.
+    fn sources(&self) -> usize {
+        if self.layout == Layout::Separate { 3 } else { 1 }
+    }
+
+    /// Settings as text, for this operator and its gradient.
+    fn describe(&self) -> String {
+        let mut words = vec![];
+        if let Layout::Packed { heads, key_heads } = self.layout {
+            words.push(format!("heads={heads};key_heads={key_heads}"));
+        }
+        for (flag, word) in [(self.causal, "causal"), (self.masked, "masked")] {
+            if flag {
+                words.push(word.into());
+            }
+        }
+        words.extend(self.scale.map(|x| format!("scale={x}")));
+        words.extend(self.window.map(|x| format!("window={x}")));
+        words.extend(self.dropout.map(|x| format!("dropout={};salt={}", x.probability, x.salt)));
+        words.join(";")
+    }
+
+    /// Checks queries, keys, values and the trailing mask and rng, whatever stands between them.
+    fn geometry(&self, op: &'static str, sources: &[Type], trailing: &[Type]) -> Result<Geometry> {
+        let geometry = Geometry::of(op, self, sources)?;
+        let mut trailing = trailing.iter();
+        if self.masked {
+            let mask = trailing.next().expect("inputs were counted");
+            expect_dtype(op, "mask", mask, DType::U32)?;
+            expect_shape(op, "mask", mask, &[geometry.batch, geometry.keys])?;
+        }
+        if self.dropout.is_some() {
+            let rng = trailing.next().expect("inputs were counted");
+            expect_dtype(op, "rng", rng, DType::U32)?;
+            expect_shape(op, "rng", rng, &[2])?;
+        }
+        Ok(geometry)
+    }
+
+    /// Inputs after the sources (and what the gradient puts between): mask, rng.
+    fn trailing(&self) -> usize {
+        usize::from(self.masked) + usize::from(self.dropout.is_some())
+    }
+
+    /// Splits trailing inputs into mask and rng.
+    fn extras<'a>(&self, trailing: &[&'a Tensor]) -> (Option<&'a [u32]>, [u32; 2]) {
+        let mask = self.masked.then(|| trailing[0].as_u32());
+        let rng = self.dropout.map(|_| trailing[usize::from(self.masked)].as_u32());
+        (mask, rng.map_or([0, 0], |r| [r[0], r[1]]))
+    }
+}
+
+impl Operator for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn settings(&self) -> String {
+        self.describe()
+    }
+
+    fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
+        let op = self.name();
+        let expected = self.sources() + self.trailing();
+        if inputs.len() != expected {
+            return Err(Error::InputCount { op, expected, got: inputs.len() });
+        }
+        let (sources, trailing) = inputs.split_at(self.sources());
+        let g = self.geometry(op, sources, trailing)?;
+        Ok(vec![
+            inputs[0].with_shape([g.batch, g.queries, g.heads, g.size]),
+            Type::f32([g.batch, g.heads, g.queries]),
+        ])
+    }
+
+    fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
+        let types: Vec<Type> = inputs.iter().map(|t| t.host_type()).collect();
+        let n = self.sources();
+        let g = self.geometry(self.name(), &types[..n], &types[n..]).expect("the signature was checked");
+        let (mask, rng) = self.extras(&inputs[n..]);
+        in_precision!(inputs, outputs, R, host::forward::<R>(&g, &inputs[..n], mask, rng, outputs));
+    }
+
+    /// One operator gives the gradients of all sources: see [`AttentionGradient`].
+    fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        if up[1].is_some() {
+            let hint = "lse is a statistic for the backward step; let nothing that is trained depend on it";
+            return Err(Error::NoGradient { op: self.name(), hint });
+        }
+        let mut gradients = vec![None; site.inputs.len()];
+        let Some(up) = up[0] else { return Ok(gradients) };
+        let (sources, trailing) = site.inputs.split_at(self.sources());
+        let mut inputs = sources.to_vec();
+        inputs.extend([site.output(0), site.output(1), up]);
+        inputs.extend(trailing);
+        let found = emit.apply(Arc::new(AttentionGradient(self.clone())), &inputs)?;
+        for (i, gradient) in found.into_iter().enumerate() {
+            gradients[i] = site.needs(i).then_some(gradient);
+        }
+        Ok(gradients)
+    }
+
+    fn launch(&self, inputs: &[Type], _outputs: &[Type], caps: &Caps) -> Vec<Variant> {
+        let n = self.sources();
+        let g = self.geometry(self.name(), &inputs[..n], &inputs[n..]).expect("the signature was checked");
+        lower::forward(self, &g, inputs[0].dtype, caps)
+    }
+
+    fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
+        let n = self.sources();
+        let bytes = inputs.iter().chain(outputs).map(|t| t.size_bytes() as f64).sum();
+        let pairs = self.geometry(self.name(), &inputs[..n], &inputs[n..]).map_or(0.0, |g| g.pairs());
+        Cost { flops: 4.0 * pairs, bytes }
+    }
+}
+
+/// Builders of attention.
+pub trait AttentionEmit {
+    /// `q` [B, T, H, D] over `k`, `v` [B, S, G, D]; `mask` U32 [B, S] hides keys where zero; `rng` is needed for dropout.
+    fn attention(
+        &mut self,
+        how: &Attention,
+        sources: [Value; 3],
+        mask: Option<Value>,
+        rng: Option<Value>,
+    ) -> Result<Value>;
+
+    /// The same over one `packed` [B, T, (H + 2G) D], with `heads` = [H, G].
+    fn attention_packed(
+        &mut self,
+        how: &Attention,
+        packed: Value,
+        heads: [usize; 2],
+        mask: Option<Value>,
+        rng: Option<Value>,
+    ) -> Result<Value>;
+}
+
+impl<E: Emit + ?Sized> AttentionEmit for E {
+    fn attention(
+        &mut self,
+        how: &Attention,
+        sources: [Value; 3],
+        mask: Option<Value>,
+        rng: Option<Value>,
+    ) -> Result<Value> {
+        build(self, how, Layout::Separate, &sources, mask, rng)
+    }
+
+    fn attention_packed(
+        &mut self,
+        how: &Attention,
+        packed: Value,
+        [heads, key_heads]: [usize; 2],
+        mask: Option<Value>,
+        rng: Option<Value>,
+    ) -> Result<Value> {
+        build(self, how, Layout::Packed { heads, key_heads }, &[packed], mask, rng)
+    }
+}
+
+fn build<E: Emit + ?Sized>(
+    emit: &mut E,
+    how: &Attention,
+    layout: Layout,
+    sources: &[Value],
+    mask: Option<Value>,
+    rng: Option<Value>,
+) -> Result<Value> {
+    let op = Attention { layout, masked: mask.is_some(), ..how.clone() };
+    let mut inputs = sources.to_vec();
+    inputs.extend(mask);
+    if op.dropout.is_some() {
+        inputs.extend(rng);
+    }
+    Ok(emit.apply(Arc::new(op), &inputs)?[0])
+}
+
+/// Checks that sources are floats of one type.
+fn expect_alike(op: &'static str, names: &[&'static str], types: &[Type]) -> Result<()> {
+    for (&input, t) in names.iter().zip(types) {
+        expect_float(op, input, t)?;
+        expect_dtype(op, input, t, types[0].dtype)?;
+    }
+    Ok(())
+}
