@@ -24,10 +24,10 @@ fn forward(
     let h = id % params.heads;
     let t = id / params.heads % params.queries;
     let b = id / params.heads / params.queries;
-    let from = out_row(b, t, h);
+    let own = out_row(b, t, h);
     var delta = 0.0;
     for (var part = 0u; part < PARTS; part += 1u) {
-        delta += dot(load_out(from, part), load_up(from, part));
+        delta += dot(load_out(own, part), load_up(own, part));
     }
     let row = (b * params.heads + h) * params.queries + t;
     notes[params.notes + row] = bitcast<u32>(lse[row] * LOG2E);
