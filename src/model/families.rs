@@ -1,6 +1,6 @@
 //! The families there are, and the choice among them.
 
-use super::{Activation, Config, Error, Family, Result};
+use super::{Activation, Config, Error, Family, Gpt2, Result};
 use std::path::Path;
 
 /// Sizes of a new model, as a recipe gives them. Not every family reads every field.
@@ -38,7 +38,12 @@ struct Entry {
     build: fn(&Design) -> Result<Box<dyn Family>>,
 }
 
-const FAMILIES: &[Entry] = &[];
+const FAMILIES: &[Entry] = &[Entry {
+    name: "gpt2",
+    architectures: &["GPT2LMHeadModel"],
+    read: |config| Ok(Box::new(Gpt2::from_config(config)?)),
+    build: |design| Ok(Box::new(Gpt2::from_design(design)?)),
+}];
 
 /// Names of all families, for messages.
 pub fn family_names() -> String {
@@ -79,4 +84,34 @@ fn unknown(place: &str, got: String) -> Error {
     let list = |entry: &Entry| format!("{} ({})", entry.name, entry.architectures.join(", "));
     let known = FAMILIES.iter().map(list).collect::<Vec<_>>().join("; ");
     Error::Family { place: place.to_string(), got, known }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn family_of(json: serde_json::Value) -> Result<Box<dyn Family>> {
+        from_config(&Config::new("config.json", json.as_object().unwrap().clone()))
+    }
+
+    #[test]
+    fn the_architecture_decides_and_the_model_type_where_there_is_none() {
+        let arch = serde_json::json!(["GPT2LMHeadModel"]);
+        assert_eq!(family_of(serde_json::json!({ "architectures": arch })).unwrap().name(), "gpt2");
+        assert_eq!(family_of(serde_json::json!({ "model_type": "gpt2" })).unwrap().name(), "gpt2");
+        let contradiction = serde_json::json!({ "architectures": arch, "model_type": "bert" });
+        assert!(matches!(family_of(contradiction), Err(Error::Setting { key, .. }) if key == "model_type"));
+    }
+
+    #[test]
+    fn an_unknown_family_is_named_with_those_there_are() {
+        for json in [
+            serde_json::json!({ "model_type": "mamba" }),
+            serde_json::json!({ "model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"] }),
+            serde_json::json!({}),
+        ] {
+            let error = family_of(json).unwrap_err();
+            assert!(matches!(&error, Error::Family { known, .. } if known.contains("gpt2")), "{error}");
+        }
+    }
 }

@@ -1,0 +1,218 @@
+//! Whole models against transformers: logits, hidden states, loss and gradients, on the host in f32.
+//!
+//! Cases stand in `dev/models` and `dev/e2e` of the golden folder, each a Hugging Face folder beside what PyTorch made of it.
+
+mod golden;
+
+use golden::Tensors;
+use kiln::graph::{Feeds, Graph, evaluate, gradient};
+use kiln::model::{Config, Extent, Family, IGNORED, Mode, Weights, from_config, loss, open};
+use kiln::ops::embedding::sort_positions;
+use kiln::tensor::{DType, Tensor};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::{Path, PathBuf};
+
+/// Logits, hidden states and losses, as the golden folder states.
+const FORWARD: f64 = 1e-4;
+/// Gradients: this much, plus this share of the tensor's largest element.
+const GRADIENT: (f64, f64) = (1e-5, 1e-3);
+/// Gradients point the same way at least this exactly.
+const COSINE: f64 = 0.99999;
+
+/// Decoders of `dev/models`.
+const MODELS: &[&str] = &["gpt2", "gpt2-untied-gelu"];
+/// The spellings of transformers 5 and 4.
+const SPELLINGS: &[&str] = &["config.json", "config.v4.json"];
+/// Folders of `dev/e2e` with logits for single texts.
+const TEXTS: &[&str] = &["gpt2"];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut trials = vec![];
+    for name in MODELS {
+        let folder = golden::folder().join("dev/models").join(name);
+        for spelling in SPELLINGS {
+            let name = format!("{name}: forward pass, {spelling}");
+            trials.push(trial(name, &folder, |folder| check_forward(folder, spelling)));
+        }
+        trials.push(trial(format!("{name}: loss and gradients"), &folder, check_gradients));
+        trials.push(trial(format!("{name}: saved and read again"), &folder, check_saved));
+    }
+    for name in TEXTS {
+        let folder = golden::folder().join("dev/e2e").join(name);
+        trials.push(trial(format!("{name}: logits of texts"), &folder, check_texts));
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial(
+    name: String,
+    folder: &Path,
+    check: impl FnOnce(&Path) -> Result<(), Failed> + Send + 'static,
+) -> Trial {
+    let folder: PathBuf = folder.to_path_buf();
+    let absent = golden::is_absent(&folder);
+    Trial::test(name, move || check(&folder)).with_ignored_flag(absent)
+}
+
+/// What goes in: tokens [B, T], and labels that the loss shifts left by one.
+struct Batch {
+    extent: Extent,
+    tokens: Vec<u32>,
+    targets: Vec<i32>,
+}
+
+impl Batch {
+    fn read(folder: &Path) -> Result<Self, Failed> {
+        let inputs = golden::tensors(&folder.join("inputs.safetensors"), "eval.")?;
+        let (ids, labels) = (&inputs["input_ids"], inputs["labels"].as_i32());
+        let extent = Extent { batch: ids.shape[0], context: ids.shape[1] };
+        let shifted = |row: &[i32]| row[1..].iter().copied().chain([IGNORED]).collect::<Vec<_>>();
+        let targets = labels.chunks(extent.context).flat_map(shifted);
+        let targets = targets.map(|label| if label == -100 { IGNORED } else { label }).collect();
+        Ok(Batch { extent, tokens: ids.as_i32().iter().map(|&id| id as u32).collect(), targets })
+    }
+
+    fn tokens(&self) -> Tensor {
+        Tensor::u32([self.extent.batch, self.extent.context], self.tokens.clone())
+    }
+
+    fn training_feeds(&self, weights: &Weights, vocabulary: usize) -> Result<Feeds, Failed> {
+        let count = self.extent.positions();
+        let (order, starts) = sort_positions(&self.tokens, vocabulary)?;
+        Ok(weights
+            .feeds()
+            .with("tokens", self.tokens())
+            .with("order", Tensor::u32([count], order))
+            .with("starts", Tensor::u32([vocabulary + 1], starts))
+            .with("targets", Tensor::i32([count], self.targets.clone())))
+    }
+}
+
+fn check_forward(folder: &Path, spelling: &str) -> Result<(), Failed> {
+    let family = from_config(&Config::read(&folder.join(spelling))?)?;
+    let weights = Weights::read(folder, &*family)?;
+    let batch = Batch::read(folder)?;
+    let mut graph = Graph::new();
+    let forward = family.forward(&mut graph, batch.extent, Mode::Evaluate)?;
+    graph.output("logits", forward.logits);
+    for (i, &hidden) in forward.hidden.iter().enumerate() {
+        graph.output(format!("hidden_states.{i}"), hidden);
+    }
+    graph.verify()?;
+    let feeds = weights.feeds().with("tokens", batch.tokens());
+    let results = evaluate(&graph, &feeds, DType::F32)?;
+    let expected = golden::tensors(&folder.join("expected.safetensors"), "")?;
+    let states = expected.keys().filter(|name| name.starts_with("hidden_states.")).count();
+    if states != forward.hidden.len() {
+        return Err(format!("{} hidden states, expected {states}", forward.hidden.len()).into());
+    }
+    results.iter().try_for_each(|(name, got)| compare(name, got, &expected[name], FORWARD, 0.0))
+}
+
+fn check_gradients(folder: &Path) -> Result<(), Failed> {
+    let family = open(folder)?;
+    let weights = Weights::read(folder, &*family)?;
+    let batch = Batch::read(folder)?;
+    let mut graph = Graph::new();
+    let forward = family.forward(&mut graph, batch.extent, Mode::Train)?;
+    let loss = loss(&mut graph, forward.logits, 0.0)?;
+    graph.output("loss", loss);
+    let (names, values): (Vec<String>, Vec<_>) = graph.parameters().map(|(n, v)| (n.to_string(), v)).unzip();
+    for (name, value) in names.iter().zip(gradient(&mut graph, loss, &values)?) {
+        graph.output(name.clone(), value.ok_or_else(|| format!("{name} has no gradient"))?);
+    }
+    graph.verify()?;
+    let feeds = batch.training_feeds(&weights, family.vocabulary())?;
+    let results = evaluate(&graph, &feeds, DType::F32)?;
+    let expected = golden::tensors(&folder.join("expected.safetensors"), "")?;
+    compare("loss", &results["loss"], &expected["loss"], FORWARD, 0.0)?;
+    let gradients = golden::tensors(&folder.join("grads.safetensors"), "")?;
+    if !gradients.keys().eq(names.iter().collect::<std::collections::BTreeSet<_>>()) {
+        return Err(format!("parameters are {names:?}, expected {:?}", gradients.keys()).into());
+    }
+    for (name, expected) in &gradients {
+        compare(name, &results[name], expected, GRADIENT.0, GRADIENT.1)?;
+        let cosine = cosine(&results[name], expected);
+        if cosine < COSINE {
+            return Err(format!("{name}: the cosine is {cosine}").into());
+        }
+    }
+    Ok(())
+}
+
+fn check_saved(folder: &Path) -> Result<(), Failed> {
+    let family = open(folder)?;
+    let weights = Weights::read(folder, &*family)?;
+    let copy = tempfile::tempdir()?;
+    weights.save(copy.path(), &*family)?;
+    let names = |folder: &Path| -> Result<Vec<String>, Failed> {
+        Ok(Tensors::into_keys(golden::tensors(&folder.join("model.safetensors"), "")?).collect())
+    };
+    if names(copy.path())? != names(folder)? {
+        return Err("the saved names differ from those of transformers".into());
+    }
+    let again = open(copy.path())?;
+    if Weights::read(copy.path(), &*again)? != weights || again.config() != family.config() {
+        return Err("what was saved is not what is read".into());
+    }
+    // Every key that transformers wrote and that is still written has its value.
+    let (ours, theirs) = (Config::read(copy.path())?, Config::read(folder)?);
+    let differs = |(key, value): &(&String, &serde_json::Value)| {
+        // Absent means four times the width, which is what we write.
+        key.as_str() != "n_inner" && ours.keys().get(*key).is_some_and(|other| other != *value)
+    };
+    match theirs.keys().iter().find(differs) {
+        Some((key, value)) => Err(format!("config.json: `{key}` was {value}").into()),
+        None => Ok(()),
+    }
+}
+
+fn check_texts(folder: &Path) -> Result<(), Failed> {
+    let family = open(folder)?;
+    let weights = Weights::read(folder, &*family)?;
+    let case: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("case.json"))?)?;
+    let cases = case["cases"].as_array().ok_or("no `cases`")?;
+    let expected = golden::tensors(&folder.join("expected.safetensors"), "logits.")?;
+    if expected.is_empty() {
+        return Err("no logits to compare".into());
+    }
+    // The last case is a padded batch for generation; it comes without logits.
+    for (number, expected) in &expected {
+        let case = number.parse::<usize>().ok().and_then(|i| cases.get(i)).ok_or("logits without a text")?;
+        let tokens: Vec<u32> = serde_json::from_value(case["input_ids"].clone())?;
+        let got = logits(&*family, &weights, tokens)?;
+        compare(&format!("logits.{number}"), &got, expected, FORWARD, 0.0)?;
+    }
+    Ok(())
+}
+
+fn logits(family: &dyn Family, weights: &Weights, tokens: Vec<u32>) -> Result<Tensor, Failed> {
+    let extent = Extent { batch: 1, context: tokens.len() };
+    let mut graph = Graph::new();
+    let forward = family.forward(&mut graph, extent, Mode::Evaluate)?;
+    graph.output("logits", forward.logits);
+    let feeds = weights.feeds().with("tokens", Tensor::u32([1, extent.context], tokens));
+    Ok(evaluate(&graph, &feeds, DType::F32)?.remove("logits").expect("named above"))
+}
+
+fn compare(name: &str, got: &Tensor, expected: &Tensor, absolute: f64, share: f64) -> Result<(), Failed> {
+    let (got, expected) = (got.to_f64(), expected.to_f64());
+    if got.len() != expected.len() {
+        return Err(format!("{name}: {} elements, expected {}", got.len(), expected.len()).into());
+    }
+    let limit = absolute + share * expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let difference = (got - expected).abs();
+        if difference.is_nan() || difference > limit {
+            return Err(format!("{name}[{i}]: got {got}, expected {expected} within {limit:.1e}").into());
+        }
+    }
+    Ok(())
+}
+
+fn cosine(a: &Tensor, b: &Tensor) -> f64 {
+    let (a, b) = (a.to_f64(), b.to_f64());
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
+}

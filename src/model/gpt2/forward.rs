@@ -1,0 +1,103 @@
+//! The forward pass of GPT-2.
+
+use super::super::layers::{Layers, located};
+use super::super::{Extent, Family, Forward, Mode, Result};
+use super::{Dropouts, Gpt2};
+use crate::graph::Graph;
+use crate::ops::Value;
+use crate::ops::attention::{Attention, AttentionEmit};
+use crate::ops::embedding::EmbeddingEmit;
+use crate::ops::matmul::{Form, MatmulEmit};
+use crate::ops::pointwise::PointwiseEmit;
+use crate::ops::reshape::ReshapeEmit;
+use crate::ops::slice::SliceEmit;
+use crate::tensor::{DType, Type};
+
+impl Gpt2 {
+    pub(super) fn write(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
+        let Dropouts { embedding, attention, residual } = self.dropout;
+        let drops = embedding > 0.0 || attention > 0.0 || residual > 0.0;
+        let mut layers = Layers::declare(graph, &self.parameters(), mode, drops);
+        let mut x = self.embed(graph, &mut layers, extent, mode)?;
+        let mut hidden = vec![];
+        for layer in 0..self.layers {
+            hidden.push(x);
+            let block = format!("transformer.h.{layer}");
+            let attended = self.attend(graph, &mut layers, extent, layer, x)?;
+            x = located(graph, &block, |g| g.add(x, attended))?;
+            let fed = self.feed_forward(graph, &mut layers, layer, x)?;
+            x = located(graph, &block, |g| g.add(x, fed))?;
+        }
+        let x = layers.layer_norm(graph, "transformer.ln_f", x, self.norm_epsilon)?;
+        hidden.push(x);
+        let head = layers.weight(if self.tie { "transformer.wte" } else { "lm_head" });
+        let logits = located(graph, "lm_head", |g| g.matmul_form(Form::Nt, x, head))?;
+        Ok(Forward { logits, hidden })
+    }
+
+    /// [N, C] from token and position.
+    fn embed(&self, graph: &mut Graph, layers: &mut Layers, extent: Extent, mode: Mode) -> Result<Value> {
+        let Extent { batch, context } = extent;
+        let positions = extent.positions();
+        let tokens = graph.input("tokens", Type::new(DType::U32, [batch, context]));
+        let (wte, wpe) = (layers.weight("transformer.wte"), layers.weight("transformer.wpe"));
+        let rows = match mode {
+            Mode::Train => {
+                let order = graph.input("order", Type::new(DType::U32, [positions]));
+                let starts = graph.input("starts", Type::new(DType::U32, [self.vocabulary + 1]));
+                located(graph, "transformer.wte", |g| g.embedding_trained(wte, tokens, order, starts))?
+            }
+            Mode::Evaluate => located(graph, "transformer.wte", |g| g.embedding(wte, tokens))?,
+        };
+        let sum = located(graph, "transformer.wpe", |g| {
+            let places = g.slice(wpe, 0, 0, context)?;
+            let sum = g.add(rows, places)?;
+            g.reshape(sum, [positions, self.width].into())
+        })?;
+        layers.dropout(graph, "transformer.drop", self.dropout.embedding, sum)
+    }
+
+    fn attend(
+        &self,
+        graph: &mut Graph,
+        layers: &mut Layers,
+        extent: Extent,
+        layer: usize,
+        x: Value,
+    ) -> Result<Value> {
+        let module = |name: &str| format!("transformer.h.{layer}.{name}");
+        let x = layers.layer_norm(graph, &module("ln_1"), x, self.norm_epsilon)?;
+        let packed = layers.linear(graph, &module("attn.c_attn"), Form::Nn, x)?;
+        let draw = layers.draw(self.dropout.attention);
+        let mut how = Attention { scale: self.score_scale(layer), ..Attention::causal() };
+        if let Some((_, salt)) = draw {
+            how = how.dropout(self.dropout.attention, salt);
+        }
+        let mixed = located(graph, &module("attn"), |g| {
+            let packed = g.reshape(packed, [extent.batch, extent.context, 3 * self.width].into())?;
+            let mixed = g.attention_packed(&how, packed, [self.heads; 2], None, draw.map(|(rng, _)| rng))?;
+            g.reshape(mixed, [extent.positions(), self.width].into())
+        })?;
+        let y = layers.linear(graph, &module("attn.c_proj"), Form::Nn, mixed)?;
+        layers.dropout(graph, &module("attn.resid_dropout"), self.dropout.residual, y)
+    }
+
+    /// The factor on the scores of a block, where it is not the usual `1 / sqrt(D)`.
+    pub(super) fn score_scale(&self, layer: usize) -> Option<f32> {
+        if self.scale_scores && !self.scale_by_layer {
+            return None;
+        }
+        let head = if self.scale_scores { ((self.width / self.heads) as f64).sqrt() } else { 1.0 };
+        let depth = if self.scale_by_layer { (layer + 1) as f64 } else { 1.0 };
+        Some((1.0 / (head * depth)) as f32)
+    }
+
+    fn feed_forward(&self, graph: &mut Graph, layers: &mut Layers, layer: usize, x: Value) -> Result<Value> {
+        let module = |name: &str| format!("transformer.h.{layer}.{name}");
+        let x = layers.layer_norm(graph, &module("ln_2"), x, self.norm_epsilon)?;
+        let x = layers.linear(graph, &module("mlp.c_fc"), Form::Nn, x)?;
+        let x = layers.activate(graph, &module("mlp.act"), self.activation, x)?;
+        let y = layers.linear(graph, &module("mlp.c_proj"), Form::Nn, x)?;
+        layers.dropout(graph, &module("mlp.dropout"), self.dropout.residual, y)
+    }
+}
