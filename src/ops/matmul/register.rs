@@ -32,7 +32,7 @@ pub(super) enum Access {
 }
 
 impl Access {
-    /// The widest access for an axis of this length.
+    /// The widest access along an axis of this length.
     pub(super) fn widest(dtype: DType, axis: usize, chunk: usize, int64: bool) -> Access {
         match dtype {
             _ if !axis.is_multiple_of(chunk) => Access::Single,
@@ -326,23 +326,24 @@ impl Template {
         }
         line!(text, "if column_{j} < params.n {{");
         line!(text, "let at = (start + column_{j}) / {chunk}u;");
-        let bits = |i: usize| format!("u64(bitcast<u32>(y{j}_{i}))");
-        let join = |parts: Vec<String>| parts.join(", ");
-        let words = chunk / 2;
+        let y = |i: usize| format!("y{j}_{i}");
         match self.c {
-            Access::Fours => {
-                for four in 0..chunk / 4 {
-                    let parts = join((0..4).map(|i| format!("y{j}_{}", four * 4 + i)).collect());
-                    line!(text, "c[at * {}u + {four}u] = vec4<f32>({parts});", chunk / 4);
-                }
-            }
             Access::Words64 => {
+                let bits = |i| format!("u64(bitcast<u32>({}))", y(i));
                 let word = |i| format!("{} | ({} << 32u)", bits(2 * i), bits(2 * i + 1));
-                line!(text, "c[at] = vec{words}<u64>({});", join((0..words).map(word).collect()));
+                let words: Vec<String> = (0..chunk / 2).map(word).collect();
+                line!(text, "c[at] = vec{}<u64>({});", chunk / 2, words.join(", "));
+            }
+            Access::Pairs => {
+                let word = |i| format!("pack2x16float(vec2<f32>({}, {}))", y(2 * i), y(2 * i + 1));
+                let words: Vec<String> = (0..chunk / 2).map(word).collect();
+                line!(text, "c[at] = vec{}<u32>({});", chunk / 2, words.join(", "));
             }
             _ => {
-                let word = |i| format!("pack2x16float(vec2<f32>(y{j}_{}, y{j}_{}))", 2 * i, 2 * i + 1);
-                line!(text, "c[at] = vec{words}<u32>({});", join((0..words).map(word).collect()));
+                for four in 0..chunk / 4 {
+                    let parts: Vec<String> = (0..4).map(|i| y(four * 4 + i)).collect();
+                    line!(text, "c[at * {}u + {four}u] = vec4<f32>({});", chunk / 4, parts.join(", "));
+                }
             }
         }
         line!(text, "}}");
