@@ -109,7 +109,12 @@ fn strided(sizes: &[usize], strides: &[usize], x: &Type, y: &Type) -> Variant {
     let mut text = format!("{}\nstruct Params {{\n    count: u32,\n", pack(width));
     let mut body = String::from("        var rest = i;\n        var source = 0u;\n");
     for axis in (0..sizes.len()).rev() {
-        let _ = writeln!(text, "    size{axis}: u32,\n    stride{axis}: u32,");
+        let _ = writeln!(text, "    stride{axis}: u32,");
+        if axis == 0 {
+            let _ = writeln!(body, "        source += rest * params.stride{axis};");
+            continue;
+        }
+        let _ = writeln!(text, "    size{axis}: u32,");
         let _ = writeln!(body, "        source += rest % params.size{axis} * params.stride{axis};");
         let _ = writeln!(body, "        rest = rest / params.size{axis};");
     }
@@ -123,7 +128,10 @@ fn strided(sizes: &[usize], strides: &[usize], x: &Type, y: &Type) -> Variant {
             true => (sizes[axis] / width, strides[axis]),
             false => (sizes[axis], strides[axis] / width),
         };
-        launch = launch.param(format!("size{axis}"), size).param(format!("stride{axis}"), stride);
+        launch = launch.param(format!("stride{axis}"), stride);
+        if axis > 0 {
+            launch = launch.param(format!("size{axis}"), size);
+        }
     }
     Variant::single(if width == 4 { "transpose_wide" } else { "transpose" }, launch)
 }

@@ -62,7 +62,7 @@ pub(super) fn update<R: Real>(op: &Optimizer, inputs: &[&Tensor], outputs: &mut 
                 for ((p, b), &g) in p.iter_mut().zip(b).zip(g) {
                     let g = step.clipped(g) + decay * *p;
                     *b = if step.is_first { g } else { keep * *b + take * g };
-                    *p = *p - step.rate * if nesterov { g + keep * *b } else { *b };
+                    *p -= step.rate * if nesterov { g + keep * *b } else { *b };
                 }
             });
         }
@@ -72,7 +72,7 @@ pub(super) fn update<R: Real>(op: &Optimizer, inputs: &[&Tensor], outputs: &mut 
                 let decay = decay_of(block);
                 for (((p, m), v), &g) in p.iter_mut().zip(m).zip(v).zip(g) {
                     rule.moments(step.clipped(g) + decay * *p, m, v);
-                    *p = *p - step.rate * rule.direction(&step, *m, *v);
+                    *p -= step.rate * rule.direction(&step, *m, *v);
                 }
             });
         }
@@ -98,14 +98,14 @@ pub(super) fn update<R: Real>(op: &Optimizer, inputs: &[&Tensor], outputs: &mut 
                 let decay = decay_of(block);
                 let rate = step.rate * trust[(segments[block] as usize).min(trust.len() - 1)];
                 for ((p, m), v) in p.iter_mut().zip(m).zip(v) {
-                    *p = *p - rate * (rule.direction(&step, *m, *v) + decay * *p);
+                    *p -= rate * (rule.direction(&step, *m, *v) + decay * *p);
                 }
             });
         }
         _ => blocks(parameters, &mut [], &mut [], gradients, |block, p, _, _, g| {
             let decay = decay_of(block);
             for (p, &g) in p.iter_mut().zip(g) {
-                *p = *p - step.rate * (step.clipped(g) + decay * *p);
+                *p -= step.rate * (step.clipped(g) + decay * *p);
             }
         }),
     }

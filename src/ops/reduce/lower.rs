@@ -50,8 +50,9 @@ pub(super) fn variants(kind: Kind, axis: usize, x: &Type, y: &Type, caps: &Caps)
             (1, false) => vec![partial.group(), finish.group()],
             _ => vec![partial.lane(), finish.lane()],
         };
-        let busy = if caps.is_cpu { 2 * LANES } else { 1 << 14 };
-        let few = outputs < busy && length * outputs > 1 << 15;
+        // What keeps a device busy: a CPU driver's threads take a workgroup each, a GPU wants thousands of lanes.
+        let (busy, long) = if caps.is_cpu { (LANES / 2, 1 << 17) } else { (1 << 14, 1 << 15) };
+        let few = outputs < busy && length * outputs > long;
         let name = "reduce_split".to_string();
         let scratch = vec![(outputs * chunks * 4) as u64];
         ranked.push((if few { 3 } else { -1 }, Variant { name, launches, scratch }));

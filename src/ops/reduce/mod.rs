@@ -44,7 +44,7 @@ impl Reduce {
         let [_, length, inner] = split(&x.shape, self.axis);
         let (x, y) = (x.real::<R>(), y.real_mut::<R>());
         if inner == 1 {
-            let rows = y.par_iter_mut().zip(x.par_chunks(length));
+            let rows = y.par_iter_mut().zip(x.par_chunks(length)).with_min_len(1 + BLOCK / length);
             rows.for_each(|(y, row)| *y = self.row(row));
         } else {
             let blocks = inner.div_ceil(COLUMNS);
@@ -81,6 +81,9 @@ impl Reduce {
             let total = totals[1..].iter().fold(totals[0], |a, &b| self.join(a, b));
             tail.iter().fold(total, |a, &b| self.join(a, b))
         };
+        if row.len() <= BLOCK {
+            return block(row);
+        }
         let parts: Vec<R> = row.par_chunks(BLOCK).map(block).collect();
         parts[1..].iter().fold(parts[0], |a, &b| self.join(a, b))
     }
