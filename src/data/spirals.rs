@@ -27,7 +27,7 @@ impl Default for Spirals {
 }
 
 impl Spirals {
-    /// Points [N, 2] and their classes I32 [N], the arms taking turns, so that any run of points holds all classes.
+    /// Points `[N, 2]` and their classes `I32 [N]`, the arms taking turns, so that any run of points holds all classes.
     pub fn draw(&self, seed: u64) -> (Tensor, Tensor) {
         let mut stream = Stream::new(&[seed as u32, (seed >> 32) as u32, 0x5350_4952]);
         let count = self.arms * self.points;

@@ -47,7 +47,7 @@ impl Mlp {
         })
     }
 
-    /// Its parameters: `layers.0.weight` [in, out], `layers.0.bias` [out], and with PReLU `layers.0.slope` [out].
+    /// Its parameters: `layers.0.weight [in, out]`, `layers.0.bias [out]`, and with PReLU `layers.0.slope [out]`.
     pub fn parameters(&self) -> Vec<ParameterSpec> {
         let mut list = vec![];
         for (module, inputs, outputs, activation) in self.layers() {

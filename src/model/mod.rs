@@ -110,9 +110,9 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// Writes the forward pass into a graph. It declares the parameters and these inputs:
     ///
     /// - `tokens` U32 [B, T];
-    /// - in [`Mode::Train`] `order` U32 [N] and `starts` U32 [V + 1], the positions sorted by token as
+    /// - in [`Mode::Train`] `order: U32 [N]` and `starts: U32 [V + 1]`, the positions sorted by token as
     ///   [`sort_positions`](crate::ops::embedding::sort_positions) gives them;
-    /// - in [`Mode::Train`], if any dropout is set, `rng` U32 [2]: key of the run and counter of the micro-step.
+    /// - in [`Mode::Train`], if any dropout is set, `rng: U32 [2]`: key of the run and counter of the micro-step.
     fn forward(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward>;
 
     /// The parameter that a tensor of a checkpoint is, by the checkpoint's name for it; `None` for what is left out, such
@@ -129,7 +129,7 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     fn describe(&self) -> String;
 }
 
-/// Adds the mean cross-entropy of `logits` [N, V] over the positions that count, with a further input `targets` I32 [N].
+/// Adds the mean cross-entropy of `logits: [N, V]` over the positions that count, with a further input `targets: I32 [N]`.
 ///
 /// `smoothing` is the share of each target spread evenly over the vocabulary.
 pub fn loss(graph: &mut Graph, logits: Value, smoothing: f32) -> Result<Value> {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// A quiet NaN, given to the shader as a parameter: WGSL refuses it as a constant.
 const NAN_BITS: u32 = 0x7fc0_0000;
 
-/// Cross-entropy. Inputs: logits [.., V], targets [..] as i32; outputs: loss [], log-sum-exp [rows], counted rows [].
+/// Cross-entropy. Inputs: logits `[.., V]`, targets `[..]` as i32; outputs: loss `[]`, log-sum-exp `[rows]`, counted rows `[]`.
 ///
 /// The log-sum-exp of an ignored row is written as zero. It is saved for the derivative; no gradient flows back through it.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 //! Dropout: elements are zeroed at random and the others scaled up, so that the mean stays.
 //!
-//! y[i] = x[i] / (1 - p) if element i is kept, else 0. What is kept follows from the counter in `rng`, the salt and i alone:
+//! `y[i] = x[i] / (1 - p)` if element i is kept, else 0. What is kept follows from the counter in `rng`, the salt and i alone:
 //! the gradient draws the same mask again, and a resumed run the masks of the run that never stopped.
 
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Elements the host draws at a time.
 const BLOCK: usize = 4096;
 
-/// Zeroes each element with probability `p`; inputs x and rng U32 [2], (key of the run, counter of the micro-step).
+/// Zeroes each element with probability `p`; inputs x and rng `U32 [2]`, (key of the run, counter of the micro-step).
 #[derive(Clone, Debug)]
 pub struct Dropout {
     /// Share of elements dropped, in `0.0..1.0`.

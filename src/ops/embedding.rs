@@ -1,6 +1,6 @@
 //! Rows of a table chosen by token, and the deterministic gradient of the table.
 //!
-//! y[n, :] = weight[tokens[n], :]
+//! `y[n, :] = weight[tokens[n], :]`
 //! dweight[v, :] = sum over the positions n where token v stands of up[n, :], in the order of n
 //!
 //! Why the positions come sorted from the host: tokens are known there before the step, and with them in hand every row
@@ -21,11 +21,11 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Embedding;
 
-/// The same with the positions sorted by token as further inputs, order U32 [N] and starts U32 [V + 1], for training.
+/// The same with the positions sorted by token as further inputs, order `U32 [N]` and starts `U32 [V + 1]`, for training.
 #[derive(Clone, Debug)]
 pub struct EmbeddingTrained;
 
-/// Gradient of the table: up [N, C], order U32 [N], starts U32 [V + 1] -> [V, C].
+/// Gradient of the table: up `[N, C]`, order `U32 [N]`, starts `U32 [V + 1]` -> `[V, C]`.
 #[derive(Clone, Debug)]
 pub struct EmbeddingGradient;
 

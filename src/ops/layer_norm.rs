@@ -13,7 +13,7 @@ use crate::tensor::{Real, Tensor, Type};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Normalises each row. Inputs: x, then weight and bias if there; outputs: y, mean [rows], rstd [rows].
+/// Normalises each row. Inputs: x, then weight and bias if there; outputs: y, mean `[rows]`, rstd `[rows]`.
 ///
 /// The statistics are saved for the derivative; no gradient flows back through them.
 #[derive(Clone, Debug)]

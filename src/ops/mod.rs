@@ -168,8 +168,11 @@ pub trait Operator: Debug + Send + Sync {
     }
 }
 
-/// All operator families, each with its cases: what the conformance harness and `kiln doctor` run through.
-pub fn families() -> Vec<(&'static str, fn() -> Cases)> {
+/// Name of an operator family and what makes its cases.
+pub type Family = (&'static str, fn() -> Cases);
+
+/// All operator families: what the conformance harness and `kiln doctor` run through.
+pub fn families() -> Vec<Family> {
     vec![
         ("pointwise", pointwise::cases),
         ("reshape", reshape::cases),

@@ -12,7 +12,7 @@ use crate::tensor::{Real, Tensor, Type};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Divides each row by its root mean square. Inputs: x, weight; outputs: y, rstd [rows].
+/// Divides each row by its root mean square. Inputs: x, weight; outputs: y, rstd `[rows]`.
 ///
 /// `rstd` is saved for the derivative; no gradient flows back through it.
 #[derive(Clone, Debug)]

@@ -42,7 +42,7 @@ pub struct Error {
     /// Passes that ran before it, or `none`.
     pub before: String,
     /// Why.
-    pub source: graph::Error,
+    pub source: Box<graph::Error>,
 }
 
 /// A rewrite of a graph.
@@ -66,7 +66,7 @@ pub fn run(passes: &[&dyn Pass], graph: Graph) -> Result<(Graph, Vec<Report>), E
             pass.rewrite(&graph).and_then(|new| new.verify().map(|()| new)).map_err(|source| {
                 let names: Vec<_> = reports.iter().map(|r| r.pass).collect();
                 let before = if names.is_empty() { "none".to_string() } else { names.join(", ") };
-                Error { pass: pass.name(), before, source }
+                Error { pass: pass.name(), before, source: Box::new(source) }
             })?;
         let (nodes_before, nodes_after) = (graph.nodes().len(), rewritten.nodes().len());
         reports.push(Report { pass: pass.name(), nodes_before, nodes_after });

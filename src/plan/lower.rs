@@ -114,8 +114,8 @@ fn place_values(plan: &mut Plan, residents: &Residents, slot: &SlotOf) -> Result
             },
         });
     }
-    for at in 0..roots.len() {
-        plan.places[at] = plan.places[roots[at].index()];
+    for (at, root) in roots.iter().enumerate() {
+        plan.places[at] = plan.places[root.index()];
     }
     Ok(())
 }

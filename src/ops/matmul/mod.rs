@@ -24,7 +24,7 @@ use crate::tensor::{Data, Shape, Tensor, Type};
 use geometry::Geometry;
 use std::sync::Arc;
 
-/// `C = activation(A op B + bias)`. Inputs: A, B and, where `has_bias`, the bias [N].
+/// `C = activation(A op B + bias)`. Inputs: A, B and, where `has_bias`, the bias `[N]`.
 #[derive(Clone, Debug)]
 pub struct Matmul {
     /// Which operand is stored transposed.

@@ -1,6 +1,6 @@
 //! Optimisers: one operator, and one dispatch, updates every parameter of the model.
 //!
-//! Parameters, gradients and moments are arenas of one layout, F32 [N]: tensors one after the other, each padded with zeros to
+//! Parameters, gradients and moments are arenas of one layout, `F32 [N]`: tensors one after the other, each padded with zeros to
 //! a multiple of [`BLOCK`] elements; the pads stay zero. Inputs in order:
 //!
 //! | input | type | what |
