@@ -14,7 +14,15 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("data", &["tensor"]),
     ("model", &["tensor", "ops", "graph"]),
     ("train", &["tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model"]),
-    ("cli", &["tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train"]),
+    ("generate", &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train"]),
+    ("evaluate", &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "generate"]),
+    (
+        "cli",
+        &[
+            "tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train", "generate",
+            "evaluate",
+        ],
+    ),
 ];
 
 fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {

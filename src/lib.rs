@@ -2,7 +2,10 @@
 
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod data;
+pub mod evaluate;
+pub mod generate;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod graph;

@@ -27,6 +27,11 @@ pub fn prepare(graph: &Graph, residents: &Residents) -> Result<Graph> {
     let mut taken = HashSet::new();
     for (name, value) in graph.outputs().iter().filter(|(name, _)| residents.results.contains_key(name)) {
         let root = roots[value.index()];
+        // The result of an in-place operator is where it belongs already.
+        let home = graph.info(root).name.as_ref().and_then(|name| residents.places.get(name));
+        if home.is_some() && home == residents.results.get(name) {
+            continue;
+        }
         let own = matches!(graph.info(root).source, Source::Node { .. });
         if !own || uses[root.index()] > 1 || !taken.insert(root) {
             let old = rewriter.get(*value);

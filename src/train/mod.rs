@@ -1,7 +1,17 @@
-//! Training: the recipe, the schedule, the run folder.
+//! Training: the recipe, the schedule, the step as a fixed program, the loop, the run folder.
 
 pub mod checkpoint;
+mod error;
+pub mod job;
+pub mod layout;
 pub mod metrics;
 pub mod progress;
 pub mod recipe;
+pub mod run;
 pub mod schedule;
+mod target;
+pub mod trainer;
+mod update;
+
+pub use error::{Error, Result};
+pub use target::Target;

@@ -1,0 +1,160 @@
+//! How well a model predicts a text: loss, perplexity, bits per byte.
+
+use crate::data;
+use crate::data::replay::{EVALUATION_VALIDATION, Replay};
+use crate::data::store::{Part, split};
+use crate::data::text::Text;
+use crate::data::tokenizer::{Spec, Tokenizer};
+use crate::data::windows::{self, Batch};
+use crate::generate::place;
+use crate::graph::Graph;
+use crate::model::{self, Extent, Family, Mode, Weights};
+use crate::passes::{self, Fuse, Tidy};
+use crate::tensor::Tensor;
+use crate::train::job::{feeds_of, language_loss};
+use crate::train::{self, Target};
+use std::path::{Path, PathBuf};
+
+/// What can go wrong while evaluating.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The device or the run.
+    #[error(transparent)]
+    Run(#[from] train::Error),
+    /// The text or the tokenizer.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// The folder's model.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// The text has tokens the model does not know.
+    #[error(
+        "the text has token {token}, the model knows {vocabulary}\n  hint: use the tokenizer the model was trained with"
+    )]
+    Vocabulary {
+        /// The token.
+        token: u32,
+        /// Tokens the model knows.
+        vocabulary: usize,
+    },
+}
+
+/// Result of evaluating.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// How well a text was predicted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Score {
+    /// Mean negative log-likelihood, in nats per token.
+    pub loss: f64,
+    /// e to the loss.
+    pub perplexity: f64,
+    /// Loss in bits, per byte of UTF-8 instead of per token.
+    pub bits_per_byte: f64,
+    /// Tokens predicted.
+    pub tokens: usize,
+}
+
+/// What is evaluated.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Checkpoint or Hugging Face folder.
+    pub model: PathBuf,
+    /// Files and folders of text.
+    pub text: Vec<PathBuf>,
+    /// Tokenizer instead of the folder's own: `char`, or a path.
+    pub tokenizer: Option<Spec>,
+    /// Explicit windows: the validation part's `eval_val_offsets` are taken.
+    pub windows: Option<PathBuf>,
+    /// With windows: the last share of the text, from which they count.
+    pub validation: f64,
+    /// Sequences in one batch.
+    pub batch: usize,
+    /// Tokens in one sequence; absent: the model's context.
+    pub context: Option<usize>,
+    /// Device.
+    pub device: String,
+}
+
+/// Predicts a text with a model.
+pub fn evaluate(request: &Request) -> Result<Score> {
+    let family = model::open(&request.model)?;
+    let weights = Weights::read(&request.model, family.as_ref())?;
+    let text = Text::open(&request.text)?;
+    let text = text.contents();
+    let tokenizer = match &request.tokenizer {
+        Some(spec) => Tokenizer::prepare(spec, &text)?,
+        None => Tokenizer::load(&request.model)?,
+    };
+    let context = request.context.unwrap_or(family.context()).min(family.context());
+    let (part, batches) = match &request.windows {
+        Some(path) => replayed(path, &text, &tokenizer, request, context)?,
+        None => {
+            let part = Part::of(&text, &tokenizer)?;
+            let batches = windows::sweep(&part.tokens, context, request.batch)?.collect();
+            (part, batches)
+        }
+    };
+    if let Some(&token) = part.tokens.iter().find(|&&t| t as usize >= family.vocabulary()) {
+        return Err(Error::Vocabulary { token, vocabulary: family.vocabulary() });
+    }
+    let extent = Extent { batch: request.batch, context };
+    let target = Target::open(&request.device)?;
+    let (loss, tokens) = mean_loss(family.as_ref(), &weights, &target, extent, &batches)?;
+    let bytes_per_token = part.bytes as f64 / part.tokens.len() as f64;
+    let bits_per_byte = loss / std::f64::consts::LN_2 / bytes_per_token;
+    Ok(Score { loss, perplexity: loss.exp(), bits_per_byte, tokens })
+}
+
+fn replayed(
+    path: &Path,
+    text: &str,
+    tokenizer: &Tokenizer,
+    request: &Request,
+    context: usize,
+) -> Result<(Part, Vec<Batch>)> {
+    let (_, validation) = split(text, request.validation)?;
+    let part = Part::of(validation, tokenizer)?;
+    let replay = Replay::load(path)?;
+    let offsets = replay.evaluation_validation()?;
+    let batches = windows::evaluation_replayed(
+        EVALUATION_VALIDATION,
+        "validation",
+        &part.tokens,
+        context,
+        request.batch,
+        offsets,
+    )?;
+    Ok((part, batches))
+}
+
+/// Mean loss per counted token over batches, and how many there were.
+pub fn mean_loss(
+    family: &dyn Family,
+    weights: &Weights,
+    target: &Target,
+    extent: Extent,
+    batches: &[Batch],
+) -> Result<(f64, usize)> {
+    let mut graph = Graph::new();
+    let loss = language_loss(family, &mut graph, extent, Mode::Evaluate, 0.0)?;
+    graph.output("loss", loss);
+    let (graph, _) = passes::run(&[&Tidy, &Fuse], graph).map_err(train::Error::from)?;
+    let (residents, arena) = place(family);
+    let plan = target.plans(&[&graph], &residents, None)?.remove(0);
+    let names: Vec<String> = plan.feeds.iter().map(|f| f.name.clone()).collect();
+    let mut engine = target.engine(&[arena], vec![plan])?;
+    for spec in family.parameters() {
+        engine.write(residents.places[&spec.name], weights.get(&spec.name)?).map_err(train::Error::from)?;
+    }
+    let (mut total, mut count) = (0.0, 0);
+    for batch in batches {
+        let feeds = feeds_of(batch, extent);
+        let list: Vec<&Tensor> =
+            names.iter().map(|n| feeds.get(n).expect("tokens and targets are all there is")).collect();
+        let result = engine.run(0, &list).map_err(train::Error::from)?;
+        total += result[0].to_f64()[0] * batch.counted() as f64;
+        count += batch.counted();
+    }
+    Ok((total / count as f64, count))
+}

@@ -1,0 +1,187 @@
+//! Text from a trained model: the next token again and again.
+
+mod sampling;
+
+pub use sampling::{Sampling, sample};
+
+use crate::data::{self, tokenizer::Tokenizer};
+use crate::graph::Graph;
+use crate::model::{self, Extent, Family, Mode, Weights};
+use crate::ops::embedding::EmbeddingEmit;
+use crate::passes::{self, Fuse, Tidy};
+use crate::plan::{Arena, Engine, Residents, Span};
+use crate::tensor::random::Stream;
+use crate::tensor::{DType, Tensor, Type};
+use crate::train::{self, Target};
+use std::path::Path;
+
+/// What can go wrong while generating.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model, the device or the run.
+    #[error(transparent)]
+    Run(#[from] train::Error),
+    /// The tokenizer.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// The folder's model.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// A prompt that gives no token to start from.
+    #[error(
+        "the prompt is empty\n  hint: give at least one token; for stories a line break will do: --prompt $'\\n'"
+    )]
+    EmptyPrompt,
+    /// A token the model does not know.
+    #[error("token {token} is beyond the model's vocabulary of {vocabulary}")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Tokens the model knows.
+        vocabulary: usize,
+    },
+    /// A sampling setting out of range.
+    #[error("{setting} is {got}, expected {expected}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// The range.
+        expected: &'static str,
+        /// The value given.
+        got: String,
+    },
+}
+
+/// Result of generating.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A model ready to continue texts.
+pub struct Writer {
+    engine: Box<dyn Engine>,
+    feeds: Vec<String>,
+    context: usize,
+    vocabulary: usize,
+    tokenizer: Tokenizer,
+    device: String,
+}
+
+impl Writer {
+    /// Opens a checkpoint or Hugging Face folder with its tokenizer on a device.
+    pub fn open(folder: &Path, device: &str) -> Result<Writer> {
+        let family = model::open(folder)?;
+        let weights = Weights::read(folder, family.as_ref())?;
+        let tokenizer = Tokenizer::load(folder)?;
+        Writer::new(family.as_ref(), &weights, tokenizer, &Target::open(device)?)
+    }
+
+    /// A writer for a model and its tokenizer.
+    pub fn new(
+        family: &dyn Family,
+        weights: &Weights,
+        tokenizer: Tokenizer,
+        target: &Target,
+    ) -> Result<Writer> {
+        let extent = Extent { batch: 1, context: family.context() };
+        let graph = next_token_graph(family, extent)?;
+        let (residents, total) = place(family);
+        let plan = target.plans(&[&graph], &residents, None)?.remove(0);
+        let feeds = plan.feeds.iter().map(|f| f.name.clone()).collect();
+        let mut engine = target.engine(&[total], vec![plan])?;
+        for spec in family.parameters() {
+            engine
+                .write(residents.places[&spec.name], weights.get(&spec.name)?)
+                .map_err(train::Error::from)?;
+        }
+        Ok(Writer {
+            engine,
+            feeds,
+            context: extent.context,
+            vocabulary: family.vocabulary(),
+            tokenizer,
+            device: target.describe(),
+        })
+    }
+
+    /// Device and driver in words.
+    pub fn describe(&self) -> &str {
+        &self.device
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Scores of the token after `ids`, of which the last `context` count.
+    pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        let ids = &ids[ids.len().saturating_sub(self.context)..];
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if let Some(&token) = ids.iter().find(|&&t| t as usize >= self.vocabulary) {
+            return Err(Error::UnknownToken { token, vocabulary: self.vocabulary });
+        }
+        let mut tokens = ids.to_vec();
+        // What stands after the last token is never seen by it: attention is causal.
+        tokens.resize(self.context, 0);
+        let tokens = Tensor::u32([1, self.context], tokens);
+        let position = Tensor::u32([1], vec![ids.len() as u32 - 1]);
+        let feeds: Vec<&Tensor> =
+            self.feeds.iter().map(|name| if name == "tokens" { &tokens } else { &position }).collect();
+        let results = self.engine.run(0, &feeds).map_err(train::Error::from)?;
+        Ok(results[0].real::<f32>().to_vec())
+    }
+
+    /// `count` tokens after `ids`; `see` gets each as it comes and may stop the writing by returning false.
+    pub fn continue_ids(
+        &mut self,
+        ids: &[u32],
+        count: usize,
+        sampling: &Sampling,
+        see: &mut dyn FnMut(u32) -> bool,
+    ) -> Result<Vec<u32>> {
+        sampling.check()?;
+        let mut all = ids.to_vec();
+        let mut random = Stream::new(&[sampling.seed as u32, (sampling.seed >> 32) as u32, 0x5a3]);
+        for _ in 0..count {
+            let logits = self.logits(&all)?;
+            let token = sample(&logits, sampling, &mut random);
+            all.push(token);
+            if !see(token) {
+                break;
+            }
+        }
+        Ok(all.split_off(ids.len()))
+    }
+
+    /// The continuation of a prompt as text, without the prompt.
+    pub fn write(&mut self, prompt: &str, count: usize, sampling: &Sampling) -> Result<String> {
+        let ids = self.tokenizer.encode(prompt)?;
+        let written = self.continue_ids(&ids, count, sampling, &mut |_| true)?;
+        Ok(self.tokenizer.decode(&written)?)
+    }
+}
+
+/// Scores at one position, chosen by the input `position`.
+fn next_token_graph(family: &dyn Family, extent: Extent) -> Result<Graph> {
+    let mut graph = Graph::new();
+    let forward = family.forward(&mut graph, extent, Mode::Evaluate)?;
+    let position = graph.input("position", Type::new(DType::U32, [1]));
+    let row = graph.embedding(forward.logits, position).map_err(train::Error::from)?;
+    graph.output("logits", row);
+    let (graph, _) = passes::run(&[&Tidy, &Fuse], graph).map_err(train::Error::from)?;
+    Ok(graph)
+}
+
+/// One arena with all parameters.
+pub(crate) fn place(family: &dyn Family) -> (Residents, Arena) {
+    let weights = family.parameters().into_iter().map(|spec| (spec.name, spec.shape, false));
+    let layout = train::layout::Layout::new(weights);
+    let arena = Arena { name: "parameters".into(), kind: layout.kind() };
+    let places = layout
+        .tensors
+        .iter()
+        .map(|t| (t.name.clone(), Span { arena: 0, offset_bytes: 4 * t.offset as u64 }))
+        .collect();
+    (Residents { arenas: vec![arena.clone()], places, ..Residents::default() }, arena)
+}

@@ -1,0 +1,91 @@
+//! What can go wrong in a run.
+
+/// Why a run could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The recipe.
+    #[error(transparent)]
+    Recipe(#[from] super::recipe::Error),
+    /// The text, the tokenizer or the windows.
+    #[error(transparent)]
+    Data(#[from] crate::data::Error),
+    /// The model's folder or shape.
+    #[error(transparent)]
+    Model(#[from] crate::model::Error),
+    /// The graph.
+    #[error(transparent)]
+    Graph(#[from] crate::graph::Error),
+    /// A pass over the graph.
+    #[error(transparent)]
+    Pass(#[from] crate::passes::Error),
+    /// Planning or running.
+    #[error(transparent)]
+    Plan(#[from] crate::plan::Error),
+    /// The device.
+    #[cfg(feature = "gpu")]
+    #[error(transparent)]
+    Gpu(#[from] crate::gpu::Error),
+    /// Saving or loading a checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] super::checkpoint::Error),
+    /// Writing metrics.
+    #[error(transparent)]
+    Metrics(#[from] super::metrics::Error),
+    /// Built without the gpu feature.
+    #[error(
+        "device `{wanted}` needs the `gpu` feature, which this build leaves out\n  hint: --device cpu, or build with default features"
+    )]
+    NoGpuFeature {
+        /// The device asked for.
+        wanted: String,
+    },
+    /// f16 asked of an adapter without it.
+    #[error(
+        "precision \"f16\" needs SHADER_F16, which {device} does not have\n  hint: train.precision = \"f32\", or another device (`kiln devices`)"
+    )]
+    NoHalf {
+        /// The device.
+        device: String,
+    },
+    /// The loss or the gradient is no longer a number.
+    #[error(
+        "step {step}: {what} is not finite; the weights are those before this step\n  first bad operator: {culprit}\n  hint: a lower learning rate, clipping, or a longer warm-up; the last good checkpoint is {checkpoint}"
+    )]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// The first operator whose output is not finite, found by replaying the step.
+        culprit: String,
+        /// Where the last good checkpoint is.
+        checkpoint: String,
+    },
+    /// A run folder that cannot be used.
+    #[error("{path}: {problem}\n  hint: {hint}")]
+    Folder {
+        /// The folder or file.
+        path: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The checkpoint does not belong to this model.
+    #[error("checkpoint {folder}: {problem}\n  hint: resume with the recipe the run was started with")]
+    Mismatch {
+        /// The checkpoint.
+        folder: String,
+        /// What does not fit.
+        problem: String,
+    },
+}
+
+impl From<crate::ops::Error> for Error {
+    fn from(source: crate::ops::Error) -> Self {
+        Error::Graph(source.into())
+    }
+}
+
+/// Result of training work.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

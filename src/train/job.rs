@@ -1,0 +1,251 @@
+//! What a recipe names, made: text, tokenizer, tokens, model, first weights.
+
+use super::recipe::{self, Recipe};
+use super::trainer::{Settings, Trainer, Weight};
+use super::{Error, Result, Target};
+use crate::data::replay::Replay;
+use crate::data::store::{Part, Store, split};
+use crate::data::text::Text;
+use crate::data::tokenizer::{self, Spec, Tokenizer};
+use crate::data::windows::{self, Batch, IGNORED, Sampler};
+use crate::data::{corpus, replay};
+use crate::graph::{Feeds, Graph};
+use crate::model::{self, Activation, Design, Extent, Family, Mode, Weights};
+use crate::ops::Value;
+use crate::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
+use crate::tensor::{DType, Tensor, Type};
+use std::borrow::Cow;
+use std::path::Path;
+
+/// Characters of the built-in corpus.
+pub const CORPUS_CHARACTERS: usize = 1 << 20;
+
+/// A recipe with its data and model at hand.
+pub struct Job {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// Both parts of the text as tokens.
+    pub store: Store,
+    /// The architecture.
+    pub family: Box<dyn Family>,
+    /// Explicit windows, if the recipe names them.
+    pub replay: Option<Replay>,
+    /// For the built-in corpus: the floor of its validation part in nats per token.
+    pub floor: Option<f64>,
+}
+
+impl Job {
+    /// Reads text, makes or loads the tokenizer, encodes, and builds the architecture.
+    ///
+    /// `tokenizer` is that of a run which is resumed; else the recipe says which.
+    pub fn prepare(recipe: Recipe, tokenizer: Option<Tokenizer>) -> Result<Job> {
+        let text = text_of(&recipe)?;
+        let tokenizer = match tokenizer {
+            Some(tokenizer) => tokenizer,
+            None => tokenizer_of(&recipe, &text)?,
+        };
+        let store = Store::build(&text, &tokenizer, recipe.data.validation)?;
+        let mut family = family_of(&recipe, tokenizer.vocabulary_size())?;
+        if let recipe::Model::Load { dropout: Some(share), .. } = recipe.model {
+            family.set_dropout(share as f32);
+        }
+        if tokenizer.vocabulary_size() > family.vocabulary() {
+            let problem = format!(
+                "the tokenizer has {} tokens, the model knows {}",
+                tokenizer.vocabulary_size(),
+                family.vocabulary()
+            );
+            return Err(Error::Mismatch { folder: "model".into(), problem });
+        }
+        let replay = recipe.data.windows.as_deref().map(Replay::load).transpose()?;
+        let floor = floor_of(&recipe, &text, &tokenizer)?;
+        Ok(Job { recipe, tokenizer, store, family, replay, floor })
+    }
+
+    /// Batch and context of every graph.
+    pub fn extent(&self) -> Extent {
+        let context = self.recipe.train.context.unwrap_or(self.family.context());
+        Extent { batch: self.recipe.train.batch, context }
+    }
+
+    /// The trainer, with the first weights in place.
+    pub fn trainer(&self, target: &Target) -> Result<Trainer> {
+        let extent = self.extent();
+        if extent.context > self.family.context() {
+            let (expected, got) = (self.family.context(), extent.context);
+            let problem = format!("train.context is {got}, the model sees at most {expected} tokens");
+            return Err(Error::Mismatch { folder: "recipe".into(), problem });
+        }
+        let train = &self.recipe.train;
+        let decay = &train.optimizer.decay;
+        let weights: Vec<Weight> = self
+            .family
+            .parameters()
+            .into_iter()
+            .map(|spec| Weight {
+                decays: decay.applies(&spec.name, spec.shape.len()),
+                name: spec.name,
+                shape: spec.shape,
+            })
+            .collect();
+        let settings = Settings {
+            optimizer: train.optimizer.clone(),
+            clip: train.clip,
+            accumulate: train.accumulate,
+            precision: match train.precision {
+                recipe::Precision::F32 => DType::F32,
+                recipe::Precision::F16 => DType::F16,
+            },
+            loss_scale: train.loss_scale as f32,
+            seed: train.seed,
+            choices: Some(self.recipe.run.folder.join("variants.json")),
+        };
+        let smoothing = train.label_smoothing as f32;
+        let build =
+            |graph: &mut Graph, mode| language_loss(self.family.as_ref(), graph, extent, mode, smoothing);
+        let mut trainer = Trainer::new(target, &weights, &build, settings)?;
+        let first = self.first_weights()?;
+        trainer.set_weights(|name, _| Ok(first.get(name)?.clone()))?;
+        Ok(trainer)
+    }
+
+    /// Weights before step 0: loaded, or drawn from the seed.
+    pub fn first_weights(&self) -> Result<Weights> {
+        match &self.recipe.model {
+            recipe::Model::Load { folder, .. } => Ok(Weights::read(folder, self.family.as_ref())?),
+            recipe::Model::Build(_) => Ok(model::initial(&self.family.parameters(), self.recipe.train.seed)),
+        }
+    }
+
+    /// Training windows from the start.
+    pub fn sampler(&self) -> Result<Sampler> {
+        let tokens = self.store.training.tokens.clone();
+        let Extent { batch, context } = self.extent();
+        Ok(match &self.replay {
+            Some(replay) => Sampler::replayed(tokens, context, replay.training()?)?,
+            None => Sampler::shuffled(tokens, context, batch, self.recipe.train.seed)?,
+        })
+    }
+
+    /// Evaluation batches of the training and the validation part, the same every time.
+    pub fn evaluation(&self) -> Result<[Vec<Batch>; 2]> {
+        let Extent { batch, context } = self.extent();
+        let count = self.recipe.train.evaluate.batches;
+        let (training, validation) = (&self.store.training, &self.store.validation);
+        if let Some(replay) = &self.replay {
+            let part = |name, part, store: &Part, offsets| {
+                windows::evaluation_replayed(name, part, &store.tokens, context, batch, offsets)
+            };
+            return Ok([
+                part(replay::EVALUATION_TRAINING, "training", training, replay.evaluation_training()?)?,
+                part(
+                    replay::EVALUATION_VALIDATION,
+                    "validation",
+                    validation,
+                    replay.evaluation_validation()?,
+                )?,
+            ]);
+        }
+        let of = |name, part: &Part| windows::evaluation(name, &part.tokens, context, batch, count);
+        let validation = if validation.tokens.is_empty() { vec![] } else { of("validation", validation)? };
+        Ok([of("training", training)?, validation])
+    }
+}
+
+/// Inputs of the loss for one batch; rows that are missing are filled with token 0 and targets that do not count.
+pub fn feeds_of(batch: &Batch, extent: Extent) -> Feeds {
+    let mut tokens = batch.tokens.clone();
+    let mut targets = batch.targets.clone();
+    tokens.resize(extent.positions(), 0);
+    targets.resize(extent.positions(), IGNORED);
+    Feeds::new()
+        .with("tokens", Tensor::u32([extent.batch, extent.context], tokens))
+        .with("targets", Tensor::i32([extent.positions()], targets))
+}
+
+/// The mean cross-entropy of the next token, in nats.
+pub fn language_loss(
+    family: &dyn Family,
+    graph: &mut Graph,
+    extent: Extent,
+    mode: Mode,
+    smoothing: f32,
+) -> Result<Value> {
+    let forward = family.forward(graph, extent, mode)?;
+    let targets = graph.input("targets", Type::new(DType::I32, [extent.positions()]));
+    // Smoothing is a way to learn, not to measure.
+    let smoothing = if mode == Mode::Train { smoothing } else { 0.0 };
+    Ok(graph.within("loss", |graph| {
+        let settings =
+            CrossEntropy { ignore_index: IGNORED, label_smoothing: smoothing, ..CrossEntropy::default() };
+        graph.cross_entropy(forward.logits, targets, settings)
+    })?)
+}
+
+fn text_of(recipe: &Recipe) -> Result<Cow<'static, str>> {
+    if recipe.data.text.is_empty() {
+        return Ok(Cow::Owned(corpus::generate(CORPUS_CHARACTERS, recipe.train.seed)));
+    }
+    let text = Text::open(&recipe.data.text)?;
+    Ok(Cow::Owned(text.contents().into_owned()))
+}
+
+fn tokenizer_of(recipe: &Recipe, text: &str) -> Result<Tokenizer> {
+    Ok(match (&recipe.data.tokenizer, &recipe.model) {
+        (recipe::Tokenizer::Char, _) => Tokenizer::characters(text),
+        (recipe::Tokenizer::Bpe(vocabulary), _) => Tokenizer::train_byte_pair(text, *vocabulary)?,
+        (recipe::Tokenizer::File(path), _) => Tokenizer::prepare(&Spec::File(path.clone()), text)?,
+        (recipe::Tokenizer::Model, recipe::Model::Load { folder, .. }) => Tokenizer::load(folder)?,
+        (recipe::Tokenizer::Model, recipe::Model::Build(_)) => {
+            let problem = "data.tokenizer = \"model\" needs [model] load".to_string();
+            return Err(Error::Mismatch { folder: "recipe".into(), problem });
+        }
+    })
+}
+
+fn family_of(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn Family>> {
+    match &recipe.model {
+        recipe::Model::Load { folder, .. } => Ok(model::open(folder)?),
+        recipe::Model::Build(shape) => {
+            let design = Design {
+                layers: shape.layers,
+                heads: shape.heads,
+                width: shape.width,
+                hidden: Some(shape.hidden),
+                context: shape.context,
+                vocabulary,
+                activation: activation_of(shape)?,
+                norm_epsilon: shape.norm_epsilon as f32,
+                dropout: shape.dropout as f32,
+                bias: shape.bias,
+                tie: shape.tie,
+            };
+            Ok(model::build(&shape.family, &design)?)
+        }
+    }
+}
+
+fn activation_of(shape: &recipe::Shape) -> Result<Activation> {
+    Activation::named(&shape.activation).ok_or_else(|| {
+        let problem =
+            format!("model.activation is `{}`, expected one of {}", shape.activation, Activation::names());
+        Error::Mismatch { folder: "recipe".into(), problem }
+    })
+}
+
+/// What the grammar's own entropy costs on the validation part.
+fn floor_of(recipe: &Recipe, text: &str, tokenizer: &Tokenizer) -> Result<Option<f64>> {
+    if !recipe.data.text.is_empty() {
+        return Ok(None);
+    }
+    let (_, validation) = split(text, recipe.data.validation)?;
+    Ok(corpus::floor(validation, tokenizer)?.map(|floor| floor.nats_per_token()))
+}
+
+/// The tokenizer of a run or model folder, if it has one.
+pub fn tokenizer_in(folder: &Path) -> Result<Option<Tokenizer>> {
+    let path = folder.join(tokenizer::FILE_NAME);
+    if path.exists() { Ok(Some(Tokenizer::load(&path)?)) } else { Ok(None) }
+}

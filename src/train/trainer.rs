@@ -1,0 +1,481 @@
+//! The training step as a fixed program: forward, loss, gradient; then norm, clip, update. Built once, replayed.
+//!
+//! The trainer knows no text and no files. It takes parameters and a function that writes the loss, builds the plans, and
+//! from then on only feeds batches and collects numbers.
+
+use super::layout::{Layout, Placed};
+use super::recipe::{Clip, Optimizer};
+use super::update;
+use super::{Error, Result, Target};
+use crate::graph::{Feeds, Graph, gradient_from, trace};
+use crate::model::Mode;
+use crate::ops::Value;
+use crate::passes::{self, Fuse, Pass, Precision, Tidy};
+use crate::plan::{Arena, Engine, Plan, Residents, Span, Ticket};
+use crate::tensor::random::key_of;
+use crate::tensor::{DType, Shape, Tensor, Type};
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Runs under way at once: enough that the device never waits for the host.
+const MOST_IN_FLIGHT: usize = 3;
+
+/// A weight to be trained.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Its name; the loss finds it by `graph.named`.
+    pub name: String,
+    /// Its shape.
+    pub shape: Shape,
+    /// True if weight decay applies.
+    pub decays: bool,
+}
+
+/// Writes the loss, one f32, into an empty graph, in which it declares the parameters as well.
+pub type BuildLoss<'a> = dyn Fn(&mut Graph, Mode) -> Result<Value> + 'a;
+
+/// How the step is built.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The optimiser.
+    pub optimizer: Optimizer,
+    /// Clipping.
+    pub clip: Clip,
+    /// Batches per update.
+    pub accumulate: usize,
+    /// Storage of activations: f32 or f16.
+    pub precision: DType,
+    /// Factor on the loss before the gradient, taken off again before the update.
+    pub loss_scale: f32,
+    /// Seed of dropout.
+    pub seed: u64,
+    /// File of the kernel variants this run was started with, if it is to repeat bit for bit.
+    pub choices: Option<PathBuf>,
+}
+
+/// What came of one step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outcome {
+    /// The step, from zero.
+    pub step: u64,
+    /// Mean loss of the step's batches.
+    pub loss: f64,
+    /// Global norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Time since the step before was collected, in ms.
+    pub elapsed_ms: f64,
+}
+
+/// Bytes of device memory by use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Weights.
+    pub parameters: u64,
+    /// Gradients, with the sum over micro-batches where there is one.
+    pub gradients: u64,
+    /// Optimiser state.
+    pub moments: u64,
+    /// Slots, inputs and constants of the plans.
+    pub run: u64,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.parameters + self.gradients + self.moments + self.run
+    }
+}
+
+/// Numbers of the plans in the engine.
+const STEP: usize = 0;
+const UPDATE: usize = 1;
+const EVALUATE: usize = 2;
+const GATHER: usize = 3;
+
+/// Trains a set of weights.
+pub struct Trainer {
+    engine: Box<dyn Engine>,
+    settings: Settings,
+    layout: Layout,
+    arenas: update::Arenas,
+    plans: Vec<Plan>,
+    /// Steps submitted so far.
+    step: u64,
+    in_flight: VecDeque<Flight>,
+    last_collected: Instant,
+    memory: Memory,
+}
+
+struct Flight {
+    step: u64,
+    losses: Vec<Ticket>,
+    update: Ticket,
+    /// The step's batches, kept so that a bad one can be replayed.
+    feeds: Vec<Feeds>,
+}
+
+impl Trainer {
+    /// Builds the plans and the memory; weights are zero until they are set.
+    pub fn new(
+        target: &Target,
+        weights: &[Weight],
+        build: &BuildLoss,
+        settings: Settings,
+    ) -> Result<Trainer> {
+        if settings.precision == DType::F16 && !target.caps().f16 {
+            return Err(Error::NoHalf { device: target.describe() });
+        }
+        let (plans, layout, arenas) = build_plans(target, weights, build, &settings)?;
+        let bytes = |names: &[&str]| {
+            arenas.list.iter().filter(|a| names.contains(&a.name.as_str())).map(|a| a.kind.size_bytes()).sum()
+        };
+        let memory = Memory {
+            parameters: bytes(&["parameters"]),
+            gradients: bytes(&["gradients", "totals"]),
+            moments: bytes(&["moment1", "moment2", "segments", "decay", "control"]),
+            run: run_bytes(&plans),
+        };
+        if let Some(have_bytes) = target.memory_bytes().filter(|&have| have < memory.total()) {
+            return Err(crate::plan::Error::DoesNotFit { need_bytes: memory.total(), have_bytes }.into());
+        }
+        let engine = target.engine(&arenas.list, plans.clone())?;
+        let mut trainer = Trainer {
+            engine,
+            settings,
+            layout,
+            arenas,
+            plans,
+            step: 0,
+            in_flight: VecDeque::new(),
+            last_collected: Instant::now(),
+            memory,
+        };
+        for (span, tensor) in trainer.arenas.fixed(&trainer.layout, &trainer.settings) {
+            trainer.engine.write(span, &tensor)?;
+        }
+        Ok(trainer)
+    }
+
+    /// The memory the plans need, known before the first step.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Bytes the engine holds.
+    pub fn held_bytes(&self) -> u64 {
+        self.engine.memory_bytes()
+    }
+
+    /// The plans, for inspection: step, update, evaluation, and gathering if batches are accumulated.
+    pub fn plans(&self) -> &[Plan] {
+        &self.plans
+    }
+
+    /// Device and driver in words.
+    pub fn describe(&self) -> String {
+        self.engine.describe()
+    }
+
+    /// Number of weights.
+    pub fn weight_count(&self) -> usize {
+        self.layout.count()
+    }
+
+    /// Steps submitted.
+    pub fn steps_done(&self) -> u64 {
+        self.step
+    }
+
+    /// Sets every weight from a function of its name and shape.
+    pub fn set_weights(&mut self, mut of: impl FnMut(&str, &Shape) -> Result<Tensor>) -> Result<()> {
+        for placed in &self.layout.tensors {
+            let tensor = of(&placed.name, &placed.shape)?;
+            if tensor.shape != placed.shape {
+                let (expected, got) = (placed.shape.clone(), tensor.shape);
+                let problem = format!("`{}` has shape {got}, expected {expected}", placed.name);
+                return Err(Error::Mismatch { folder: "weights".into(), problem });
+            }
+            self.engine.write(Layout::span(placed, update::PARAMETERS), &tensor)?;
+        }
+        Ok(())
+    }
+
+    /// All weights by name.
+    pub fn weights(&mut self) -> Result<Vec<(String, Tensor)>> {
+        self.tensors_of(update::PARAMETERS)
+    }
+
+    /// All gradients of the last step by name, before clipping.
+    pub fn gradients(&mut self) -> Result<Vec<(String, Tensor)>> {
+        self.tensors_of(update::GRADIENTS)
+    }
+
+    /// Optimiser state by name, for a checkpoint.
+    pub fn moments(&mut self) -> Result<Vec<(String, Tensor)>> {
+        let mut all = vec![];
+        for (arena, name) in self.arenas.moments() {
+            all.extend(
+                self.tensors_of(arena)?.into_iter().map(|(tensor, data)| (format!("{tensor}.{name}"), data)),
+            );
+        }
+        Ok(all)
+    }
+
+    /// Restores optimiser state and the count of steps.
+    pub fn restore(&mut self, step: u64, moments: &HashMap<String, Tensor>) -> Result<()> {
+        for (arena, name) in self.arenas.moments() {
+            for placed in &self.layout.tensors {
+                let key = format!("{}.{name}", placed.name);
+                let missing = || Error::Mismatch {
+                    folder: "checkpoint".into(),
+                    problem: format!("`{key}` is missing"),
+                };
+                let tensor = moments.get(&key).ok_or_else(missing)?;
+                if tensor.shape != placed.shape {
+                    let problem = format!("`{key}` has shape {}, expected {}", tensor.shape, placed.shape);
+                    return Err(Error::Mismatch { folder: "checkpoint".into(), problem });
+                }
+                self.engine.write(Layout::span(placed, arena), tensor)?;
+            }
+        }
+        self.step = step;
+        Ok(())
+    }
+
+    /// Submits one step: a batch for each accumulation, at learning rate `rate`. Waits only when too much is under way.
+    ///
+    /// `feeds` name the inputs of the loss; `rng` is added here.
+    pub fn submit(&mut self, batches: Vec<Feeds>, rate: f64) -> Result<()> {
+        assert_eq!(batches.len(), self.settings.accumulate, "one batch per accumulation");
+        let mut feeds = batches;
+        let mut losses = vec![];
+        for (number, batch) in feeds.iter_mut().enumerate() {
+            let counter = self.step * self.settings.accumulate as u64 + number as u64;
+            batch.set("rng", self.rng(counter));
+            losses.push(submit_named(self.engine.as_mut(), &self.plans, STEP, batch)?);
+            if update::gathers(&self.settings) {
+                let scalars = update::gather_scalars(&self.settings, number);
+                submit_named(
+                    self.engine.as_mut(),
+                    &self.plans,
+                    GATHER,
+                    &Feeds::new().with("scalars", scalars),
+                )?;
+            }
+        }
+        let scalars = update::scalars(&self.settings, rate, self.step)?;
+        let update =
+            submit_named(self.engine.as_mut(), &self.plans, UPDATE, &Feeds::new().with("scalars", scalars))?;
+        self.in_flight.push_back(Flight { step: self.step, losses, update, feeds });
+        self.step += 1;
+        Ok(())
+    }
+
+    /// The oldest step not yet reported. With `wait` false: only if it has finished or too many are under way.
+    pub fn collect(&mut self, wait: bool) -> Result<Option<Outcome>> {
+        let wait = wait || self.in_flight.len() > MOST_IN_FLIGHT;
+        let Some(flight) = self.in_flight.front() else { return Ok(None) };
+        let Some(control) = self.engine.collect(flight.update, wait)? else { return Ok(None) };
+        let flight = self.in_flight.pop_front().expect("just looked at");
+        let mut loss = 0.0;
+        for &ticket in &flight.losses {
+            let results = self.engine.collect(ticket, true)?.expect("waited for");
+            loss += results[0].to_f64()[0] / flight.losses.len() as f64;
+        }
+        let elapsed_ms = self.last_collected.elapsed().as_secs_f64() * 1e3;
+        self.last_collected = Instant::now();
+        let gradient_norm = update::norm_of(&control[0]);
+        let outcome = Outcome { step: flight.step, loss, gradient_norm, elapsed_ms };
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            let what = if loss.is_finite() { "the gradient norm" } else { "the loss" };
+            let culprit = self.culprit(&flight)?;
+            let (step, checkpoint) = (flight.step, "unknown".into());
+            return Err(Error::NotFinite { step, what, culprit, checkpoint });
+        }
+        Ok(Some(outcome))
+    }
+
+    /// Mean loss over batches, each with its weight, without dropout and without learning. Steps under way finish first.
+    pub fn evaluate(&mut self, batches: impl IntoIterator<Item = (Feeds, f64)>) -> Result<f64> {
+        let (mut total, mut weights) = (0.0, 0.0);
+        let mut waiting = VecDeque::new();
+        for (batch, weight) in batches {
+            let ticket = submit_named(self.engine.as_mut(), &self.plans, EVALUATE, &batch)?;
+            waiting.push_back((ticket, weight));
+            weights += weight;
+            if waiting.len() > MOST_IN_FLIGHT {
+                let (ticket, weight) = waiting.pop_front().expect("not empty");
+                total += weight * self.loss_of(ticket)?;
+            }
+        }
+        for (ticket, weight) in waiting {
+            total += weight * self.loss_of(ticket)?;
+        }
+        self.last_collected = Instant::now();
+        Ok(total / weights)
+    }
+
+    /// Leaves `time` out of the next step's: it was spent on something else.
+    pub fn skip_time(&mut self, time: std::time::Duration) {
+        self.last_collected += time;
+    }
+
+    fn loss_of(&mut self, ticket: Ticket) -> Result<f64> {
+        Ok(self.engine.collect(ticket, true)?.expect("waited for")[0].to_f64()[0])
+    }
+
+    fn tensors_of(&mut self, arena: usize) -> Result<Vec<(String, Tensor)>> {
+        let layout = self.layout.clone();
+        let mut read = |placed: &Placed| {
+            let kind = Type::f32(placed.shape.clone());
+            Ok((placed.name.clone(), self.engine.read(Layout::span(placed, arena), &kind)?))
+        };
+        layout.tensors.iter().map(&mut read).collect()
+    }
+
+    fn rng(&self, counter: u64) -> Tensor {
+        let seed = self.settings.seed;
+        Tensor::u32([2], vec![key_of(&[seed as u32, (seed >> 32) as u32]), counter as u32])
+    }
+
+    /// Replays a step on the host, node by node, and names the first operator whose output is not finite.
+    fn culprit(&mut self, flight: &Flight) -> Result<String> {
+        let weights = self.weights()?;
+        let graph = self.plans[STEP].graph.clone();
+        for feeds in &flight.feeds {
+            let mut feeds = feeds.clone();
+            weights.iter().for_each(|(name, tensor)| feeds.set(name.clone(), tensor.clone()));
+            if let Some((name, _)) = weights.iter().find(|(_, t)| !all_finite(t)) {
+                return Ok(format!("weight `{name}`"));
+            }
+            let mut found = None;
+            trace(&graph, &feeds, DType::F32, &mut |number, outputs| {
+                if found.is_none() && outputs.iter().any(|t| !all_finite(t)) {
+                    let node = &graph.nodes()[number];
+                    found = Some(format!("{} at `{}`", node.op.name(), node.scope));
+                }
+            })?;
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        Ok("none on the host: the device alone gives this result (`kiln doctor` checks its kernels)".into())
+    }
+}
+
+fn all_finite(tensor: &Tensor) -> bool {
+    tensor.data.dtype() == DType::U32 || tensor.to_f64().iter().all(|x| x.is_finite())
+}
+
+/// Feeds a plan by name.
+fn submit_named(engine: &mut dyn Engine, plans: &[Plan], number: usize, feeds: &Feeds) -> Result<Ticket> {
+    let missing = |name: &str| crate::graph::Error::Missing { name: name.to_string() };
+    let list: Vec<&Tensor> = plans[number]
+        .feeds
+        .iter()
+        .map(|feed| feeds.get(&feed.name).ok_or_else(|| missing(&feed.name)))
+        .collect::<Result<_, _>>()?;
+    Ok(engine.submit(number, &list)?)
+}
+
+/// Slots are shared by the plans, since only one runs at a time; inputs and constants are not.
+fn run_bytes(plans: &[Plan]) -> u64 {
+    let own: u64 = plans.iter().map(|p| p.feed_bytes + p.known_bytes).sum();
+    own + shared_slot_bytes(plans)
+}
+
+/// Bytes of the slots when the n-th largest of each plan is one buffer.
+fn shared_slot_bytes(plans: &[Plan]) -> u64 {
+    let mut widest: Vec<u64> = vec![];
+    for plan in plans {
+        let mut slots = plan.slots.clone();
+        slots.sort_unstable_by_key(|&bytes| std::cmp::Reverse(bytes));
+        for (i, bytes) in slots.into_iter().enumerate() {
+            if i == widest.len() {
+                widest.push(0);
+            }
+            widest[i] = widest[i].max(bytes);
+        }
+    }
+    widest.iter().sum()
+}
+
+fn build_plans(
+    target: &Target,
+    weights: &[Weight],
+    build: &BuildLoss,
+    settings: &Settings,
+) -> Result<(Vec<Plan>, Layout, update::Arenas)> {
+    let layout = Layout::new(weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)));
+    let arenas = update::Arenas::new(&layout, settings);
+    let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
+    for placed in &layout.tensors {
+        residents.places.insert(placed.name.clone(), Layout::span(placed, update::PARAMETERS));
+        residents.results.insert(gradient_name(&placed.name), Layout::span(placed, update::GRADIENTS));
+    }
+    for (number, arena) in arenas.list.iter().enumerate() {
+        residents.places.insert(arena_name(arena), Span { arena: number, offset_bytes: 0 });
+    }
+    arenas.keep_results(&mut residents);
+    let step = step_graph(weights, build, settings)?;
+    let evaluation = loss_graph(weights, build, settings, Mode::Evaluate)?.0;
+    let (evaluation, _) = passes::run(&[&Fuse], evaluation)?;
+    let update = update::graph(&arenas, settings)?;
+    let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
+    let graphs: Vec<&Graph> = [&step, &update, &evaluation].into_iter().chain(&gather).collect();
+    let plans = target.plans(&graphs, &residents, settings.choices.as_deref())?;
+    Ok((plans, layout, arenas))
+}
+
+/// Name under which an arena is a state of the update graph.
+pub(super) fn arena_name(arena: &Arena) -> String {
+    format!("arena.{}", arena.name)
+}
+
+fn gradient_name(parameter: &str) -> String {
+    format!("gradient.{parameter}")
+}
+
+/// Parameters and loss, in the storage asked for.
+fn loss_graph(
+    weights: &[Weight],
+    build: &BuildLoss,
+    settings: &Settings,
+    mode: Mode,
+) -> Result<(Graph, Value)> {
+    let mut graph = Graph::new();
+    let loss = build(&mut graph, mode)?;
+    for weight in weights {
+        let declared = graph.named(&weight.name).map(|v| graph.kind(v).shape.clone());
+        if declared.as_ref() != Some(&weight.shape) {
+            let got = declared.map_or("nothing".into(), |shape| shape.to_string());
+            let problem = format!("the loss declares {got} for `{}`, expected {}", weight.name, weight.shape);
+            return Err(Error::Mismatch { folder: "model".into(), problem });
+        }
+    }
+    graph.output("loss", loss);
+    let precision = Precision { storage: settings.precision };
+    let pipeline: Vec<&dyn Pass> = vec![&Tidy, &precision];
+    let (graph, _) = passes::run(&pipeline, graph)?;
+    let loss = graph.result("loss").expect("the loss is a result");
+    Ok((graph, loss))
+}
+
+/// The loss with its gradient for every weight, fused.
+fn step_graph(weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Graph> {
+    use crate::ops::Emit;
+    let (mut graph, loss) = loss_graph(weights, build, settings, Mode::Train)?;
+    let kind = graph.kind(loss).clone();
+    let seed = graph.constant(Tensor::f32(kind.shape.clone(), vec![settings.loss_scale; kind.shape.count()]));
+    let parameters: Vec<(String, Value)> = graph.parameters().map(|(n, v)| (n.to_string(), v)).collect();
+    let wrt: Vec<Value> = parameters.iter().map(|&(_, v)| v).collect();
+    let gradients = gradient_from(&mut graph, loss, seed, &wrt)?;
+    for ((name, _), gradient) in parameters.iter().zip(gradients) {
+        if let Some(gradient) = gradient {
+            graph.output(gradient_name(name), gradient);
+        }
+    }
+    let (graph, _) = passes::run(&[&Tidy, &Fuse], graph)?;
+    Ok(graph)
+}
