@@ -93,7 +93,7 @@ fn replay(
         "[model]\nload = {:?}\n[data]\ntext = [{:?}]\ntokenizer = \"char\"\nwindows = {:?}\n[train]\n\
          optimizer = {{ kind = \"adamw\", betas = [0.9, 0.99], eps = 1e-8, weight_decay = 0.1 }}\nclip = 1.0\n\
          learning_rate = {{ curve = \"cosine\", peak = 1e-3, floor = 1e-4, warmup = 100 }}\n\
-         evaluate = {{ every = 0, batches = 1 }}\n[run]\ndevice = {device:?}\nfolder = {:?}\nsave = {{ every = 0, keep = 1 }}\n",
+         evaluate = {{ every = 100000, batches = 1 }}\n[run]\ndevice = {device:?}\nfolder = {:?}\nsave = {{ every = 100000, keep = 1 }}\n",
         init.display().to_string(),
         text.display().to_string(),
         windows.display().to_string(),

@@ -9,7 +9,8 @@ use super::update;
 use super::{Error, Result, Target};
 use crate::graph::{Feeds, Graph, gradient_from, trace};
 use crate::model::Mode;
-use crate::ops::Value;
+use crate::ops::cast::CastEmit;
+use crate::ops::{Emit, Value};
 use crate::passes::{self, Fuse, Pass, Precision, Tidy};
 use crate::plan::{Arena, Engine, Plan, Residents, Span, Ticket};
 use crate::tensor::random::key_of;
@@ -457,14 +458,15 @@ fn loss_graph(
     graph.output("loss", loss);
     let precision = Precision { storage: settings.precision };
     let pipeline: Vec<&dyn Pass> = vec![&Tidy, &precision];
-    let (graph, _) = passes::run(&pipeline, graph)?;
-    let loss = graph.result("loss").expect("the loss is a result");
+    let (mut graph, _) = passes::run(&pipeline, graph)?;
+    // A loss that ends in halves is summed in halves; from here on it is single, and so is what flows back into it.
+    let loss = graph.cast(graph.result("loss").expect("the loss is a result"), DType::F32)?;
+    graph.redirect_output("loss", loss);
     Ok((graph, loss))
 }
 
 /// The loss with its gradient for every weight, fused.
 fn step_graph(weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Graph> {
-    use crate::ops::Emit;
     let (mut graph, loss) = loss_graph(weights, build, settings, Mode::Train)?;
     let kind = graph.kind(loss).clone();
     let seed = graph.constant(Tensor::f32(kind.shape.clone(), vec![settings.loss_scale; kind.shape.count()]));
