@@ -3,6 +3,7 @@
 use super::plot::curve;
 use super::train::stop_on_interrupt;
 use crate::generate::{Sampling, Writer};
+use crate::train::Target;
 use crate::train::metrics::{self, Line};
 use crate::train::recipe::RawRecipe;
 use crate::train::run::run;
@@ -58,7 +59,8 @@ impl Demo {
 
         let checkpoint =
             summary.checkpoint.clone().ok_or_else(|| anyhow::anyhow!("the run left no checkpoint"))?;
-        let mut writer = Writer::open(&checkpoint, &self.device)?;
+        let target = Target::open_or_host(&self.device, &mut |_| {})?;
+        let mut writer = Writer::open(&checkpoint, &target, usize::MAX)?;
         let sampling = Sampling { temperature: 0.8, seed: 1, ..Sampling::default() };
         let text = writer.write("\n\n", 400, &sampling)?;
         println!("the model writes:\n");

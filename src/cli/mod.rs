@@ -2,7 +2,11 @@
 
 mod demo;
 mod devices;
+mod evaluate;
+mod folder;
+mod generate;
 mod plot;
+mod tokenizer;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -20,6 +24,12 @@ struct Kiln {
 enum Command {
     /// Train a model as a recipe says.
     Train(train::Train),
+    /// Let a model continue a text.
+    Generate(generate::Generate),
+    /// Measure how well a model predicts a text.
+    Evaluate(evaluate::Evaluate),
+    /// Train a tokenizer, encode and decode with one, or look into it.
+    Tokenizer(tokenizer::TokenizerCommand),
     /// Train a small GPT on the built-in stories in a few minutes, and let it write.
     Demo(demo::Demo),
     /// List the adapters of this machine.
@@ -36,6 +46,9 @@ pub fn main() -> ExitCode {
     let kiln = Kiln::parse();
     let result = match kiln.command {
         Command::Train(command) => command.run(),
+        Command::Generate(command) => command.run(),
+        Command::Evaluate(command) => command.run(),
+        Command::Tokenizer(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Devices(command) => command.run(),
     };
@@ -43,9 +56,26 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", message(&error));
             ExitCode::from(if is_usage(&error) { 2 } else { 1 })
         }
+    }
+}
+
+/// The error with its causes, each said once: many of ours name their cause already.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.as_str() {
+        "" => cause,
+        _ if said.contains(&cause) => said,
+        _ => format!("{said}: {cause}"),
+    })
+}
+
+/// A whole number from one on, for arguments that count something.
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number from 1 on".into()),
+        Ok(count) => Ok(count),
     }
 }
 
@@ -56,11 +86,34 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// A recipe with an unknown key or an impossible value is wrong usage, like a flag that does not exist.
+/// A recipe with an unknown key, a device that does not exist or a setting out of range is wrong usage, like a flag that
+/// does not exist.
 fn is_usage(error: &anyhow::Error) -> bool {
+    use crate::{data, generate, train};
     error.chain().any(|cause| {
-        let recipe = cause.downcast_ref::<crate::train::recipe::Error>();
-        let wrapped = cause.downcast_ref::<crate::train::Error>();
-        cause.is::<Usage>() || recipe.is_some() || matches!(wrapped, Some(crate::train::Error::Recipe(_)))
+        let run = cause.downcast_ref::<train::Error>();
+        let written = cause.downcast_ref::<generate::Error>();
+        cause.is::<Usage>()
+            || cause.is::<train::recipe::Error>()
+            || run.is_some_and(is_usage_of_run)
+            || matches!(cause.downcast_ref::<data::Error>(), Some(data::Error::TokenizerSpec { .. }))
+            || matches!(
+                written,
+                Some(
+                    generate::Error::EmptyPrompt
+                        | generate::Error::UnknownToken { .. }
+                        | generate::Error::Setting { .. }
+                )
+            )
     })
+}
+
+fn is_usage_of_run(error: &crate::train::Error) -> bool {
+    use crate::train::Error;
+    match error {
+        Error::Recipe(_) => true,
+        #[cfg(feature = "gpu")]
+        Error::Gpu(crate::gpu::Error::NotFound { .. }) => true,
+        _ => false,
+    }
 }

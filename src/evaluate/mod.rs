@@ -72,12 +72,10 @@ pub struct Request {
     pub batch: usize,
     /// Tokens in one sequence; absent: the model's context.
     pub context: Option<usize>,
-    /// Device.
-    pub device: String,
 }
 
-/// Predicts a text with a model.
-pub fn evaluate(request: &Request) -> Result<Score> {
+/// Predicts a text with a model on a device.
+pub fn evaluate(request: &Request, target: &Target) -> Result<Score> {
     let family = model::open(&request.model)?;
     let weights = Weights::read(&request.model, family.as_ref())?;
     let text = Text::open(&request.text)?;
@@ -99,8 +97,7 @@ pub fn evaluate(request: &Request) -> Result<Score> {
         return Err(Error::Vocabulary { token, vocabulary: family.vocabulary() });
     }
     let extent = Extent { batch: request.batch, context };
-    let target = Target::open(&request.device)?;
-    let (loss, tokens) = mean_loss(family.as_ref(), &weights, &target, extent, &batches)?;
+    let (loss, tokens) = mean_loss(family.as_ref(), &weights, target, extent, &batches)?;
     let bytes_per_token = part.bytes as f64 / part.tokens.len() as f64;
     let bits_per_byte = loss / std::f64::consts::LN_2 / bytes_per_token;
     Ok(Score { loss, perplexity: loss.exp(), bits_per_byte, tokens })

@@ -12,6 +12,7 @@ use crate::passes::{self, Fuse, Tidy};
 use crate::plan::{Arena, Engine, Residents, Span};
 use crate::tensor::random::Stream;
 use crate::tensor::{DType, Tensor, Type};
+use crate::train::job::tokenizer_in;
 use crate::train::{self, Target};
 use std::path::Path;
 
@@ -32,6 +33,9 @@ pub enum Error {
         "the prompt is empty\n  hint: give at least one token; for stories a line break will do: --prompt $'\\n'"
     )]
     EmptyPrompt,
+    /// A prompt as text for a model whose folder has no tokenizer.
+    #[error("the model's folder has no tokenizer.json\n  hint: give the prompt as token ids: --ids 1,2,3")]
+    NoTokenizer,
     /// A token the model does not know.
     #[error("token {token} is beyond the model's vocabulary of {vocabulary}")]
     UnknownToken {
@@ -61,27 +65,29 @@ pub struct Writer {
     feeds: Vec<String>,
     context: usize,
     vocabulary: usize,
-    tokenizer: Tokenizer,
+    tokenizer: Option<Tokenizer>,
     device: String,
 }
 
 impl Writer {
-    /// Opens a checkpoint or Hugging Face folder with its tokenizer on a device.
-    pub fn open(folder: &Path, device: &str) -> Result<Writer> {
+    /// Opens a checkpoint or Hugging Face folder, with its tokenizer if it has one.
+    ///
+    /// `longest` is the most tokens that prompt and continuation will have: a short text needs no whole context.
+    pub fn open(folder: &Path, target: &Target, longest: usize) -> Result<Writer> {
         let family = model::open(folder)?;
         let weights = Weights::read(folder, family.as_ref())?;
-        let tokenizer = Tokenizer::load(folder)?;
-        Writer::new(family.as_ref(), &weights, tokenizer, &Target::open(device)?)
+        Writer::new(family.as_ref(), &weights, tokenizer_in(folder)?, target, longest)
     }
 
     /// A writer for a model and its tokenizer.
     pub fn new(
         family: &dyn Family,
         weights: &Weights,
-        tokenizer: Tokenizer,
+        tokenizer: Option<Tokenizer>,
         target: &Target,
+        longest: usize,
     ) -> Result<Writer> {
-        let extent = Extent { batch: 1, context: family.context() };
+        let extent = Extent { batch: 1, context: longest.clamp(1, family.context()) };
         let graph = next_token_graph(family, extent)?;
         let (residents, total) = place(family);
         let plan = target.plans(&[&graph], &residents, None)?.remove(0);
@@ -107,9 +113,14 @@ impl Writer {
         &self.device
     }
 
-    /// The tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+    /// The tokenizer, if the folder had one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Tokens seen at once: of a longer text the last ones.
+    pub fn context(&self) -> usize {
+        self.context
     }
 
     /// Scores of the token after `ids`, of which the last `context` count.
@@ -156,9 +167,10 @@ impl Writer {
 
     /// The continuation of a prompt as text, without the prompt.
     pub fn write(&mut self, prompt: &str, count: usize, sampling: &Sampling) -> Result<String> {
-        let ids = self.tokenizer.encode(prompt)?;
+        let tokenizer = self.tokenizer.clone().ok_or(Error::NoTokenizer)?;
+        let ids = tokenizer.encode(prompt)?;
         let written = self.continue_ids(&ids, count, sampling, &mut |_| true)?;
-        Ok(self.tokenizer.decode(&written)?)
+        Ok(tokenizer.decode(&written)?)
     }
 }
 

@@ -104,10 +104,16 @@ pub enum Error {
     #[error("checkpoint: {}: {source}", path.display())]
     Folder { path: PathBuf, source: std::io::Error },
     /// There are checkpoints, and every one of them is damaged.
-    #[error("checkpoint: none of {} can be used:\n  {}", rejected.len(), lines(rejected))]
+    #[error(
+        "checkpoint: none of {} can be used:\n  {}\n  hint: copy the folder again from where it came, or train again",
+        rejected.len(),
+        lines(rejected)
+    )]
     NoneUsable { rejected: Vec<Rejected> },
     /// The checkpoint asked for is damaged.
-    #[error("checkpoint: {0}")]
+    #[error(
+        "checkpoint: {0}\n  hint: copy it again from where it came; of a run folder the last good checkpoint is taken"
+    )]
     Damaged(Rejected),
 }
 

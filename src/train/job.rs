@@ -10,7 +10,7 @@ use crate::data::tokenizer::{self, Spec, Tokenizer};
 use crate::data::windows::{self, Batch, IGNORED, Sampler};
 use crate::data::{corpus, replay};
 use crate::graph::{Feeds, Graph};
-use crate::model::{self, Activation, Design, Extent, Family, Mode, Weights};
+use crate::model::{self, Activation, Design, Extent, Family, Mode, ParameterSpec, Weights};
 use crate::ops::Value;
 use crate::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use crate::tensor::{DType, Tensor, Type};
@@ -66,45 +66,14 @@ impl Job {
 
     /// Batch and context of every graph.
     pub fn extent(&self) -> Extent {
-        let context = self.recipe.train.context.unwrap_or(self.family.context());
-        Extent { batch: self.recipe.train.batch, context }
+        extent_of(&self.recipe, self.family.as_ref())
     }
 
     /// The trainer, with the first weights in place.
     pub fn trainer(&self, target: &Target) -> Result<Trainer> {
-        let extent = self.extent();
-        if extent.context > self.family.context() {
-            let (expected, got) = (self.family.context(), extent.context);
-            let problem = format!("train.context is {got}, the model sees at most {expected} tokens");
-            return Err(Error::Mismatch { folder: "recipe".into(), problem });
-        }
-        let train = &self.recipe.train;
-        let decay = &train.optimizer.decay;
-        let weights: Vec<Weight> = self
-            .family
-            .parameters()
-            .into_iter()
-            .map(|spec| Weight {
-                decays: decay.applies(&spec.name, spec.shape.len()),
-                name: spec.name,
-                shape: spec.shape,
-            })
-            .collect();
-        let settings = Settings {
-            optimizer: train.optimizer.clone(),
-            clip: train.clip,
-            accumulate: train.accumulate,
-            precision: match train.precision {
-                recipe::Precision::F32 => DType::F32,
-                recipe::Precision::F16 => DType::F16,
-            },
-            loss_scale: train.loss_scale as f32,
-            seed: train.seed,
-            choices: Some(self.recipe.run.folder.join("variants.json")),
-        };
-        let smoothing = train.label_smoothing as f32;
-        let build =
-            |graph: &mut Graph, mode| language_loss(self.family.as_ref(), graph, extent, mode, smoothing);
+        let Step { weights, mut settings, extent } = Step::new(&self.recipe, self.family.as_ref())?;
+        settings.choices = Some(self.recipe.run.folder.join("variants.json"));
+        let build = Step::loss(&self.recipe, self.family.as_ref(), extent);
         let mut trainer = Trainer::new(target, &weights, &build, settings)?;
         let first = self.first_weights()?;
         trainer.set_weights(|name, _| Ok(first.get(name)?.clone()))?;
@@ -152,6 +121,62 @@ impl Job {
         let validation = if validation.tokens.is_empty() { vec![] } else { of("validation", validation)? };
         Ok([of("training", training)?, validation])
     }
+}
+
+/// What a trainer needs to know of a model that a recipe trains.
+pub struct Step {
+    /// The weights, with those that decay marked.
+    pub weights: Vec<Weight>,
+    /// How the step is built; kernel variants are not kept in a file.
+    pub settings: Settings,
+    /// Batch and context.
+    pub extent: Extent,
+}
+
+impl Step {
+    /// Reads it from the recipe.
+    pub fn new(recipe: &Recipe, family: &dyn Family) -> Result<Step> {
+        let extent = extent_of(recipe, family);
+        if extent.context > family.context() {
+            let (expected, got) = (family.context(), extent.context);
+            let problem = format!("train.context is {got}, the model sees at most {expected} tokens");
+            return Err(Error::Mismatch { folder: "recipe".into(), problem });
+        }
+        let train = &recipe.train;
+        let decay = &train.optimizer.decay;
+        let weight = |spec: ParameterSpec| Weight {
+            decays: decay.applies(&spec.name, spec.shape.len()),
+            name: spec.name,
+            shape: spec.shape,
+        };
+        let settings = Settings {
+            optimizer: train.optimizer.clone(),
+            clip: train.clip,
+            accumulate: train.accumulate,
+            precision: match train.precision {
+                recipe::Precision::F32 => DType::F32,
+                recipe::Precision::F16 => DType::F16,
+            },
+            loss_scale: train.loss_scale as f32,
+            seed: train.seed,
+            choices: None,
+        };
+        Ok(Step { weights: family.parameters().into_iter().map(weight).collect(), settings, extent })
+    }
+
+    /// What writes the recipe's loss of a model into a graph.
+    pub fn loss<'a>(
+        recipe: &Recipe,
+        family: &'a dyn Family,
+        extent: Extent,
+    ) -> impl Fn(&mut Graph, Mode) -> Result<Value> + 'a {
+        let smoothing = recipe.train.label_smoothing as f32;
+        move |graph, mode| language_loss(family, graph, extent, mode, smoothing)
+    }
+}
+
+fn extent_of(recipe: &Recipe, family: &dyn Family) -> Extent {
+    Extent { batch: recipe.train.batch, context: recipe.train.context.unwrap_or(family.context()) }
 }
 
 /// Inputs of the loss for one batch; rows that are missing are filled with token 0 and targets that do not count.

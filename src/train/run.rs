@@ -57,7 +57,7 @@ pub struct Summary {
 /// `stop` is looked at after every step: when it turns true the run saves and returns. `say` gets what a person should
 /// read before the first step.
 pub fn run(recipe: Recipe, resume: bool, stop: &AtomicBool, say: &mut dyn FnMut(&str)) -> Result<Summary> {
-    let target = Target::open(&recipe.run.device)?;
+    let target = Target::open_or_host(&recipe.run.device, say)?;
     let folder = recipe.run.folder.clone();
     let checkpoints = Checkpoints::open(&folder, recipe.run.save.keep)?;
     let loaded = if resume { checkpoints.load_latest()? } else { refuse_used(&checkpoints, &folder)? };

@@ -52,6 +52,23 @@ impl Target {
         Err(Error::NoGpuFeature { wanted: wanted.to_string() })
     }
 
+    /// Opens a device as [`Target::open`] does, except that `gpu` falls back to the host where there is no adapter at all.
+    ///
+    /// `say` is told then, with what to install. An adapter asked for by name or number is never replaced.
+    pub fn open_or_host(wanted: &str, say: &mut dyn FnMut(&str)) -> Result<Target, Error> {
+        let reason = match Target::open(wanted) {
+            #[cfg(feature = "gpu")]
+            Err(Error::Gpu(crate::gpu::Error::NoAdapter { hint })) if wanted == "gpu" => {
+                format!("no GPU adapter found (Vulkan, Metal or DX12): {hint}")
+            }
+            #[cfg(not(feature = "gpu"))]
+            Err(Error::NoGpuFeature { .. }) if wanted == "gpu" => "this build leaves out the gpu".to_string(),
+            other => return other,
+        };
+        say(&format!("warning: RUNNING ON THE PROCESSOR (as with --device cpu), since {reason}"));
+        Ok(Target::Host)
+    }
+
     /// What operators may use. The host takes any kernel's word: it runs none.
     pub fn caps(&self) -> Caps {
         match self {

@@ -4,6 +4,8 @@
 //! from then on only feeds batches and collects numbers.
 
 use super::layout::{Layout, Placed};
+use super::program::{EVALUATE, GATHER, STEP, UPDATE, gradient_name};
+pub use super::program::{Memory, Program};
 use super::recipe::{Clip, Optimizer};
 use super::update;
 use super::{Error, Result, Target};
@@ -12,7 +14,7 @@ use crate::model::Mode;
 use crate::ops::cast::CastEmit;
 use crate::ops::{Emit, Value};
 use crate::passes::{self, Fuse, Pass, Precision, Tidy};
-use crate::plan::{Arena, Engine, Plan, Residents, Span, Ticket};
+use crate::plan::{Engine, Plan, Ticket};
 use crate::tensor::random::key_of;
 use crate::tensor::{DType, Shape, Tensor, Type};
 use std::collections::{HashMap, VecDeque};
@@ -68,32 +70,6 @@ pub struct Outcome {
     pub elapsed_ms: f64,
 }
 
-/// Bytes of device memory by use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Memory {
-    /// Weights.
-    pub parameters: u64,
-    /// Gradients, with the sum over micro-batches where there is one.
-    pub gradients: u64,
-    /// Optimiser state.
-    pub moments: u64,
-    /// Slots, inputs and constants of the plans.
-    pub run: u64,
-}
-
-impl Memory {
-    /// All of it.
-    pub fn total(&self) -> u64 {
-        self.parameters + self.gradients + self.moments + self.run
-    }
-}
-
-/// Numbers of the plans in the engine.
-const STEP: usize = 0;
-const UPDATE: usize = 1;
-const EVALUATE: usize = 2;
-const GATHER: usize = 3;
-
 /// Trains a set of weights.
 pub struct Trainer {
     engine: Box<dyn Engine>,
@@ -124,19 +100,7 @@ impl Trainer {
         build: &BuildLoss,
         settings: Settings,
     ) -> Result<Trainer> {
-        if settings.precision == DType::F16 && !target.caps().f16 {
-            return Err(Error::NoHalf { device: target.describe() });
-        }
-        let (plans, layout, arenas) = build_plans(target, weights, build, &settings)?;
-        let bytes = |names: &[&str]| {
-            arenas.list.iter().filter(|a| names.contains(&a.name.as_str())).map(|a| a.kind.size_bytes()).sum()
-        };
-        let memory = Memory {
-            parameters: bytes(&["parameters"]),
-            gradients: bytes(&["gradients", "totals"]),
-            moments: bytes(&["moment1", "moment2", "segments", "decay", "control"]),
-            run: run_bytes(&plans),
-        };
+        let Program { plans, layout, arenas, memory } = Program::new(target, weights, build, &settings)?;
         if let Some(have_bytes) = target.memory_bytes().filter(|&have| have < memory.total()) {
             return Err(crate::plan::Error::DoesNotFit { need_bytes: memory.total(), have_bytes }.into());
         }
@@ -380,66 +344,8 @@ fn submit_named(engine: &mut dyn Engine, plans: &[Plan], number: usize, feeds: &
     Ok(engine.submit(number, &list)?)
 }
 
-/// Slots are shared by the plans, since only one runs at a time; inputs and constants are not.
-fn run_bytes(plans: &[Plan]) -> u64 {
-    let own: u64 = plans.iter().map(|p| p.feed_bytes + p.known_bytes).sum();
-    own + shared_slot_bytes(plans)
-}
-
-/// Bytes of the slots when the n-th largest of each plan is one buffer.
-fn shared_slot_bytes(plans: &[Plan]) -> u64 {
-    let mut widest: Vec<u64> = vec![];
-    for plan in plans {
-        let mut slots = plan.slots.clone();
-        slots.sort_unstable_by_key(|&bytes| std::cmp::Reverse(bytes));
-        for (i, bytes) in slots.into_iter().enumerate() {
-            if i == widest.len() {
-                widest.push(0);
-            }
-            widest[i] = widest[i].max(bytes);
-        }
-    }
-    widest.iter().sum()
-}
-
-fn build_plans(
-    target: &Target,
-    weights: &[Weight],
-    build: &BuildLoss,
-    settings: &Settings,
-) -> Result<(Vec<Plan>, Layout, update::Arenas)> {
-    let layout = Layout::new(weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)));
-    let arenas = update::Arenas::new(&layout, settings);
-    let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
-    for placed in &layout.tensors {
-        residents.places.insert(placed.name.clone(), Layout::span(placed, update::PARAMETERS));
-        residents.results.insert(gradient_name(&placed.name), Layout::span(placed, update::GRADIENTS));
-    }
-    for (number, arena) in arenas.list.iter().enumerate() {
-        residents.places.insert(arena_name(arena), Span { arena: number, offset_bytes: 0 });
-    }
-    arenas.keep_results(&mut residents);
-    let step = step_graph(weights, build, settings)?;
-    let evaluation = loss_graph(weights, build, settings, Mode::Evaluate)?.0;
-    let (evaluation, _) = passes::run(&[&Fuse], evaluation)?;
-    let update = update::graph(&arenas, settings)?;
-    let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
-    let graphs: Vec<&Graph> = [&step, &update, &evaluation].into_iter().chain(&gather).collect();
-    let plans = target.plans(&graphs, &residents, settings.choices.as_deref())?;
-    Ok((plans, layout, arenas))
-}
-
-/// Name under which an arena is a state of the update graph.
-pub(super) fn arena_name(arena: &Arena) -> String {
-    format!("arena.{}", arena.name)
-}
-
-fn gradient_name(parameter: &str) -> String {
-    format!("gradient.{parameter}")
-}
-
 /// Parameters and loss, in the storage asked for.
-fn loss_graph(
+pub(super) fn loss_graph(
     weights: &[Weight],
     build: &BuildLoss,
     settings: &Settings,
@@ -466,7 +372,7 @@ fn loss_graph(
 }
 
 /// The loss with its gradient for every weight, fused.
-fn step_graph(weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Graph> {
+pub(super) fn step_graph(weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Graph> {
     let (mut graph, loss) = loss_graph(weights, build, settings, Mode::Train)?;
     let kind = graph.kind(loss).clone();
     let seed = graph.constant(Tensor::f32(kind.shape.clone(), vec![settings.loss_scale; kind.shape.count()]));

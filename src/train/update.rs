@@ -1,8 +1,9 @@
 //! The second half of a step as a graph over whole arenas: gradient norm, clipping, optimiser.
 
 use super::layout::Layout;
+use super::program::arena_name;
 use super::recipe::{Clip, Rule};
-use super::trainer::{Settings, arena_name};
+use super::trainer::Settings;
 use super::{Error, Result};
 use crate::graph::Graph;
 use crate::ops::optimizer::accumulate::AccumulateEmit;

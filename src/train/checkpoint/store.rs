@@ -36,6 +36,11 @@ impl Store {
         Store::open_on(durable::real_disk(), run_folder, keep)
     }
 
+    /// The checkpoints of a run folder to read from, even while the run goes on: nothing is made, swept up or pruned.
+    pub fn look(run_folder: &Path) -> Store {
+        Store { folder: run_folder.join("checkpoints"), keep: usize::MAX, create: durable::real_disk() }
+    }
+
     pub(super) fn open_on(create: Create, run_folder: &Path, keep: usize) -> Result<Store, Error> {
         let folder = run_folder.join("checkpoints");
         fs::create_dir_all(&folder).map_err(|source| Error::Folder { path: folder.clone(), source })?;

@@ -1,0 +1,176 @@
+//! `kiln generate`: text from a model.
+
+use super::folder::ModelFolder;
+use crate::data::tokenizer::{DecodeStream, END_OF_TEXT, Tokenizer};
+use crate::generate::{Error, Sampling, Writer};
+use crate::model::Config;
+use crate::train::Target;
+use crate::train::job::tokenizer_in;
+use clap::Args;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+
+/// Let a model continue a text.
+///
+/// The best token is taken each time, unless one of --do-sample, --temperature, --top-k or --top-p asks for chance.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  kiln generate --model runs/stories --prompt \"Once upon a time\"\n  kiln generate --model runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate --model gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate --model runs/stories/checkpoints/step-000500 --device cpu"
+)]
+pub struct Generate {
+    #[command(flatten)]
+    folder: ModelFolder,
+    /// The text to continue. Absent: the end-of-text token, or else a line break.
+    #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
+    prompt: Option<String>,
+    /// The text to continue, as token ids.
+    #[arg(long, value_name = "ID,ID", value_delimiter = ',')]
+    ids: Option<Vec<u32>>,
+    /// Tokens to write at most; the model's own end-of-text token ends the text sooner.
+    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    max_new_tokens: usize,
+    /// Draw each token by its probability.
+    #[arg(long)]
+    do_sample: bool,
+    /// Divide the scores by this before drawing; 0 takes the best token.
+    #[arg(long, value_name = "NUMBER")]
+    temperature: Option<f64>,
+    /// Draw from this many of the best tokens; 0 means all.
+    #[arg(long, value_name = "COUNT")]
+    top_k: Option<usize>,
+    /// Draw from the best tokens that together have this probability.
+    #[arg(long, value_name = "SHARE")]
+    top_p: Option<f64>,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// gpu, cpu, an adapter's number, or part of its name.
+    #[arg(long, default_value = "gpu")]
+    device: String,
+    /// Print {"sequences": [[ids]], "texts": [text]}, prompt included, instead of the text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Generate {
+    /// Streams the text to stdout, or prints it whole as JSON.
+    pub fn run(self) -> anyhow::Result<()> {
+        let sampling = self.sampling();
+        sampling.check()?;
+        let folder = self.folder.resolve()?;
+        let tokenizer = tokenizer_in(&folder)?;
+        let ends = end_tokens(&folder)?;
+        let prompt = self.prompt_ids(tokenizer.as_ref())?;
+        let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
+        let longest = prompt.len().saturating_add(self.max_new_tokens);
+        let mut writer = Writer::open(&folder, &target, longest)?;
+        if prompt.len() > writer.context() {
+            let (given, context) = (prompt.len(), writer.context());
+            eprintln!(
+                "the prompt has {given} tokens, the model sees {context}: only the last {context} are used"
+            );
+        }
+        let mut page = Page::new(tokenizer.as_ref(), self.json);
+        page.show(&prompt)?;
+        let mut failed = None;
+        let written = writer.continue_ids(&prompt, self.max_new_tokens, &sampling, &mut |token| {
+            if ends.contains(&token) {
+                return false;
+            }
+            failed = page.show(&[token]).err();
+            failed.is_none()
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        page.finish()?;
+        if self.json {
+            let sequence = [prompt, written].concat();
+            let texts: Vec<String> =
+                tokenizer.iter().map(|t| t.decode(&sequence)).collect::<Result<_, _>>()?;
+            writeln!(std::io::stdout(), "{}", json!({ "sequences": [sequence], "texts": texts }))?;
+        }
+        Ok(())
+    }
+
+    /// Greedy unless something speaks of chance.
+    fn sampling(&self) -> Sampling {
+        let by_chance =
+            self.do_sample || self.temperature.is_some() || self.top_k.is_some() || self.top_p.is_some();
+        if !by_chance {
+            return Sampling::greedy();
+        }
+        Sampling {
+            temperature: self.temperature.unwrap_or(1.0),
+            top_k: self.top_k.unwrap_or(0),
+            top_p: self.top_p.unwrap_or(1.0),
+            seed: self.seed,
+        }
+    }
+
+    fn prompt_ids(&self, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Vec<u32>> {
+        let ids = match (&self.ids, &self.prompt, tokenizer) {
+            (Some(ids), _, _) => ids.clone(),
+            (None, _, None) => return Err(Error::NoTokenizer.into()),
+            (None, Some(text), Some(tokenizer)) => tokenizer.encode(text)?,
+            (None, None, Some(tokenizer)) => match tokenizer.token_id(END_OF_TEXT) {
+                Some(id) => vec![id],
+                None => tokenizer.encode("\n")?,
+            },
+        };
+        if ids.is_empty() { Err(Error::EmptyPrompt.into()) } else { Ok(ids) }
+    }
+}
+
+/// Tokens that end a text, as the model's `config.json` says; none where it says nothing.
+fn end_tokens(folder: &Path) -> anyhow::Result<Vec<u32>> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    Ok(match Config::read(folder)?.keys().get("eos_token_id") {
+        Some(Value::Array(list)) => list.iter().filter_map(id).collect(),
+        Some(value) => id(value).into_iter().collect(),
+        None => vec![],
+    })
+}
+
+/// Where tokens appear as they come: as text, as numbers where there is no tokenizer, or not at all.
+enum Page<'a> {
+    Text(Option<DecodeStream<'a>>),
+    Numbers,
+    Hidden,
+}
+
+impl<'a> Page<'a> {
+    fn new(tokenizer: Option<&'a Tokenizer>, hidden: bool) -> Self {
+        match tokenizer {
+            _ if hidden => Page::Hidden,
+            Some(tokenizer) => Page::Text(Some(tokenizer.decode_stream())),
+            None => Page::Numbers,
+        }
+    }
+
+    fn show(&mut self, ids: &[u32]) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        for &id in ids {
+            match self {
+                Page::Text(Some(stream)) => write!(out, "{}", stream.push(id)?)?,
+                Page::Numbers => write!(out, "{id} ")?,
+                Page::Text(None) | Page::Hidden => {}
+            }
+        }
+        Ok(out.flush()?)
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        match self {
+            Page::Text(stream) => match stream.take() {
+                Some(stream) => writeln!(out, "{}", stream.finish()?)?,
+                None => {}
+            },
+            Page::Numbers => writeln!(out)?,
+            Page::Hidden => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! What a training step is before there is any memory: plans, layout, arenas, and the bytes they will take.
+
+use super::layout::{Layout, Placed};
+use super::trainer::{BuildLoss, Settings, Weight, loss_graph, step_graph};
+use super::update;
+use super::{Error, Result, Target};
+use crate::graph::Graph;
+use crate::model::Mode;
+use crate::passes::{self, Fuse};
+use crate::plan::{Arena, Plan, Residents, Span};
+use crate::tensor::{DType, Tensor};
+
+/// Bytes of device memory by use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Weights.
+    pub parameters: u64,
+    /// Gradients, with the sum over micro-batches where there is one.
+    pub gradients: u64,
+    /// Optimiser state.
+    pub moments: u64,
+    /// Slots, inputs and constants of the plans.
+    pub run: u64,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.parameters + self.gradients + self.moments + self.run
+    }
+}
+
+/// Numbers of the plans in the engine.
+pub(super) const STEP: usize = 0;
+pub(super) const UPDATE: usize = 1;
+pub(super) const EVALUATE: usize = 2;
+pub(super) const GATHER: usize = 3;
+
+/// A step as plans over arenas.
+pub struct Program {
+    pub(super) plans: Vec<Plan>,
+    pub(super) layout: Layout,
+    pub(super) arenas: update::Arenas,
+    pub(super) memory: Memory,
+}
+
+impl Program {
+    /// Builds the plans for a device; nothing is allocated on it.
+    pub fn new(
+        target: &Target,
+        weights: &[Weight],
+        build: &BuildLoss,
+        settings: &Settings,
+    ) -> Result<Program> {
+        if settings.precision == DType::F16 && !target.caps().f16 {
+            return Err(Error::NoHalf { device: target.describe() });
+        }
+        let (plans, layout, arenas) = build_plans(target, weights, build, settings)?;
+        let bytes = |names: &[&str]| {
+            arenas.list.iter().filter(|a| names.contains(&a.name.as_str())).map(|a| a.kind.size_bytes()).sum()
+        };
+        let memory = Memory {
+            parameters: bytes(&["parameters"]),
+            gradients: bytes(&["gradients", "totals"]),
+            moments: bytes(&["moment1", "moment2", "segments", "decay", "control"]),
+            run: run_bytes(&plans),
+        };
+        Ok(Program { plans, layout, arenas, memory })
+    }
+
+    /// The plans by what they do, in the order of an engine that runs them.
+    pub fn plans(&self) -> impl Iterator<Item = (&'static str, &Plan)> {
+        ["step", "update", "evaluation", "gather"].into_iter().zip(&self.plans)
+    }
+
+    /// All memory that outlasts a step.
+    pub fn arenas(&self) -> &[Arena] {
+        &self.arenas.list
+    }
+
+    /// Bytes by use.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Number of weights.
+    pub fn weight_count(&self) -> usize {
+        self.layout.count()
+    }
+
+    /// The weights and where they are kept.
+    pub fn weights(&self) -> impl Iterator<Item = (&Placed, Span)> {
+        self.layout.tensors.iter().map(|placed| (placed, Layout::span(placed, update::PARAMETERS)))
+    }
+
+    /// What is written into the arenas once, before the first step.
+    pub fn fixed(&self, settings: &Settings) -> Vec<(Span, Tensor)> {
+        self.arenas.fixed(&self.layout, settings)
+    }
+}
+
+/// Slots are shared by the plans, since only one runs at a time; inputs and constants are not.
+fn run_bytes(plans: &[Plan]) -> u64 {
+    let own: u64 = plans.iter().map(|p| p.feed_bytes + p.known_bytes).sum();
+    own + shared_slot_bytes(plans)
+}
+
+/// Bytes of the slots when the n-th largest of each plan is one buffer.
+fn shared_slot_bytes(plans: &[Plan]) -> u64 {
+    let mut widest: Vec<u64> = vec![];
+    for plan in plans {
+        let mut slots = plan.slots.clone();
+        slots.sort_unstable_by_key(|&bytes| std::cmp::Reverse(bytes));
+        for (i, bytes) in slots.into_iter().enumerate() {
+            if i == widest.len() {
+                widest.push(0);
+            }
+            widest[i] = widest[i].max(bytes);
+        }
+    }
+    widest.iter().sum()
+}
+
+fn build_plans(
+    target: &Target,
+    weights: &[Weight],
+    build: &BuildLoss,
+    settings: &Settings,
+) -> Result<(Vec<Plan>, Layout, update::Arenas)> {
+    let layout = Layout::new(weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)));
+    let arenas = update::Arenas::new(&layout, settings);
+    let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
+    for placed in &layout.tensors {
+        residents.places.insert(placed.name.clone(), Layout::span(placed, update::PARAMETERS));
+        residents.results.insert(gradient_name(&placed.name), Layout::span(placed, update::GRADIENTS));
+    }
+    for (number, arena) in arenas.list.iter().enumerate() {
+        residents.places.insert(arena_name(arena), Span { arena: number, offset_bytes: 0 });
+    }
+    arenas.keep_results(&mut residents);
+    let step = step_graph(weights, build, settings)?;
+    let evaluation = loss_graph(weights, build, settings, Mode::Evaluate)?.0;
+    let (evaluation, _) = passes::run(&[&Fuse], evaluation)?;
+    let update = update::graph(&arenas, settings)?;
+    let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
+    let graphs: Vec<&Graph> = [&step, &update, &evaluation].into_iter().chain(&gather).collect();
+    let plans = target.plans(&graphs, &residents, settings.choices.as_deref())?;
+    Ok((plans, layout, arenas))
+}
+
+/// Name under which an arena is a state of the update graph.
+pub(super) fn arena_name(arena: &Arena) -> String {
+    format!("arena.{}", arena.name)
+}
+
+/// Name under which a weight's gradient is a result of the step.
+pub(super) fn gradient_name(parameter: &str) -> String {
+    format!("gradient.{parameter}")
+}
