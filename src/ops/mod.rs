@@ -20,6 +20,7 @@ pub mod matmul;
 pub mod norm_weight;
 pub mod optimizer;
 pub mod pointwise;
+pub mod positions;
 pub mod reduce;
 pub mod reshape;
 pub mod rms_norm;
