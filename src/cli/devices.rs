@@ -24,18 +24,7 @@ impl Devices {
         let list = crate::gpu::device::list();
         if self.json {
             #[cfg(feature = "gpu")]
-            let adapters: Vec<_> = list
-                .iter()
-                .map(|l| {
-                    json!({
-                        "index": l.index, "name": l.name, "backend": l.backend, "driver": l.driver, "kind": l.kind,
-                        "f16": l.caps.f16, "subgroup": l.caps.subgroup, "subgroup_sizes": l.subgroup_sizes,
-                        "max_buffer_bytes": l.max_buffer_bytes, "max_binding_bytes": l.caps.max_binding_bytes,
-                        "workgroup_bytes": l.caps.max_workgroup_bytes, "invocations": l.caps.max_invocations,
-                        "timestamps": l.timestamps,
-                    })
-                })
-                .collect();
+            let adapters: Vec<_> = list.iter().map(json_of).collect();
             #[cfg(not(feature = "gpu"))]
             let adapters: Vec<serde_json::Value> = vec![];
             let all = json!({ "adapters": adapters, "host": { "threads": threads } });
@@ -66,4 +55,16 @@ impl Devices {
         writeln!(out, "cpu: the host, {threads} threads")?;
         Ok(())
     }
+}
+
+/// An adapter with what matters of its limits.
+#[cfg(feature = "gpu")]
+pub fn json_of(l: &crate::gpu::Listing) -> serde_json::Value {
+    json!({
+        "index": l.index, "name": l.name, "backend": l.backend, "driver": l.driver, "kind": l.kind,
+        "f16": l.caps.f16, "subgroup": l.caps.subgroup, "subgroup_sizes": l.subgroup_sizes,
+        "max_buffer_bytes": l.max_buffer_bytes, "max_binding_bytes": l.caps.max_binding_bytes,
+        "workgroup_bytes": l.caps.max_workgroup_bytes, "invocations": l.caps.max_invocations,
+        "timestamps": l.timestamps,
+    })
 }

@@ -1,10 +1,13 @@
 //! The command line: one file a command. Exit code 0 on success, 2 for wrong usage, 1 for anything else.
 
+mod costs;
 mod demo;
 mod devices;
+mod doctor;
 mod evaluate;
 mod folder;
 mod generate;
+mod inspect;
 mod plot;
 mod tokenizer;
 mod train;
@@ -32,8 +35,12 @@ enum Command {
     Tokenizer(tokenizer::TokenizerCommand),
     /// Train a small GPT on the built-in stories in a few minutes, and let it write.
     Demo(demo::Demo),
+    /// Look at graph, plan, memory and costs of a recipe or model.
+    Inspect(inspect::Inspect),
     /// List the adapters of this machine.
     Devices(devices::Devices),
+    /// Check every kernel on this machine's adapter against the reference.
+    Doctor(doctor::Doctor),
 }
 
 /// Wrong usage, found after the arguments were parsed.
@@ -50,7 +57,9 @@ pub fn main() -> ExitCode {
         Command::Evaluate(command) => command.run(),
         Command::Tokenizer(command) => command.run(),
         Command::Demo(command) => command.run(),
+        Command::Inspect(command) => command.run(),
         Command::Devices(command) => command.run(),
+        Command::Doctor(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -123,15 +123,21 @@ impl Writer {
         self.context
     }
 
-    /// Scores of the token after `ids`, of which the last `context` count.
-    pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
-        let ids = &ids[ids.len().saturating_sub(self.context)..];
+    /// Whether a text can be continued: it has tokens, and the model knows them all.
+    pub fn check(&self, ids: &[u32]) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if let Some(&token) = ids.iter().find(|&&t| t as usize >= self.vocabulary) {
-            return Err(Error::UnknownToken { token, vocabulary: self.vocabulary });
+        match ids.iter().find(|&&token| token as usize >= self.vocabulary) {
+            Some(&token) => Err(Error::UnknownToken { token, vocabulary: self.vocabulary }),
+            None => Ok(()),
         }
+    }
+
+    /// Scores of the token after `ids`, of which the last `context` count.
+    pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        let ids = &ids[ids.len().saturating_sub(self.context)..];
+        self.check(ids)?;
         let mut tokens = ids.to_vec();
         // What stands after the last token is never seen by it: attention is causal.
         tokens.resize(self.context, 0);

@@ -93,6 +93,11 @@ impl Program {
         self.layout.tensors.iter().map(|placed| (placed, Layout::span(placed, update::PARAMETERS)))
     }
 
+    /// The scalars of the first update at a learning rate.
+    pub fn update_scalars(&self, settings: &Settings, rate: f64) -> Result<Tensor> {
+        update::scalars(settings, rate, 0)
+    }
+
     /// What is written into the arenas once, before the first step.
     pub fn fixed(&self, settings: &Settings) -> Vec<(Span, Tensor)> {
         self.arenas.fixed(&self.layout, settings)
