@@ -39,12 +39,6 @@ fn reach_of_key(s: u32) -> Reach {
     return Reach(u32(clamp(position - params.after, 0, high)), u32(high));
 }
 
-// Which of the four positions from `first` lie within.
-fn within(first: u32, reach: Reach) -> vec4<bool> {
-    let at = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
-    return (at >= vec4<u32>(reach.low)) & (at < vec4<u32>(reach.high));
-}
-
 // First element of a query's row, and of a key's within its head; rows past the end read the last one.
 fn query_row(b: u32, t: u32, h: u32) -> u32 {
     return (b * params.queries + min(t, params.queries - 1u)) * params.query_stride + h * SIZE;
@@ -56,26 +50,15 @@ fn out_row(b: u32, t: u32, h: u32) -> u32 {
     return ((b * params.queries + min(t, params.queries - 1u)) * params.heads + h) * SIZE;
 }
 
-// x + m w
-fn add_product(x: vec4<f32>, m: mat4x4<f32>, w: vec4<f32>) -> vec4<f32> {
-    return fma(m[0], vec4<f32>(w.x), fma(m[1], vec4<f32>(w.y), fma(m[2], vec4<f32>(w.z), fma(m[3], vec4<f32>(w.w), x))));
-}
+// Columns of scores are handled COLUMNS at a time, as `Columns` (vec2 or vec4): the pasted text declares it, with
+//   add_scores(x, m, w)    x + w m, for m of COLUMNS columns
+//   add_weighted(x, m, w)  x + m w
+//   largest(x), total(x)
+//   steps(apart)           positions 0, apart, 2 apart ..
+//   dropout_factors(rng, element, apart), one for each of those elements
+#paste COLUMNS
 
-fn largest(x: vec4<f32>) -> f32 {
-    return max(max(x.x, x.y), max(x.z, x.w));
-}
-
-fn total(x: vec4<f32>) -> f32 {
-    return (x.x + x.y) + (x.z + x.w);
-}
-
-// Factors of dropout on four probabilities, `stride` elements apart.
-fn dropout_factors(rng: vec2<u32>, element: u32, stride: u32) -> vec4<f32> {
-    let kept = vec4<bool>(
-        keep_element(rng, params.salt, element, params.threshold),
-        keep_element(rng, params.salt, element + stride, params.threshold),
-        keep_element(rng, params.salt, element + 2u * stride, params.threshold),
-        keep_element(rng, params.salt, element + 3u * stride, params.threshold),
-    );
-    return select(vec4<f32>(0.0), vec4<f32>(params.kept), kept);
+// Which positions lie within.
+fn within(at: Positions, reach: Reach) -> Marks {
+    return (at >= Positions(reach.low)) & (at < Positions(reach.high));
 }

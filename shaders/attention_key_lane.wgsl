@@ -1,7 +1,7 @@
 // attention_key_lane: dv[s] = sum over t of f p up[t]; dk[s] = scale * sum over t of e q[t], with p and e as in attention_query_lane
 //
 // One invocation takes a few neighbouring keys of one key head, with k, v, dk and dv in named registers, and walks the
-// queries of all heads that share it by fours, in order, so that a run repeats bit for bit.
+// queries of all heads that share it, COLUMNS at a time, in order, so that a run repeats bit for bit.
 
 #import attention
 
@@ -33,15 +33,7 @@ fn forward(
     let begin = reach_of_key(first).low;
     let end = reach_of_key(min(first + ROWS, params.keys) - 1u).high;
     for (var h = g * share; h < (g + 1u) * share; h += 1u) {
-        for (var t = begin; t < end; t += 4u) {
-            let at0 = query_row(b, t, h);
-            let at1 = query_row(b, t + 1u, h);
-            let at2 = query_row(b, t + 2u, h);
-            let at3 = query_row(b, t + 3u, h);
-            let up0 = out_row(b, t, h);
-            let up1 = out_row(b, t + 1u, h);
-            let up2 = out_row(b, t + 2u, h);
-            let up3 = out_row(b, t + 3u, h);
+        for (var t = begin; t < end; t += COLUMNS) {
             #paste SCORES
             #paste SLOPES
             #paste SUMS

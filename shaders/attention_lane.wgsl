@@ -1,7 +1,7 @@
 // attention_lane: out[b, t, h] = sum over s of softmax(scale q . k)[s] v[s], and lse[b, h, t]
 //
 // One invocation takes a few neighbouring queries of one head; its neighbours take the same queries of other heads, so
-// that all end their walk over the keys together. Keys come four at a time; the running maximum m, sum l and output o of each query
+// that all end their walk over the keys together. Keys come COLUMNS at a time; the running maximum m, sum l and output o of each query
 // are rescaled when the maximum grows. Everything per query is named and unrolled by the pasted text: q0_3 is part 3 (elements 12
 // to 15) of query 0. Scores are in powers of two: log2(e) is folded into q.
 
@@ -33,11 +33,7 @@ fn forward(
 
     let begin = reach_of_query(first).low;
     let end = reach_of_query(min(first + ROWS, params.queries) - 1u).high;
-    for (var s = begin; s < end; s += 4u) {
-        let at0 = key_row(b, s, g);
-        let at1 = key_row(b, s + 1u, g);
-        let at2 = key_row(b, s + 2u, g);
-        let at3 = key_row(b, s + 3u, g);
+    for (var s = begin; s < end; s += COLUMNS) {
         #paste SCORES
         #paste WEIGHTS
         #paste VALUES

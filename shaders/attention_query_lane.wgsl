@@ -1,7 +1,7 @@
 // attention_query_lane: dq[t] = scale * sum over s of e k[s], e = p (f up[t] . v[s] - delta[t]), p = exp(scale q.k - lse)
 //
-// The walk of attention_lane once more: one invocation takes a few neighbouring queries of one head and walks their keys by
-// fours, with q, up and dq in named registers. Notes are those of attention_delta.
+// The walk of attention_lane once more: one invocation takes a few neighbouring queries of one head and walks their keys COLUMNS
+// at a time, with q, up and dq in named registers. Notes are those of attention_delta.
 
 #import attention
 
@@ -30,11 +30,7 @@ fn forward(
 
     let begin = reach_of_query(first).low;
     let end = reach_of_query(min(first + ROWS, params.queries) - 1u).high;
-    for (var s = begin; s < end; s += 4u) {
-        let at0 = key_row(b, s, g);
-        let at1 = key_row(b, s + 1u, g);
-        let at2 = key_row(b, s + 2u, g);
-        let at3 = key_row(b, s + 3u, g);
+    for (var s = begin; s < end; s += COLUMNS) {
         #paste SCORES
         #paste SLOPES
         #paste SUMS

@@ -109,7 +109,12 @@ pub fn cases() -> Cases {
         inputs.extend(trailing);
         let length = keys.max(size).max(queries * heads / key_heads);
         let label = format!("gradient: {}", trial.label);
-        cases.add(label, AttentionGradient(trial.op()), inputs).no_gradient().sums(length);
+        let case = cases.add(label, AttentionGradient(trial.op()), inputs).no_gradient().sums(length);
+        if keys == 1 || trial.how.window == Some(1) {
+            // A lone key has probability one whatever its score: dq and dk are zero, the difference of equal numbers, and the
+            // tolerance would be relative to that.
+            case.slack(256.0);
+        }
     }
     cases
 }

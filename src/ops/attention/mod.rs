@@ -11,6 +11,8 @@ mod gradient;
 mod host;
 mod lane;
 mod lower;
+mod text;
+mod tile;
 
 pub use cases::cases;
 pub use gradient::AttentionGradient;
