@@ -5,6 +5,9 @@
 
 VULKAN_PACKAGES="mesa-vulkan-drivers libvulkan1"
 
+# Mesa's layer that asks the desktop which GPU it prefers complains where there is no desktop; kiln orders them itself.
+[ -n "${XDG_RUNTIME_DIR:-}" ] || export NODEVICE_SELECT=1
+
 say() { echo "kiln: $*" >&2; }
 
 # stop LINE...: the last words, one line each.
