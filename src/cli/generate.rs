@@ -165,10 +165,11 @@ impl<'a> Page<'a> {
     fn finish(&mut self) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         match self {
-            Page::Text(stream) => match stream.take() {
-                Some(stream) => writeln!(out, "{}", stream.finish()?)?,
-                None => {}
-            },
+            Page::Text(stream) => {
+                if let Some(stream) = stream.take() {
+                    writeln!(out, "{}", stream.finish()?)?;
+                }
+            }
             Page::Numbers => writeln!(out)?,
             Page::Hidden => {}
         }
