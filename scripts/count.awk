@@ -17,14 +17,14 @@ function close_suite() {
 
 /^test .* \.\.\. FAILED$/ {
     name = $0
-    gsub(/^test | \.\.\. FAILED$/, "", name)
+    gsub(/^test | +\.\.\. FAILED$/, "", name)
     names_failed[++count_names_failed] = suite ": " name
 }
 
 /^test .* \.\.\. ignored/ {
     name = $0
     sub(/^test /, "", name)
-    sub(/ \.\.\. ignored(, )?/, "  ", name)
+    sub(/ +\.\.\. ignored(, )?/, "  ", name)
     names_ignored[++count_names_ignored] = suite ": " name
 }
 
