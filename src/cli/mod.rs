@@ -98,7 +98,9 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 /// A recipe with an unknown key, a device that does not exist or a setting out of range is wrong usage, like a flag that
 /// does not exist.
 fn is_usage(error: &anyhow::Error) -> bool {
-    use crate::{data, generate, train};
+    use crate::data;
+    use crate::generate;
+    use crate::train;
     error.chain().any(|cause| {
         let run = cause.downcast_ref::<train::Error>();
         let written = cause.downcast_ref::<generate::Error>();

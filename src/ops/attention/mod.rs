@@ -67,7 +67,7 @@ pub struct Attention {
     pub window: Option<usize>,
     /// An input `mask` U32 [B, S] follows: zero hides a key from every query.
     pub masked: bool,
-    /// Dropout; an input `rng` U32 [2] follows.
+    /// Dropout; an input `rng: U32 [2]` follows.
     pub dropout: Option<Dropout>,
 }
 
