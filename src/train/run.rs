@@ -126,16 +126,16 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
         job.tokenizer.kind(),
         job.tokenizer.vocabulary_size()
     ));
-    let m = trainer.memory();
-    let fits =
-        target.memory_bytes().map_or(String::new(), |have| format!(", of {:.0} MiB available", mib(have)));
+    let (m, held) = (trainer.memory(), trainer.held_bytes());
+    let fits = target.memory_bytes().map_or(String::new(), |have| format!(" of {:.0}", mib(have)));
     say(&format!(
-        "memory   {:.1} MiB at peak{fits}: weights {:.1}, gradients {:.1}, optimiser {:.1}, activations and inputs {:.1}",
-        mib(m.total()),
+        "memory   {:.1}{fits} MiB: weights {:.1}, gradients {:.1}, optimiser {:.1}, activations and inputs {:.1}, transfer {:.1}",
+        mib(held),
         mib(m.parameters),
         mib(m.gradients),
         mib(m.moments),
-        mib(m.run)
+        mib(m.run),
+        mib(held.saturating_sub(m.total()))
     ));
     if let Some(floor) = job.floor {
         say(&format!(
@@ -196,7 +196,7 @@ impl Lane {
                 break;
             }
             self.submit()?;
-            while self.report(false)? {}
+            self.report(false)?;
             let done = self.trainer.steps_done();
             let last = done == train.steps;
             let due = |every: u64| every > 0 && done.is_multiple_of(every);
@@ -208,7 +208,7 @@ impl Lane {
                 self.save(evaluated)?;
             }
         }
-        while self.report(true)? {}
+        self.report(true)?;
         if interrupted {
             self.save(false)?;
         }
@@ -232,13 +232,26 @@ impl Lane {
         Ok(())
     }
 
-    /// Reports one finished step; false if there is none.
-    fn report(&mut self, wait: bool) -> Result<bool> {
-        let outcome = match self.trainer.collect(wait) {
-            Ok(Some(outcome)) => outcome,
-            Ok(None) => return Ok(false),
-            Err(error) => return Err(self.with_checkpoint(error)),
+    /// Reports the steps that have finished; with `wait` all that are under way.
+    ///
+    /// Several may be seen to finish at once: each then took its share of the time since the one before.
+    fn report(&mut self, wait: bool) -> Result<()> {
+        let mut finished = vec![];
+        let failure = loop {
+            match self.trainer.collect(wait) {
+                Ok(Some(outcome)) => finished.push(outcome),
+                Ok(None) => break None,
+                Err(error) => break Some(error),
+            }
         };
+        let share_ms = finished.iter().map(|o| o.elapsed_ms).sum::<f64>() / finished.len() as f64;
+        for outcome in finished {
+            self.report_one(Outcome { elapsed_ms: share_ms, ..outcome })?;
+        }
+        failure.map_or(Ok(()), |error| Err(self.with_checkpoint(error)))
+    }
+
+    fn report_one(&mut self, outcome: Outcome) -> Result<()> {
         let (cursor, rate) = self.cursors.pop_front().expect("one for each step under way");
         self.state.cursor = cursor;
         let tokens = self.job.extent().positions() * self.job.recipe.train.accumulate;
@@ -264,7 +277,7 @@ impl Lane {
             memory_bytes: Some(self.trainer.held_bytes()),
         });
         self.last = Some(outcome);
-        Ok(true)
+        Ok(())
     }
 
     fn with_checkpoint(&self, error: Error) -> Error {
@@ -279,7 +292,7 @@ impl Lane {
 
     /// Measures both parts, tells metrics, progress and the schedule.
     fn evaluate(&mut self) -> Result<()> {
-        while self.report(true)? {}
+        self.report(true)?;
         if self.evaluation.iter().any(Vec::is_empty) {
             return Ok(());
         }
@@ -306,7 +319,7 @@ impl Lane {
 
     /// Writes a checkpoint of what all submitted steps made.
     fn save(&mut self, evaluated: bool) -> Result<()> {
-        while self.report(true)? {}
+        self.report(true)?;
         let started = Instant::now();
         let (weights, moments) = (self.trainer.weights()?, self.trainer.moments()?);
         let config =
