@@ -21,7 +21,7 @@ pub struct Demo {
     #[arg(long, default_value = "gpu")]
     device: String,
     /// Steps to train.
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 1500)]
     steps: u64,
     /// Put the run here instead of into a folder that is removed in the end.
     #[arg(long, value_name = "FOLDER")]

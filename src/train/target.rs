@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 /// Time one start gives to measuring kernel variants; what is left over is measured by the next.
 #[cfg(feature = "gpu")]
-const MEASURING: std::time::Duration = std::time::Duration::from_secs(2);
+const MEASURING: std::time::Duration = std::time::Duration::from_millis(1500);
 
 /// An opened device on which engines are built.
 pub enum Target {
