@@ -98,6 +98,19 @@ fn a_damaged_checkpoint_is_passed_over_for_the_last_good_one() {
 }
 
 #[test]
+fn a_model_that_cannot_fit_is_refused_before_anything_is_made_for_it() {
+    let root = tempfile::tempdir().unwrap();
+    let wide = ["model.layers=8", "model.width=1000000"];
+    for device in devices() {
+        let error = train(recipe(&root.path().join("run"), device, &wide), false).unwrap_err();
+        // A GPU may not tell its memory; then the largest binding speaks first.
+        let text = error.to_string();
+        assert!(text.contains("the device has") || text.contains("binding limit"), "{device}: {text}");
+        assert!(text.contains("hint"), "{text}");
+    }
+}
+
+#[test]
 fn an_interrupted_run_saves_what_it_has() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("run");

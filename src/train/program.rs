@@ -55,6 +55,7 @@ impl Program {
         if settings.precision == DType::F16 && !target.caps().f16 {
             return Err(Error::NoHalf { device: target.describe() });
         }
+        refuse_hopeless(target, weights, settings)?;
         let (plans, layout, arenas) = build_plans(target, weights, build, settings)?;
         let bytes = |names: &[&str]| {
             arenas.list.iter().filter(|a| names.contains(&a.name.as_str())).map(|a| a.kind.size_bytes()).sum()
@@ -101,6 +102,19 @@ impl Program {
     /// What is written into the arenas once, before the first step.
     pub fn fixed(&self, settings: &Settings) -> Vec<(Span, Tensor)> {
         self.arenas.fixed(&self.layout, settings)
+    }
+}
+
+/// Refuses a model whose weights, gradients and moments alone are too large, before anything is made for it.
+fn refuse_hopeless(target: &Target, weights: &[Weight], settings: &Settings) -> Result<()> {
+    let count = |w: &Weight| w.shape.iter().map(|&size| size as f64).product::<f64>();
+    let copies = 2 + update::moment_count(settings)?;
+    let need = 4.0 * copies as f64 * weights.iter().map(count).sum::<f64>();
+    match target.memory_bytes() {
+        Some(have_bytes) if need > have_bytes as f64 => {
+            Err(crate::plan::Error::DoesNotFit { need_bytes: need as u64, have_bytes }.into())
+        }
+        _ => Ok(()),
     }
 }
 

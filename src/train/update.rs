@@ -74,6 +74,11 @@ impl Arenas {
     }
 }
 
+/// Arenas of state that the optimiser keeps beside the weights.
+pub fn moment_count(settings: &Settings) -> Result<usize> {
+    Ok(kind_of(settings)?.moments())
+}
+
 /// True if gradients are summed or rescaled before the update.
 pub fn gathers(settings: &Settings) -> bool {
     settings.accumulate > 1 || settings.loss_scale != 1.0
