@@ -6,10 +6,14 @@ use super::bytes::WORD;
 use super::{Gpu, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 const WITH_DEVICE: u8 = 0;
 const WITH_HOST: u8 = 1;
 const FAILED: u8 = 2;
+
+/// Longest time between the end of a submission and the news of it.
+const NEWS: Duration = Duration::from_secs(5);
 
 /// One such buffer.
 pub(super) struct Exchange {
@@ -68,9 +72,17 @@ impl Exchange {
     }
 
     /// Waits until the host has it.
+    ///
+    /// Another thread that waits on the same device may have taken the news of this buffer from the driver, and then
+    /// passes it on a moment after this thread's own wait has returned.
     pub(super) fn wait(&self, gpu: &Gpu) -> Result<()> {
         if !self.is_back() {
             gpu.wait_for(self.used_by.clone())?;
+        }
+        let start = Instant::now();
+        while !self.is_back() && start.elapsed() < NEWS {
+            std::thread::yield_now();
+            gpu.check()?;
         }
         match self.state.load(Ordering::Acquire) {
             WITH_HOST => Ok(()),
