@@ -7,7 +7,7 @@ use kiln::graph::{Feeds, Graph};
 use kiln::ops::pointwise::PointwiseEmit;
 use kiln::tensor::{DType, Tensor, Type};
 use kiln::train::Target;
-use kiln::train::recipe::{Clip, Decay, Optimizer, Rule};
+use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,9 +24,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         clip: Clip::None,
         accumulate: 1,
         precision: DType::F32,
-        loss_scale: 1.0,
+        loss_scale: LossScale::NONE,
         seed: 0,
         choices: None,
+        page_bytes: None,
     };
     let loss = |graph: &mut Graph, _| {
         let theta = graph.parameter("theta", Type::f32([]));

@@ -10,7 +10,7 @@ use kiln::model::{Activation, Mlp, initial};
 use kiln::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use kiln::tensor::{DType, Tensor, Type};
 use kiln::train::Target;
-use kiln::train::recipe::{Clip, Decay, Optimizer, Rule};
+use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
 
 const STEPS: usize = 400;
@@ -45,9 +45,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         clip: Clip::Norm(1.0),
         accumulate: 1,
         precision: DType::F32,
-        loss_scale: 1.0,
+        loss_scale: LossScale::NONE,
         seed: 0,
         choices: None,
+        page_bytes: None,
     };
     let mut trainer = Trainer::new(&target, &weights, &loss, settings)?;
     let first = initial(&parameters, 7);

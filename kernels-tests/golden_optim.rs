@@ -7,7 +7,7 @@ mod golden;
 
 use golden::{Tensors, tensors};
 use kiln::ops::Operator;
-use kiln::ops::optimizer::norm::{GradientNorm, START};
+use kiln::ops::optimizer::norm::{self, CONTROL, GradientNorm};
 use kiln::ops::optimizer::{BLOCK, Kind, Optimizer};
 use kiln::tensor::{Tensor, Type};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -115,6 +115,7 @@ fn optimizer(name: &str) -> Result<(Optimizer, f64, f32), Failed> {
             momentum: number("momentum", 0.0),
             dampening: number("dampening", 0.0),
             nesterov: case["options"]["nesterov"].as_bool().unwrap_or(false),
+            decoupled: false,
         },
         Some("torch.optim.Adam") => Kind::Adam { betas, epsilon },
         Some("torch.optim.AdamW") => Kind::AdamW { betas, epsilon },
@@ -150,7 +151,7 @@ fn steps_match(name: &str) -> Result<(), Failed> {
     let mut state = vec![layout.join(&start)];
     state.resize(op.kind.moments() + 1, Tensor::zeros(&Type::f32([layout.count])));
     let (segments, decay) = (layout.segments(), Tensor::f32([3], vec![decay; 3]));
-    let control = Tensor::f32([4], START.to_vec());
+    let control = Tensor::f32([CONTROL], norm::start(1.0).to_vec());
     let mut compared = 0;
     for step in 1..=10 {
         let gradients = layout.join(&three(&given, &format!("g.{}.", step - 1))?);
@@ -186,8 +187,10 @@ fn norm_matches(name: &str, max_norm: f32) -> Result<(), Failed> {
     let gradients = three(&given, "g.0.")?;
     let layout = Layout::of(&gradients);
     let gradients = layout.join(&gradients);
-    let start = Tensor::f32([4], START.to_vec());
-    let control = apply(&GradientNorm { max_norm: Some(max_norm) }, &[&gradients, &start])?.remove(0);
+    let start = Tensor::f32([CONTROL], norm::start(1.0).to_vec());
+    let control =
+        apply(&GradientNorm { arenas: 1, max_norm: Some(max_norm), scaling: None }, &[&start, &gradients])?
+            .remove(0);
     let total = Tensor::f32([1], vec![control.real::<f32>()[1]]);
     close("norm", &total, &expected[&format!("{name}.total")])?;
     let op = Optimizer { kind: Kind::GradientDescent, clip_value: None };
@@ -204,7 +207,7 @@ fn value_matches(name: &str, limit: f32) -> Result<(), Failed> {
     let gradients = three(&given, "g.0.")?;
     let layout = Layout::of(&gradients);
     let op = Optimizer { kind: Kind::GradientDescent, clip_value: Some(limit) };
-    let start = Tensor::f32([4], START.to_vec());
+    let start = Tensor::f32([CONTROL], norm::start(1.0).to_vec());
     let clipped = clipped(&op, &layout.join(&gradients), &start, &layout)?;
     for (number, expected) in three(&expected, &format!("{name}.g"))?.into_iter().enumerate() {
         close(&format!("gradient {number}"), &layout.part(&clipped, number), expected)?;

@@ -7,7 +7,7 @@ use kiln::ops::pointwise::PointwiseEmit;
 use kiln::ops::reduce::ReduceEmit;
 use kiln::tensor::{DType, Tensor, Type};
 use kiln::train::metrics::{self, Line};
-use kiln::train::recipe::{Clip, Decay, Optimizer, Recipe, Rule};
+use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recipe, Rule};
 use kiln::train::run::run;
 use kiln::train::trainer::{Settings, Trainer, Weight};
 use kiln::train::{Error, Target};
@@ -127,9 +127,10 @@ fn settings(rule: Rule) -> Settings {
         clip: Clip::None,
         accumulate: 1,
         precision: DType::F32,
-        loss_scale: 1.0,
+        loss_scale: LossScale::NONE,
         seed: 0,
         choices: None,
+        page_bytes: None,
     }
 }
 
@@ -154,7 +155,8 @@ fn batch(value: f32) -> Feeds {
 fn two_half_batches_give_the_step_of_their_mean() {
     for device in devices() {
         let target = Target::open(device).unwrap();
-        let step = |accumulate: usize, loss_scale: f32, batches: Vec<Feeds>| {
+        let step = |accumulate: usize, scale: f64, batches: Vec<Feeds>| {
+            let loss_scale = LossScale::Fixed(scale);
             let settings = Settings { accumulate, loss_scale, ..settings(Rule::GradientDescent) };
             let mut trainer = Trainer::new(&target, &[vector("w", 8)], &square_loss, settings).unwrap();
             trainer.set_weights(|_, _| Ok(Tensor::f32([8], vec![1.0; 8]))).unwrap();
@@ -215,5 +217,115 @@ fn half_precision_is_refused_where_there_is_none_and_close_to_single_where_there
             Ok(half) => assert!((half - single).abs() < 2e-3 * single, "{device}: {half} {single}"),
             Err(error) => assert!(!target.caps().f16 && error.to_string().contains("SHADER_F16"), "{error}"),
         }
+    }
+}
+
+/// Two layers' worth of vectors, the mean of whose product's square is the loss.
+fn two_vectors(graph: &mut Graph, _: Mode) -> kiln::train::Result<Value> {
+    let (v, w) = (graph.parameter("v", Type::f32([8])), graph.parameter("w", Type::f32([8])));
+    let x = graph.input("x", Type::f32([4, 8]));
+    let y = graph.mul(x, v)?;
+    let y = graph.mul(y, w)?;
+    let square = graph.pointwise("square", &[y], 0.0)?;
+    Ok(graph.mean_all(square)?)
+}
+
+#[test]
+fn weights_in_several_pages_are_trained_as_in_one() {
+    let rules = [
+        Rule::Adamw { betas: [0.9, 0.99], eps: 1e-8 },
+        Rule::Lamb { betas: [0.9, 0.99], eps: 1e-6 },
+        Rule::Sgd { momentum: 0.9, dampening: 0.0, nesterov: true },
+    ];
+    for (device, rule) in devices().into_iter().flat_map(|d| rules.map(|rule| (d, rule))) {
+        let target = Target::open(device).unwrap();
+        let run = |page_bytes, accumulate| {
+            let mut settings = Settings { page_bytes, accumulate, clip: Clip::Norm(0.5), ..settings(rule) };
+            settings.optimizer.decay = Decay { weight_decay: 0.1, decoupled: true, no_decay: vec![] };
+            let weights = [vector("v", 8), Weight { decays: false, ..vector("w", 8) }];
+            let mut trainer = Trainer::new(&target, &weights, &two_vectors, settings).unwrap();
+            let first = |name: &str| if name == "v" { 0.5 } else { 1.5 };
+            trainer.set_weights(|name, _| Ok(Tensor::f32([8], vec![first(name); 8]))).unwrap();
+            let mut losses = vec![];
+            for _ in 0..5 {
+                trainer.submit(vec![batch(0.5); accumulate], 0.02).unwrap();
+                losses.push(trainer.collect(true).unwrap().unwrap().loss);
+            }
+            let tensors = [trainer.weights().unwrap(), trainer.moments().unwrap()].concat();
+            (losses, tensors.into_iter().flat_map(|(_, tensor)| tensor.to_f64()).collect::<Vec<_>>())
+        };
+        for accumulate in [1, 2] {
+            let (one, pages) = (run(None, accumulate), run(Some(256), accumulate));
+            assert!(one.0[4] < one.0[0], "{device} {rule:?}: {:?}", one.0);
+            // The norm's sum has another order.
+            let same = |a: &[f64], b: &[f64]| {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-6 * a.abs())
+            };
+            assert!(same(&one.0, &pages.0) && same(&one.1, &pages.1), "{device} {rule:?} {one:?} {pages:?}");
+        }
+    }
+}
+
+#[test]
+fn an_overflow_skips_one_step_and_lowers_the_scale_and_one_that_never_ends_stops_the_run() {
+    let scale = |first| LossScale::Dynamic { first, growth: 2.0, backoff: 0.5, interval: 2 };
+    for device in devices() {
+        let target = Target::open(device).unwrap();
+        let run = |loss_scale, batches: &[Feeds]| {
+            let settings = Settings { loss_scale, ..settings(Rule::GradientDescent) };
+            let mut trainer = Trainer::new(&target, &[vector("w", 8)], &square_loss, settings).unwrap();
+            trainer.set_weights(|_, _| Ok(Tensor::f32([8], vec![1.0; 8]))).unwrap();
+            let mut told = vec![];
+            for batch in batches {
+                trainer.submit(vec![batch.clone()], 0.01).unwrap();
+                match trainer.collect(true) {
+                    Ok(outcome) => {
+                        let outcome = outcome.unwrap();
+                        told.push((outcome.skipped, outcome.loss_scale.unwrap_or(1.0)));
+                    }
+                    Err(error) => return (told, trainer.weights().unwrap(), Some(error.to_string())),
+                }
+            }
+            (told, trainer.weights().unwrap(), None)
+        };
+        let mut hot = batch(0.1);
+        hot.set("x", Tensor::f32([4, 8], vec![1e19; 32]));
+        let (good, plain) = (batch(0.1), run(LossScale::NONE, &[batch(0.1), batch(0.1)]));
+        let (told, weights, _) = run(scale(8.0), &[hot.clone(), good.clone(), good.clone()]);
+        assert_eq!(told, [(true, 4.0), (false, 4.0), (false, 8.0)], "{device}");
+        assert_eq!(weights, plain.1, "{device}: the skipped step left the weights alone");
+        let (told, weights, error) = run(scale(2.0), &[hot.clone(), hot.clone(), hot.clone()]);
+        assert_eq!(told, [(true, 1.0)], "{device}");
+        assert!(error.is_some_and(|e| e.contains("not finite") && e.contains("step 1")), "{device}");
+        assert_eq!(weights[0].1.to_f64(), [1.0; 8], "{device}");
+    }
+}
+
+#[test]
+fn a_gpt_trained_in_halves_learns_what_it_learns_in_singles_and_resumes_with_its_loss_scale() {
+    for device in devices().into_iter().filter(|d| Target::open(d).unwrap().caps().f16) {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let scale = "precision.loss_scale={ first = 64.0, interval = 4 }";
+        let half = ["precision.storage=f16", scale];
+        train(recipe(&at("single"), device, &[]), false).unwrap();
+        train(recipe(&at("half"), device, &half), false).unwrap();
+        let (single, whole) = (losses(&at("single")), losses(&at("half")));
+        for (one, other) in single.iter().zip(&whole) {
+            assert!((one.1 - other.1).abs() < 0.01 * one.1, "{device}: {one:?} {other:?}");
+            assert!((one.2 - other.2).abs() < 0.05 * one.2, "{device}: {one:?} {other:?}");
+        }
+        let scales: Vec<f64> = metrics::read(&at("half"))
+            .unwrap()
+            .iter()
+            .filter_map(|line| if let Line::Step(step) = line { step.loss_scale } else { None })
+            .collect();
+        assert_eq!(scales.len(), 12);
+        assert_eq!((scales[2], scales[3], scales[11]), (64.0, 128.0, 512.0), "it doubles every fourth step");
+        let short = [&half[..], &["train.steps=5"]].concat();
+        train(recipe(&at("part"), device, &short), false).unwrap();
+        train(recipe(&at("part"), device, &half), true).unwrap();
+        assert_eq!(losses(&at("part")), whole, "{device}");
+        assert_eq!(last_weights(&at("part")), last_weights(&at("half")), "{device}");
     }
 }

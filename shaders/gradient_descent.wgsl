@@ -12,7 +12,7 @@ override LANES: u32 = 128u;
 @group(0) @binding(2) var<storage, read>       segments: array<u32>;           // [N / 64]
 @group(0) @binding(3) var<storage, read>       decay: array<f32>;              // [tensors]
 @group(0) @binding(4) var<storage, read>       scalars: array<f32>;            // rate, ..
-@group(0) @binding(5) var<storage, read>       control: array<f32>;            // factor, norm, going
+@group(0) @binding(5) var<storage, read>       control: array<f32>;            // factor, norm, goes, ..
 @group(1) @binding(0) var<uniform> params: Params;
 
 @compute @workgroup_size(LANES)

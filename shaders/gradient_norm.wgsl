@@ -1,14 +1,14 @@
-// gradient_norm: partial sums of the squares of all gradients
+// gradient_norm: partial sums of the squares of an arena of gradients
 //
 // Invocations walk the arena in fours with the stride of the whole grid. `lane`: each leaves its own sum; `group`: each
 // workgroup joins its sums as a tree. The order is fixed by the count of elements.
 
-struct Params { count: u32 }
+struct Params { count: u32, first: u32 }   // fours; sums of the arenas before this one
 
 override LANES: u32 = 256u;
 
 @group(0) @binding(0) var<storage, read>       gradients: array<vec4<f32>>;   // [N / 4]
-@group(0) @binding(1) var<storage, read_write> sums: array<f32>;              // one per invocation or workgroup
+@group(0) @binding(1) var<storage, read_write> sums: array<f32>;              // one per invocation or workgroup of each arena
 @group(1) @binding(0) var<uniform> params: Params;
 
 var<workgroup> totals: array<f32, LANES>;
@@ -29,7 +29,7 @@ fn lane(
     @builtin(local_invocation_id) lane: vec3<u32>,
 ) {
     let at = (group.y * groups.x + group.x) * LANES + lane.x;
-    sums[at] = squares(at, groups.x * groups.y * LANES);
+    sums[params.first + at] = squares(at, groups.x * groups.y * LANES);
 }
 
 @compute @workgroup_size(LANES)
@@ -44,5 +44,5 @@ fn group(
         workgroupBarrier();
         if lane.x < half { totals[lane.x] += totals[lane.x + half]; }
     }
-    if lane.x == 0u { sums[number] = totals[0]; }
+    if lane.x == 0u { sums[params.first + number] = totals[0]; }
 }

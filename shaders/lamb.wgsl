@@ -17,7 +17,7 @@ override LANES: u32 = 256u;
 @group(0) @binding(4) var<storage, read>       segments: array<u32>;           // [N / 64], ascending
 @group(0) @binding(5) var<storage, read>       decay: array<f32>;              // [tensors]
 @group(0) @binding(6) var<storage, read>       scalars: array<f32>;            // rate, bias1, bias2, ..
-@group(0) @binding(7) var<storage, read>       control: array<f32>;            // factor, norm, going
+@group(0) @binding(7) var<storage, read>       control: array<f32>;            // factor, norm, goes, ..
 @group(1) @binding(0) var<uniform> params: Params;
 
 var<workgroup> squares: array<vec2<f32>, LANES>;

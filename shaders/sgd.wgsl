@@ -1,4 +1,5 @@
-// sgd: b = momentum b + fresh (g + d p), on the first step b = g + d p; p -= rate b, or rate (g + d p + momentum b)
+// sgd: b = momentum b + fresh (g + d p), on the first step b = g + d p; p -= rate b, or rate (g + d p + momentum b);
+// decoupled, p *= 1 - rate d and no d p in b
 //
 // One dispatch for all parameters: invocations walk the arenas in fours with the stride of the whole grid. A block of 64
 // elements, sixteen fours, belongs to one tensor.
@@ -7,6 +8,7 @@ struct Params { count: u32, tensors: u32, limit: f32, momentum: f32, fresh: f32 
 
 override LANES: u32 = 128u;
 override NESTEROV: u32 = 0u;
+override DECOUPLED: u32 = 0u;
 
 @group(0) @binding(0) var<storage, read_write> parameters: array<vec4<f32>>;   // [N / 4]
 @group(0) @binding(1) var<storage, read_write> buffer: array<vec4<f32>>;       // [N / 4]
@@ -14,7 +16,7 @@ override NESTEROV: u32 = 0u;
 @group(0) @binding(3) var<storage, read>       segments: array<u32>;           // [N / 64]
 @group(0) @binding(4) var<storage, read>       decay: array<f32>;              // [tensors]
 @group(0) @binding(5) var<storage, read>       scalars: array<f32>;            // rate, -, -, first, ..
-@group(0) @binding(6) var<storage, read>       control: array<f32>;            // factor, norm, going
+@group(0) @binding(6) var<storage, read>       control: array<f32>;            // factor, norm, goes, ..
 @group(1) @binding(0) var<uniform> params: Params;
 
 @compute @workgroup_size(LANES)
@@ -31,8 +33,9 @@ fn forward(
     let stride = groups.x * groups.y * LANES;
     for (var i = (group.y * groups.x + group.x) * LANES + lane.x; i < params.count; i += stride) {
         let d = decay[min(segments[i / 16u], params.tensors - 1u)];
-        let p = parameters[i];
-        let g = clamp(gradients[i] * factor, -limit, limit) + d * p;
+        var p = parameters[i];
+        var g = clamp(gradients[i] * factor, -limit, limit);
+        if DECOUPLED == 1u { p *= 1.0 - rate * d; } else { g += d * p; }
         var b = g;
         if !is_first { b = params.momentum * buffer[i] + params.fresh * g; }
         buffer[i] = b;

@@ -187,7 +187,7 @@ fn some_feeds(
     let mut random = Stream::new(&[0x636f_7374]);
     let tokens: Vec<u32> = (0..positions).map(|_| random.below(vocabulary as u64) as u32).collect();
     let groups = sorted_positions(&tokens, vocabulary);
-    let update = program.update_scalars(&step.settings, 1e-4)?;
+    let update = program.update_scalars(&step.settings, 1e-4);
     let of = |feed: &Feed| match feed.name.as_str() {
         "tokens" => Tensor::u32(feed.kind.shape.clone(), tokens.clone()),
         "targets" => Tensor::i32(feed.kind.shape.clone(), tokens.iter().map(|&t| t as i32).collect()),

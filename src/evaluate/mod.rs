@@ -137,10 +137,10 @@ pub fn mean_loss(
     let loss = language_loss(family, &mut graph, extent, Mode::Evaluate, 0.0)?;
     graph.output("loss", loss);
     let (graph, _) = passes::run(&[&Tidy, &Fuse], graph).map_err(train::Error::from)?;
-    let (residents, arena) = place(family);
+    let residents = place(family, target.caps().max_binding_bytes);
     let plan = target.plans(&[&graph], &residents, None)?.remove(0);
     let names: Vec<String> = plan.feeds.iter().map(|f| f.name.clone()).collect();
-    let mut engine = target.engine(&[arena], vec![plan])?;
+    let mut engine = target.engine(&residents.arenas, vec![plan])?;
     for spec in family.parameters() {
         engine.write(residents.places[&spec.name], weights.get(&spec.name)?).map_err(train::Error::from)?;
     }

@@ -13,6 +13,7 @@ use crate::plan::{Arena, Engine, Residents, Span};
 use crate::tensor::random::Stream;
 use crate::tensor::{DType, Tensor, Type};
 use crate::train::job::tokenizer_in;
+use crate::train::layout::Placed;
 use crate::train::{self, Target};
 use std::path::Path;
 
@@ -89,10 +90,10 @@ impl Writer {
     ) -> Result<Writer> {
         let extent = Extent { batch: 1, context: longest.clamp(1, family.context()) };
         let graph = next_token_graph(family, extent)?;
-        let (residents, total) = place(family);
+        let residents = place(family, target.caps().max_binding_bytes);
         let plan = target.plans(&[&graph], &residents, None)?.remove(0);
         let feeds = plan.feeds.iter().map(|f| f.name.clone()).collect();
-        let mut engine = target.engine(&[total], vec![plan])?;
+        let mut engine = target.engine(&residents.arenas, vec![plan])?;
         for spec in family.parameters() {
             engine
                 .write(residents.places[&spec.name], weights.get(&spec.name)?)
@@ -191,15 +192,12 @@ fn next_token_graph(family: &dyn Family, extent: Extent) -> Result<Graph> {
     Ok(graph)
 }
 
-/// One arena with all parameters.
-pub(crate) fn place(family: &dyn Family) -> (Residents, Arena) {
+/// Arenas with all parameters, none larger than `most_bytes` unless a single tensor is.
+pub(crate) fn place(family: &dyn Family, most_bytes: u64) -> Residents {
     let weights = family.parameters().into_iter().map(|spec| (spec.name, spec.shape, false));
-    let layout = train::layout::Layout::new(weights);
-    let arena = Arena { name: "parameters".into(), kind: layout.kind() };
-    let places = layout
-        .tensors
-        .iter()
-        .map(|t| (t.name.clone(), Span { arena: 0, offset_bytes: 4 * t.offset as u64 }))
-        .collect();
-    (Residents { arenas: vec![arena.clone()], places, ..Residents::default() }, arena)
+    let layout = train::layout::Layout::new(weights, most_bytes);
+    let arena = |page| Arena { name: format!("parameters.{page}"), kind: layout.kind(page) };
+    let span = |t: &Placed| Span { arena: t.page, offset_bytes: 4 * t.offset as u64 };
+    let places = layout.tensors.iter().map(|t| (t.name.clone(), span(t))).collect();
+    Residents { arenas: (0..layout.pages.len()).map(arena).collect(), places, ..Residents::default() }
 }

@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// f16 asked of an adapter without it.
     #[error(
-        "precision \"f16\" needs SHADER_F16, which {device} does not have\n  hint: train.precision = \"f32\", or another device (`kiln devices`)"
+        "precision \"f16\" needs SHADER_F16, which {device} does not have\n  hint: precision.storage = \"f32\", or another device (`kiln devices`)"
     )]
     NoHalf {
         /// The device.

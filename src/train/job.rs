@@ -153,13 +153,14 @@ impl Step {
             optimizer: train.optimizer.clone(),
             clip: train.clip,
             accumulate: train.accumulate,
-            precision: match train.precision {
-                recipe::Precision::F32 => DType::F32,
-                recipe::Precision::F16 => DType::F16,
+            precision: match recipe.precision.storage {
+                recipe::Storage::F32 => DType::F32,
+                recipe::Storage::F16 => DType::F16,
             },
-            loss_scale: train.loss_scale as f32,
+            loss_scale: recipe.precision.loss_scale,
             seed: train.seed,
             choices: None,
+            page_bytes: None,
         };
         Ok(Step { weights: family.parameters().into_iter().map(weight).collect(), settings, extent })
     }

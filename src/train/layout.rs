@@ -1,10 +1,11 @@
 //! Where each weight lies in the arenas: parameters, gradients and moments share one layout.
 //!
 //! Tensors are padded to blocks of 64 elements, which is also the alignment any adapter demands of a binding. Pads are zero
-//! and stay zero: their gradient is never written.
+//! and stay zero: their gradient is never written. Weights that together are larger than a kernel may bind are laid out in
+//! pages, each with arenas of its own; a tensor lies in one page.
 
-use crate::plan::Span;
 use crate::tensor::{Shape, Tensor, Type};
+use std::ops::Range;
 
 /// Elements of one block.
 pub const BLOCK: usize = 64;
@@ -16,10 +17,21 @@ pub struct Placed {
     pub name: String,
     /// Its shape.
     pub shape: Shape,
-    /// Elements before it.
+    /// Number of its page.
+    pub page: usize,
+    /// Elements before it in the page.
     pub offset: usize,
     /// True if weight decay applies.
     pub decays: bool,
+}
+
+/// Some of the tensors, one after another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// Numbers of its tensors.
+    pub tensors: Range<usize>,
+    /// Elements with pads.
+    pub elements: usize,
 }
 
 /// The common layout of all arenas.
@@ -27,18 +39,28 @@ pub struct Placed {
 pub struct Layout {
     /// The weights in order.
     pub tensors: Vec<Placed>,
-    /// Elements of an arena with pads.
-    pub elements: usize,
+    /// Runs of weights that share arenas; at least one.
+    pub pages: Vec<Page>,
 }
 
 impl Layout {
-    /// Lays out weights (name, shape, whether decay applies) one after another.
-    pub fn new(weights: impl IntoIterator<Item = (String, Shape, bool)>) -> Self {
-        let mut layout = Layout { tensors: vec![], elements: 0 };
+    /// Lays out weights (name, shape, whether decay applies) one after another, in pages of at most `most_bytes` each.
+    ///
+    /// A tensor larger than that has a page to itself; whether a kernel can use it is for the planner to say.
+    pub fn new(weights: impl IntoIterator<Item = (String, Shape, bool)>, most_bytes: u64) -> Self {
+        let mut layout = Layout { tensors: vec![], pages: vec![Page { tensors: 0..0, elements: 0 }] };
         for (name, shape, decays) in weights {
             let padded = shape.count().next_multiple_of(BLOCK);
-            layout.tensors.push(Placed { name, shape, offset: layout.elements, decays });
-            layout.elements += padded;
+            let number = layout.tensors.len();
+            let last = layout.pages.last().expect("there is always one");
+            if last.elements > 0 && 4 * (last.elements + padded) as u64 > most_bytes {
+                layout.pages.push(Page { tensors: number..number, elements: 0 });
+            }
+            let page = layout.pages.len() - 1;
+            let last = &mut layout.pages[page];
+            layout.tensors.push(Placed { name, shape, page, offset: last.elements, decays });
+            last.elements += padded;
+            last.tensors.end = number + 1;
         }
         layout
     }
@@ -48,43 +70,61 @@ impl Layout {
         self.tensors.iter().map(|t| t.shape.count()).sum()
     }
 
-    /// Type of an arena.
-    pub fn kind(&self) -> Type {
-        Type::f32([self.elements])
+    /// Type of an arena that holds a page.
+    pub fn kind(&self, page: usize) -> Type {
+        Type::f32([self.pages[page].elements])
     }
 
-    /// The place of a weight in an arena.
-    pub fn span(placed: &Placed, arena: usize) -> Span {
-        Span { arena, offset_bytes: 4 * placed.offset as u64 }
+    /// The tensors of a page.
+    pub fn of_page(&self, page: usize) -> &[Placed] {
+        &self.tensors[self.pages[page].tensors.clone()]
     }
 
-    /// For each block the number of its tensor.
-    pub fn segments(&self) -> Tensor {
+    /// For each block of a page the number of its tensor in the page.
+    pub fn segments(&self, page: usize) -> Tensor {
         let of = |(i, t): (usize, &Placed)| std::iter::repeat_n(i as u32, t.shape.count().div_ceil(BLOCK));
-        let segments: Vec<u32> = self.tensors.iter().enumerate().flat_map(of).collect();
+        let segments: Vec<u32> = self.of_page(page).iter().enumerate().flat_map(of).collect();
         Tensor::u32([segments.len()], segments)
     }
 
-    /// For each tensor its weight decay.
-    pub fn decay(&self, weight_decay: f64) -> Tensor {
+    /// For each tensor of a page its weight decay.
+    pub fn decay(&self, page: usize, weight_decay: f64) -> Tensor {
         let of = |t: &Placed| if t.decays { weight_decay as f32 } else { 0.0 };
-        Tensor::f32([self.tensors.len()], self.tensors.iter().map(of).collect())
+        let decay: Vec<f32> = self.of_page(page).iter().map(of).collect();
+        Tensor::f32([decay.len()], decay)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::ALIGNMENT;
+
+    fn weights() -> [(String, Shape, bool); 3] {
+        let weight = |name: &str, shape: &[usize]| (name.to_string(), Shape::from(shape), shape.len() > 1);
+        [weight("a", &[3, 5]), weight("b", &[64]), weight("c", &[13, 10])]
+    }
 
     #[test]
     fn weights_start_on_blocks_and_blocks_name_their_tensor() {
-        let weight = |name: &str, shape: &[usize]| (name.to_string(), Shape::from(shape), shape.len() > 1);
-        let layout = Layout::new([weight("a", &[3, 5]), weight("b", &[64]), weight("c", &[13, 10])]);
-        assert_eq!(layout.elements, 64 + 64 + 192);
+        let layout = Layout::new(weights(), u64::MAX);
+        assert_eq!(layout.pages.len(), 1);
+        assert_eq!(layout.kind(0), Type::f32([64 + 64 + 192]));
         assert_eq!(layout.count(), 15 + 64 + 130);
-        assert_eq!(layout.segments().as_u32(), [0, 1, 2, 2, 2]);
-        assert_eq!(layout.decay(0.1).real::<f32>(), [0.1, 0.0, 0.1]);
-        assert!(layout.tensors.iter().all(|t| Layout::span(t, 0).offset_bytes.is_multiple_of(ALIGNMENT)));
+        assert_eq!(layout.segments(0).as_u32(), [0, 1, 2, 2, 2]);
+        assert_eq!(layout.decay(0, 0.1).real::<f32>(), [0.1, 0.0, 0.1]);
+        assert_eq!(layout.tensors.iter().map(|t| t.offset).collect::<Vec<_>>(), [0, 64, 128]);
+    }
+
+    #[test]
+    fn a_page_holds_what_may_be_bound_and_a_larger_tensor_stands_alone() {
+        let pages = |most_bytes| {
+            let layout = Layout::new(weights(), most_bytes);
+            let of = |t: &Placed| (t.page, t.offset);
+            (layout.tensors.iter().map(of).collect::<Vec<_>>(), layout.segments(layout.pages.len() - 1))
+        };
+        assert_eq!(pages(4 * 128).0, [(0, 0), (0, 64), (1, 0)]);
+        let (alone, last) = pages(4 * 64);
+        assert_eq!(alone, [(0, 0), (1, 0), (2, 0)]);
+        assert_eq!(last.as_u32(), [0, 0, 0]);
     }
 }

@@ -38,6 +38,12 @@ pub struct Step {
     /// Duration of the step.
     #[serde(deserialize_with = "number_or_null")]
     pub ms: f64,
+    /// Scale of the next step's loss, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// The weights stayed as they were, since the gradients overflowed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
 }
 
 /// One evaluation.
@@ -188,6 +194,8 @@ mod tests {
             lr: 1e-3,
             tokens_per_s: 1920.0,
             ms: 400.0,
+            loss_scale: None,
+            skipped: false,
         }
     }
 

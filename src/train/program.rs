@@ -2,7 +2,7 @@
 
 use super::layout::{Layout, Placed};
 use super::trainer::{BuildLoss, Settings, Weight, loss_graph, step_graph};
-use super::update;
+use super::update::{self, Role};
 use super::{Error, Result, Target};
 use crate::graph::Graph;
 use crate::model::Mode;
@@ -57,13 +57,10 @@ impl Program {
         }
         refuse_hopeless(target, weights, settings)?;
         let (plans, layout, arenas) = build_plans(target, weights, build, settings)?;
-        let bytes = |names: &[&str]| {
-            arenas.list.iter().filter(|a| names.contains(&a.name.as_str())).map(|a| a.kind.size_bytes()).sum()
-        };
         let memory = Memory {
-            parameters: bytes(&["parameters"]),
-            gradients: bytes(&["gradients", "totals"]),
-            moments: bytes(&["moment1", "moment2", "segments", "decay", "control"]),
+            parameters: arenas.bytes(|role| role == Role::Parameters),
+            gradients: arenas.bytes(|role| matches!(role, Role::Gradients | Role::Totals)),
+            moments: arenas.bytes(|role| !matches!(role, Role::Parameters | Role::Gradients | Role::Totals)),
             run: run_bytes(&plans),
         };
         Ok(Program { plans, layout, arenas, memory })
@@ -91,11 +88,11 @@ impl Program {
 
     /// The weights and where they are kept.
     pub fn weights(&self) -> impl Iterator<Item = (&Placed, Span)> {
-        self.layout.tensors.iter().map(|placed| (placed, Layout::span(placed, update::PARAMETERS)))
+        self.layout.tensors.iter().map(|placed| (placed, self.arenas.span(Role::Parameters, placed)))
     }
 
     /// The scalars of the first update at a learning rate.
-    pub fn update_scalars(&self, settings: &Settings, rate: f64) -> Result<Tensor> {
+    pub fn update_scalars(&self, settings: &Settings, rate: f64) -> Tensor {
         update::scalars(settings, rate, 0)
     }
 
@@ -108,7 +105,7 @@ impl Program {
 /// Refuses a model whose weights, gradients and moments alone are too large, before anything is made for it.
 fn refuse_hopeless(target: &Target, weights: &[Weight], settings: &Settings) -> Result<()> {
     let count = |w: &Weight| w.shape.iter().map(|&size| size as f64).product::<f64>();
-    let copies = 2 + update::moment_count(settings)?;
+    let copies = 2 + update::moment_count(settings);
     let need = 4.0 * copies as f64 * weights.iter().map(count).sum::<f64>();
     match target.memory_bytes() {
         Some(have_bytes) if need > have_bytes as f64 => {
@@ -146,12 +143,13 @@ fn build_plans(
     build: &BuildLoss,
     settings: &Settings,
 ) -> Result<(Vec<Plan>, Layout, update::Arenas)> {
-    let layout = Layout::new(weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)));
+    let page_bytes = settings.page_bytes.unwrap_or(target.caps().max_binding_bytes);
+    let layout = Layout::new(weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)), page_bytes);
     let arenas = update::Arenas::new(&layout, settings);
     let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
     for placed in &layout.tensors {
-        residents.places.insert(placed.name.clone(), Layout::span(placed, update::PARAMETERS));
-        residents.results.insert(gradient_name(&placed.name), Layout::span(placed, update::GRADIENTS));
+        residents.places.insert(placed.name.clone(), arenas.span(Role::Parameters, placed));
+        residents.results.insert(gradient_name(&placed.name), arenas.span(Role::Gradients, placed));
     }
     for (number, arena) in arenas.list.iter().enumerate() {
         residents.places.insert(arena_name(arena), Span { arena: number, offset_bytes: 0 });

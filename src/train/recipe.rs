@@ -8,6 +8,7 @@
 
 mod error;
 mod optimizer;
+mod precision;
 mod preset;
 mod rate;
 mod raw;
@@ -25,6 +26,7 @@ use crate::train::schedule::Schedule;
 
 pub use error::{Error, Origin};
 pub use optimizer::{Clip, Decay, Optimizer, Rule};
+pub use precision::{LossScale, Precision, Storage};
 pub use preset::{PRESETS, Preset};
 pub use raw::{RawRecipe, apply_set};
 
@@ -40,6 +42,8 @@ pub struct Recipe {
     pub data: Data,
     /// How.
     pub train: Train,
+    /// In which types.
+    pub precision: Precision,
     /// Where, and what is left behind.
     pub run: Run,
 }
@@ -141,10 +145,6 @@ pub struct Train {
     pub accumulate: usize,
     /// Share of the target spread over the whole vocabulary, in `0.0..1.0`.
     pub label_smoothing: f64,
-    /// The storage type of activations and gradients.
-    pub precision: Precision,
-    /// The loss is multiplied by this before the backward pass, and the gradients divided by it after.
-    pub loss_scale: f64,
     /// Where all randomness of the run comes from.
     pub seed: u64,
     /// What keeps a gradient from growing too large.
@@ -155,16 +155,6 @@ pub struct Train {
     pub optimizer: Optimizer,
     /// How large the updates are, step by step.
     pub learning_rate: Schedule,
-}
-
-/// The storage type of activations and gradients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32 bits throughout.
-    F32,
-    /// 16 bits, with sums in 32.
-    F16,
 }
 
 /// When the validation loss is measured, and on how much.

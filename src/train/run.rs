@@ -265,7 +265,14 @@ impl Lane {
                 lr: rate,
                 tokens_per_s: tokens_per_second,
                 ms: outcome.elapsed_ms,
+                loss_scale: outcome.loss_scale,
+                skipped: outcome.skipped,
             })?;
+        }
+        if let (true, Some(scale)) = (outcome.skipped, outcome.loss_scale) {
+            let step = outcome.step;
+            self.progress
+                .println(&format!("step {step}: gradients overflowed, skipped; loss scale now {scale}"));
         }
         self.progress.update(&Status {
             step: outcome.step + 1,

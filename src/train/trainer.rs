@@ -6,12 +6,14 @@
 use super::layout::{Layout, Placed};
 use super::program::{EVALUATE, GATHER, STEP, UPDATE, gradient_name};
 pub use super::program::{Memory, Program};
-use super::recipe::{Clip, Optimizer};
-use super::update;
+use super::recipe::{Clip, LossScale, Optimizer};
+use super::update::{self, Role, Told};
 use super::{Error, Result, Target};
 use crate::graph::{Feeds, Graph, gradient_from, trace};
 use crate::model::Mode;
 use crate::ops::cast::CastEmit;
+use crate::ops::optimizer::norm::CONTROL;
+use crate::ops::reshape::ReshapeEmit;
 use crate::ops::{Emit, Value};
 use crate::passes::{self, Fuse, Pass, Precision, Tidy};
 use crate::plan::{Engine, Plan, Ticket};
@@ -20,6 +22,9 @@ use crate::tensor::{DType, Shape, Tensor, Type};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Instant;
+
+/// Name of the control value in a checkpoint, where the loss scale moves.
+const LOSS_SCALE: &str = "loss_scale.control";
 
 /// Runs under way at once: enough that the device never waits for the host.
 const MOST_IN_FLIGHT: usize = 3;
@@ -50,11 +55,13 @@ pub struct Settings {
     /// Storage of activations: f32 or f16.
     pub precision: DType,
     /// Factor on the loss before the gradient, taken off again before the update.
-    pub loss_scale: f32,
+    pub loss_scale: LossScale,
     /// Seed of dropout.
     pub seed: u64,
     /// File of the kernel variants this run was started with, if it is to repeat bit for bit.
     pub choices: Option<PathBuf>,
+    /// Most bytes of weights in one arena; absent: as much as a kernel of the device may bind.
+    pub page_bytes: Option<u64>,
 }
 
 /// What came of one step.
@@ -66,6 +73,10 @@ pub struct Outcome {
     pub loss: f64,
     /// Global norm of the gradient before clipping.
     pub gradient_norm: f64,
+    /// The update was left out, since the gradients overflowed at this loss scale.
+    pub skipped: bool,
+    /// Scale of the next step's loss, where there is one.
+    pub loss_scale: Option<f64>,
     /// Time since the step before was collected, in ms.
     pub elapsed_ms: f64,
 }
@@ -161,35 +172,39 @@ impl Trainer {
                 let problem = format!("`{}` has shape {got}, expected {expected}", placed.name);
                 return Err(Error::Mismatch { folder: "weights".into(), problem });
             }
-            self.engine.write(Layout::span(placed, update::PARAMETERS), &tensor)?;
+            self.engine.write(self.arenas.span(Role::Parameters, placed), &tensor)?;
         }
         Ok(())
     }
 
     /// All weights by name.
     pub fn weights(&mut self) -> Result<Vec<(String, Tensor)>> {
-        self.tensors_of(update::PARAMETERS)
+        self.tensors_of(Role::Parameters)
     }
 
     /// All gradients of the last step by name, before clipping.
     pub fn gradients(&mut self) -> Result<Vec<(String, Tensor)>> {
-        self.tensors_of(update::GRADIENTS)
+        self.tensors_of(Role::Gradients)
     }
 
     /// Optimiser state by name, for a checkpoint.
     pub fn moments(&mut self) -> Result<Vec<(String, Tensor)>> {
         let mut all = vec![];
-        for (arena, name) in self.arenas.moments() {
+        for (role, name) in self.arenas.moments() {
             all.extend(
-                self.tensors_of(arena)?.into_iter().map(|(tensor, data)| (format!("{tensor}.{name}"), data)),
+                self.tensors_of(role)?.into_iter().map(|(tensor, data)| (format!("{tensor}.{name}"), data)),
             );
+        }
+        if self.settings.loss_scale.scaling().is_some() {
+            let control = self.engine.read(self.arenas.control(), &Type::f32([CONTROL]))?;
+            all.push((LOSS_SCALE.to_string(), control));
         }
         Ok(all)
     }
 
     /// Restores optimiser state and the count of steps.
     pub fn restore(&mut self, step: u64, moments: &HashMap<String, Tensor>) -> Result<()> {
-        for (arena, name) in self.arenas.moments() {
+        for (role, name) in self.arenas.moments() {
             for placed in &self.layout.tensors {
                 let key = format!("{}.{name}", placed.name);
                 let missing = || Error::Mismatch {
@@ -201,8 +216,18 @@ impl Trainer {
                     let problem = format!("`{key}` has shape {}, expected {}", tensor.shape, placed.shape);
                     return Err(Error::Mismatch { folder: "checkpoint".into(), problem });
                 }
-                self.engine.write(Layout::span(placed, arena), tensor)?;
+                self.engine.write(self.arenas.span(role, placed), tensor)?;
             }
+        }
+        if self.settings.loss_scale.scaling().is_some()
+            && let Some(control) = moments.get(LOSS_SCALE)
+        {
+            let kind = Type::f32([CONTROL]);
+            if control.host_type() != kind {
+                let problem = format!("`{LOSS_SCALE}` is {}, expected {kind}", control.host_type());
+                return Err(Error::Mismatch { folder: "checkpoint".into(), problem });
+            }
+            self.engine.write(self.arenas.control(), control)?;
         }
         self.step = step;
         Ok(())
@@ -229,7 +254,7 @@ impl Trainer {
                 )?;
             }
         }
-        let scalars = update::scalars(&self.settings, rate, self.step)?;
+        let scalars = update::scalars(&self.settings, rate, self.step);
         let update =
             submit_named(self.engine.as_mut(), &self.plans, UPDATE, &Feeds::new().with("scalars", scalars))?;
         self.in_flight.push_back(Flight { step: self.step, losses, update, feeds });
@@ -250,10 +275,17 @@ impl Trainer {
         }
         let elapsed_ms = self.last_collected.elapsed().as_secs_f64() * 1e3;
         self.last_collected = Instant::now();
-        let gradient_norm = update::norm_of(&control[0]);
-        let outcome = Outcome { step: flight.step, loss, gradient_norm, elapsed_ms };
-        if !loss.is_finite() || !gradient_norm.is_finite() {
-            let what = if loss.is_finite() { "the gradient norm" } else { "the loss" };
+        let told = Told::of(&control[0]);
+        let scale = (self.settings.loss_scale != LossScale::NONE).then_some(told.scale);
+        let (gradient_norm, skipped) = (told.norm, told.skipped);
+        let outcome =
+            Outcome { step: flight.step, loss, gradient_norm, skipped, loss_scale: scale, elapsed_ms };
+        if told.halted {
+            let what = match scale {
+                Some(_) if loss.is_finite() => "the gradient norm, whatever the loss scale,",
+                _ if loss.is_finite() => "the gradient norm",
+                _ => "the loss",
+            };
             let culprit = self.culprit(&flight)?;
             let (step, checkpoint) = (flight.step, "unknown".into());
             return Err(Error::NotFinite { step, what, culprit, checkpoint });
@@ -290,13 +322,13 @@ impl Trainer {
         Ok(self.engine.collect(ticket, true)?.expect("waited for")[0].to_f64()[0])
     }
 
-    fn tensors_of(&mut self, arena: usize) -> Result<Vec<(String, Tensor)>> {
-        let layout = self.layout.clone();
+    fn tensors_of(&mut self, role: Role) -> Result<Vec<(String, Tensor)>> {
+        let (engine, arenas) = (&mut self.engine, &self.arenas);
         let mut read = |placed: &Placed| {
             let kind = Type::f32(placed.shape.clone());
-            Ok((placed.name.clone(), self.engine.read(Layout::span(placed, arena), &kind)?))
+            Ok((placed.name.clone(), engine.read(arenas.span(role, placed), &kind)?))
         };
-        layout.tensors.iter().map(&mut read).collect()
+        self.layout.tensors.iter().map(&mut read).collect()
     }
 
     fn rng(&self, counter: u64) -> Tensor {
@@ -308,8 +340,10 @@ impl Trainer {
     fn culprit(&mut self, flight: &Flight) -> Result<String> {
         let weights = self.weights()?;
         let graph = self.plans[STEP].graph.clone();
+        let control = self.engine.read(self.arenas.control(), &Type::f32([CONTROL]))?;
         for feeds in &flight.feeds {
             let mut feeds = feeds.clone();
+            feeds.set("arena.control", control.clone());
             weights.iter().for_each(|(name, tensor)| feeds.set(name.clone(), tensor.clone()));
             if let Some((name, _)) = weights.iter().find(|(_, t)| !all_finite(t)) {
                 return Ok(format!("weight `{name}`"));
@@ -375,7 +409,10 @@ pub(super) fn loss_graph(
 pub(super) fn step_graph(weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Graph> {
     let (mut graph, loss) = loss_graph(weights, build, settings, Mode::Train)?;
     let kind = graph.kind(loss).clone();
-    let seed = graph.constant(Tensor::f32(kind.shape.clone(), vec![settings.loss_scale; kind.shape.count()]));
+    let seed = match update::loss_scale(&mut graph, settings)? {
+        Some(scale) => graph.reshape(scale, kind.shape.clone())?,
+        None => graph.constant(Tensor::f32(kind.shape.clone(), vec![1.0; kind.shape.count()])),
+    };
     let parameters: Vec<(String, Value)> = graph.parameters().map(|(n, v)| (n.to_string(), v)).collect();
     let wrt: Vec<Value> = parameters.iter().map(|&(_, v)| v).collect();
     let gradients = gradient_from(&mut graph, loss, seed, &wrt)?;

@@ -1,61 +1,115 @@
 //! The second half of a step as a graph over whole arenas: gradient norm, clipping, optimiser.
 
-use super::layout::Layout;
+use super::Result;
+use super::layout::{Layout, Placed};
 use super::program::arena_name;
-use super::recipe::{Clip, Rule};
+use super::recipe::{Clip, LossScale, Rule};
 use super::trainer::Settings;
-use super::{Error, Result};
 use crate::graph::Graph;
+use crate::ops::Value;
 use crate::ops::optimizer::accumulate::AccumulateEmit;
-use crate::ops::optimizer::norm::{CONTROL, GradientNormEmit, START};
+use crate::ops::optimizer::norm::{CONTROL, GradientNorm, GradientNormEmit, start};
 use crate::ops::optimizer::{Kind, Optimizer, OptimizerEmit, SCALARS, Steering};
+use crate::ops::reshape::ReshapeEmit;
+use crate::ops::slice::SliceEmit;
 use crate::plan::{Arena, Residents, Span};
 use crate::tensor::{Tensor, Type};
 
-/// Number of the arena of weights.
-pub const PARAMETERS: usize = 0;
-/// Number of the arena of gradients.
-pub const GRADIENTS: usize = 1;
+/// What an arena holds. All but the control word exist once for each page of the layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Weights.
+    Parameters,
+    /// Gradients of the last batch.
+    Gradients,
+    /// Sums of gradients over micro-batches.
+    Totals,
+    /// A moment of the optimiser, counted from one.
+    Moment(usize),
+    /// Tensor of each block.
+    Segments,
+    /// Weight decay of each tensor.
+    Decay,
+    /// What the gradient norm tells the update.
+    Control,
+}
 
 /// All memory that outlasts a step.
 pub struct Arenas {
     /// The arenas in order.
     pub list: Vec<Arena>,
+    /// What each is for, and the page it holds.
+    roles: Vec<(Role, usize)>,
     moments: usize,
+    pages: usize,
 }
 
 impl Arenas {
-    /// Parameters, gradients, what steers the update, then as many moments as the rule keeps, then the sum over micro-batches.
+    /// For each page: parameters, gradients, what steers the update, as many moments as the rule keeps, the sum over micro-batches.
     pub fn new(layout: &Layout, settings: &Settings) -> Self {
-        let arena = |name: &str, kind: Type| Arena { name: name.into(), kind };
-        let mut list = vec![
-            arena("parameters", layout.kind()),
-            arena("gradients", layout.kind()),
-            arena("segments", layout.segments().host_type()),
-            arena("decay", Type::f32([layout.tensors.len()])),
-            arena("control", Type::f32([CONTROL])),
-        ];
-        let moments = kind_of(settings).map_or(0, |kind| kind.moments());
-        list.extend((1..=moments).map(|n| arena(&format!("moment{n}"), layout.kind())));
-        if gathers(settings) {
-            list.push(arena("totals", layout.kind()));
+        let moments = kind_of(settings).moments();
+        let pages = layout.pages.len();
+        let mut arenas = Arenas { list: vec![], roles: vec![], moments, pages };
+        for page in 0..pages {
+            arenas.add(Role::Parameters, page, layout.kind(page));
+            arenas.add(Role::Gradients, page, layout.kind(page));
+            arenas.add(Role::Segments, page, layout.segments(page).host_type());
+            arenas.add(Role::Decay, page, Type::f32([layout.of_page(page).len()]));
+            for number in 1..=moments {
+                arenas.add(Role::Moment(number), page, layout.kind(page));
+            }
+            if gathers(settings) {
+                arenas.add(Role::Totals, page, layout.kind(page));
+            }
         }
-        Arenas { list, moments }
+        arenas.add(Role::Control, 0, Type::f32([CONTROL]));
+        arenas
     }
 
-    /// Numbers and names of the moments.
-    pub fn moments(&self) -> Vec<(usize, String)> {
-        (1..=self.moments).map(|n| (self.number(&format!("moment{n}")), format!("moment{n}"))).collect()
+    fn add(&mut self, role: Role, page: usize, kind: Type) {
+        let mut name = match role {
+            Role::Moment(number) => format!("moment{number}"),
+            _ => format!("{role:?}").to_lowercase(),
+        };
+        if self.pages > 1 && role != Role::Control {
+            name = format!("{name}.{page}");
+        }
+        self.list.push(Arena { name, kind });
+        self.roles.push((role, page));
+    }
+
+    /// The moments the rule keeps, with their names in checkpoints.
+    pub fn moments(&self) -> Vec<(Role, String)> {
+        (1..=self.moments).map(|n| (Role::Moment(n), format!("moment{n}"))).collect()
+    }
+
+    /// The place of a weight among arenas of one role.
+    pub fn span(&self, role: Role, placed: &Placed) -> Span {
+        Span { arena: self.number(role, placed.page), offset_bytes: 4 * placed.offset as u64 }
+    }
+
+    /// The place of the control value.
+    pub fn control(&self) -> Span {
+        Span { arena: self.number(Role::Control, 0), offset_bytes: 0 }
+    }
+
+    /// Bytes of all arenas of some roles.
+    pub fn bytes(&self, wanted: impl Fn(Role) -> bool) -> u64 {
+        let both = self.list.iter().zip(&self.roles);
+        both.filter(|(_, (role, _))| wanted(*role)).map(|(arena, _)| arena.kind.size_bytes()).sum()
     }
 
     /// What is written once, before the first step.
     pub fn fixed(&self, layout: &Layout, settings: &Settings) -> Vec<(Span, Tensor)> {
-        let at = |name: &str| Span { arena: self.number(name), offset_bytes: 0 };
-        vec![
-            (at("segments"), layout.segments()),
-            (at("decay"), layout.decay(settings.optimizer.decay.weight_decay)),
-            (at("control"), Tensor::f32([CONTROL], START.to_vec())),
-        ]
+        let at = |role, page| Span { arena: self.number(role, page), offset_bytes: 0 };
+        let mut all =
+            vec![(self.control(), Tensor::f32([CONTROL], start(settings.loss_scale.first()).to_vec()))];
+        for page in 0..self.pages {
+            all.push((at(Role::Segments, page), layout.segments(page)));
+            let decay = layout.decay(page, settings.optimizer.decay.weight_decay);
+            all.push((at(Role::Decay, page), decay));
+        }
+        all
     }
 
     /// Lets the results of in-place operators stay where they are.
@@ -65,63 +119,99 @@ impl Arenas {
         }
     }
 
-    fn number(&self, name: &str) -> usize {
-        self.list.iter().position(|a| a.name == name).expect("arenas are named when made")
+    fn number(&self, role: Role, page: usize) -> usize {
+        self.roles.iter().position(|&r| r == (role, page)).expect("arenas are made for every page")
     }
 
-    fn arena(&self, name: &str) -> &Arena {
-        &self.list[self.number(name)]
+    fn arena(&self, role: Role, page: usize) -> &Arena {
+        &self.list[self.number(role, page)]
     }
 }
 
 /// Arenas of state that the optimiser keeps beside the weights.
-pub fn moment_count(settings: &Settings) -> Result<usize> {
-    Ok(kind_of(settings)?.moments())
+pub fn moment_count(settings: &Settings) -> usize {
+    kind_of(settings).moments()
 }
 
-/// True if gradients are summed or rescaled before the update.
+/// True if gradients of several batches are summed before the update.
 pub fn gathers(settings: &Settings) -> bool {
-    settings.accumulate > 1 || settings.loss_scale != 1.0
+    settings.accumulate > 1
 }
 
 /// Factors of one gathering: what stays of the sum so far, and the share of the new gradients.
 pub fn gather_scalars(settings: &Settings, number: usize) -> Tensor {
     let keep = if number == 0 { 0.0 } else { 1.0 };
-    Tensor::f32([2], vec![keep, 1.0 / (settings.accumulate as f32 * settings.loss_scale)])
+    Tensor::f32([2], vec![keep, 1.0 / settings.accumulate as f32])
 }
 
 /// The scalars of an update at step `step`, counted from zero.
-pub fn scalars(settings: &Settings, rate: f64, step: u64) -> Result<Tensor> {
-    Ok(Tensor::f32([SCALARS], operator(settings)?.scalars(rate, step + 1).to_vec()))
+pub fn scalars(settings: &Settings, rate: f64, step: u64) -> Tensor {
+    Tensor::f32([SCALARS], operator(settings).scalars(rate, step + 1).to_vec())
 }
 
-/// The gradient norm that a control word tells.
-pub fn norm_of(control: &Tensor) -> f64 {
-    let words = control.to_f64();
-    if words[2] == 0.0 { f64::NAN } else { words[1] }
+/// What a control value tells of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Told {
+    /// Global norm of the gradients, not a number if they were not finite.
+    pub norm: f64,
+    /// The update was left out.
+    pub skipped: bool,
+    /// No step will be made any more.
+    pub halted: bool,
+    /// Scale of the next loss.
+    pub scale: f64,
+}
+
+impl Told {
+    /// Reads the words.
+    pub fn of(control: &Tensor) -> Told {
+        let words = control.to_f64();
+        let skipped = words[2] == 0.0;
+        let norm = if skipped { f64::NAN } else { words[1] };
+        Told { norm, skipped, halted: words[6] != 0.0, scale: words[3] }
+    }
+}
+
+/// The loss scale as a value of the step's graph, where it is not one throughout.
+pub fn loss_scale(graph: &mut Graph, settings: &Settings) -> Result<Option<Value>> {
+    if settings.loss_scale == LossScale::NONE {
+        return Ok(None);
+    }
+    let control = graph.state("arena.control", Type::f32([CONTROL]));
+    let word = graph.slice(control, 0, 3, 4)?;
+    Ok(Some(graph.reshape(word, [].into())?))
 }
 
 /// Norm, clip and update over the arenas. The control word is read back.
 pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
     let mut graph = Graph::new();
-    let state = |graph: &mut Graph, name: &str| {
-        let arena = arenas.arena(name);
+    let state = |graph: &mut Graph, role: Role, page: usize| {
+        let arena = arenas.arena(role, page);
         graph.state(arena_name(arena), arena.kind.clone())
     };
-    let parameters = state(&mut graph, "parameters");
-    let gradients = state(&mut graph, if gathers(settings) { "totals" } else { "gradients" });
-    let (segments, decay) = (state(&mut graph, "segments"), state(&mut graph, "decay"));
-    let before = state(&mut graph, "control");
-    let moments: Vec<_> = arenas.moments().iter().map(|(_, name)| state(&mut graph, name)).collect();
+    let read = if gathers(settings) { Role::Totals } else { Role::Gradients };
+    let gradients: Vec<_> = (0..arenas.pages).map(|page| state(&mut graph, read, page)).collect();
+    let before = state(&mut graph, Role::Control, 0);
     let scalars = graph.input("scalars", Type::f32([SCALARS]));
     let max_norm = match settings.clip {
         Clip::Norm(limit) => Some(limit as f32),
         Clip::None | Clip::Value(_) => None,
     };
-    let control = graph.gradient_norm(gradients, before, max_norm)?;
-    let steering = Steering { segments, decay, scalars, control };
-    let results = graph.optimize(&operator(settings)?, parameters, gradients, &moments, steering)?;
-    graph.output(updated(arenas.arena("parameters")), results[0]);
+    let control = graph.gradient_norm(
+        GradientNorm { arenas: arenas.pages, max_norm, scaling: settings.loss_scale.scaling() },
+        &gradients,
+        before,
+    )?;
+    for (page, &gradients) in gradients.iter().enumerate() {
+        let parameters = state(&mut graph, Role::Parameters, page);
+        let segments = state(&mut graph, Role::Segments, page);
+        let decay = state(&mut graph, Role::Decay, page);
+        let moments: Vec<_> =
+            arenas.moments().iter().map(|&(role, _)| state(&mut graph, role, page)).collect();
+        let steering = Steering { segments, decay, scalars, control };
+        let results = graph.optimize(&operator(settings), parameters, gradients, &moments, steering)?;
+        graph.output(updated(arenas.arena(Role::Parameters, page)), results[0]);
+    }
     graph.output("control", control);
     Ok(graph)
 }
@@ -129,12 +219,14 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
 /// Adds the gradients of a micro-batch to the sum.
 pub fn gather_graph(arenas: &Arenas) -> Result<Graph> {
     let mut graph = Graph::new();
-    let (totals, gradients) = (arenas.arena("totals"), arenas.arena("gradients"));
-    let total = graph.state(arena_name(totals), totals.kind.clone());
-    let new = graph.state(arena_name(gradients), gradients.kind.clone());
     let scalars = graph.input("scalars", Type::f32([2]));
-    let sum = graph.accumulate(total, new, scalars)?;
-    graph.output(updated(totals), sum);
+    for page in 0..arenas.pages {
+        let (totals, gradients) = (arenas.arena(Role::Totals, page), arenas.arena(Role::Gradients, page));
+        let total = graph.state(arena_name(totals), totals.kind.clone());
+        let new = graph.state(arena_name(gradients), gradients.kind.clone());
+        let sum = graph.accumulate(total, new, scalars)?;
+        graph.output(updated(totals), sum);
+    }
     Ok(graph)
 }
 
@@ -142,29 +234,24 @@ fn updated(arena: &Arena) -> String {
     format!("updated.{}", arena.name)
 }
 
-fn operator(settings: &Settings) -> Result<Optimizer> {
+fn operator(settings: &Settings) -> Optimizer {
     let clip_value = match settings.clip {
         Clip::Value(limit) => Some(limit as f32),
         Clip::None | Clip::Norm(_) => None,
     };
-    Ok(Optimizer { kind: kind_of(settings)?, clip_value })
+    Optimizer { kind: kind_of(settings), clip_value }
 }
 
-fn kind_of(settings: &Settings) -> Result<Kind> {
-    let decoupled = settings.optimizer.decay.decoupled && settings.optimizer.decay.weight_decay != 0.0;
-    Ok(match settings.optimizer.rule {
-        Rule::Adam { betas, eps } | Rule::Adamw { betas, eps } if settings.optimizer.decay.decoupled => {
+fn kind_of(settings: &Settings) -> Kind {
+    let decoupled = settings.optimizer.decay.decoupled;
+    match settings.optimizer.rule {
+        Rule::Adam { betas, eps } | Rule::Adamw { betas, eps } if decoupled => {
             Kind::AdamW { betas, epsilon: eps }
         }
         Rule::Adam { betas, eps } | Rule::Adamw { betas, eps } => Kind::Adam { betas, epsilon: eps },
         Rule::Lamb { betas, eps } => Kind::Lamb { betas, epsilon: eps },
-        Rule::GradientDescent if !decoupled => Kind::GradientDescent,
-        Rule::Sgd { momentum, dampening, nesterov } if !decoupled => {
-            Kind::Sgd { momentum, dampening, nesterov }
-        }
-        Rule::GradientDescent | Rule::Sgd { .. } => {
-            let problem = "decoupled weight decay goes with adam, adamw and lamb only".to_string();
-            return Err(Error::Mismatch { folder: "recipe".into(), problem });
-        }
-    })
+        // Without state there is nothing that the decay could be kept out of.
+        Rule::GradientDescent => Kind::GradientDescent,
+        Rule::Sgd { momentum, dampening, nesterov } => Kind::Sgd { momentum, dampening, nesterov, decoupled },
+    }
 }

@@ -55,12 +55,17 @@ pub(super) fn update<R: Real>(op: &Optimizer, inputs: &[&Tensor], outputs: &mut 
     let mut arenas = outputs.iter_mut().map(|t| t.real_mut::<R>());
     let parameters = arenas.next().expect("parameters are output 0");
     match (op.kind, arenas.next(), arenas.next()) {
-        (Kind::Sgd { momentum, dampening, nesterov }, Some(buffer), _) => {
+        (Kind::Sgd { momentum, dampening, nesterov, decoupled }, Some(buffer), _) => {
             let (keep, take) = (R::of(momentum), R::of(1.0 - dampening));
             blocks(parameters, buffer, &mut [], gradients, |block, p, b, _, g| {
                 let decay = decay_of(block);
+                let (inside, keeps) = match decoupled {
+                    true => (R::default(), R::of(1.0) - step.rate * decay),
+                    false => (decay, R::of(1.0)),
+                };
                 for ((p, b), &g) in p.iter_mut().zip(b).zip(g) {
-                    let g = step.clipped(g) + decay * *p;
+                    let g = step.clipped(g) + inside * *p;
+                    *p = *p * keeps;
                     *b = if step.is_first { g } else { keep * *b + take * g };
                     *p -= step.rate * if nesterov { g + keep * *b } else { *b };
                 }

@@ -28,8 +28,9 @@ pub(super) fn variants(op: &Optimizer, inputs: &[Type]) -> Vec<Variant> {
     };
     let (name, launch) = match op.kind {
         Kind::GradientDescent => ("gradient_descent", launch(Kernel::new("gradient_descent"), spread(fours))),
-        Kind::Sgd { momentum, dampening, nesterov } => {
+        Kind::Sgd { momentum, dampening, nesterov, decoupled } => {
             let kernel = Kernel::new("sgd").constant("NESTEROV", nesterov as u32);
+            let kernel = kernel.constant("DECOUPLED", decoupled as u32);
             let launch = launch(kernel, spread(fours))
                 .param("momentum", momentum as f32)
                 .param("fresh", (1.0 - dampening) as f32);

@@ -11,9 +11,9 @@
 //! | segments | U32 \[N / BLOCK\] | tensor of each block, ascending |
 //! | decay | F32 \[tensors\] | weight decay of each tensor, zero for groups without |
 //! | scalars | F32 \[8\] | what changes from step to step, made by [`Optimizer::scalars`] |
-//! | control | F32 \[4\] | made by [`norm::GradientNorm`]: the factor on the gradients, their norm, 1 while all were finite |
+//! | control | F32 \[8\] | made by [`norm::GradientNorm`]: the factor on the gradients, their norm, 1 if the update is to be made |
 //!
-//! Outputs are the parameters and the moments, in place. Where the control word says that a gradient was not finite, all stay
+//! Outputs are the parameters and the moments, in place. Where the control value says that a gradient was not finite, all stay
 //! as they are.
 
 pub mod accumulate;
@@ -40,7 +40,8 @@ pub const SCALARS: usize = 8;
 pub enum Kind {
     /// p -= r (g + d p)
     GradientDescent,
-    /// b = momentum b + (1 - dampening) (g + d p), on the first step b = g + d p; p -= r b, or with Nesterov r (g + d p + momentum b)
+    /// b = momentum b + (1 - dampening) (g + d p), on the first step b = g + d p; p -= r b, or with Nesterov r (g + d p + momentum b).
+    /// Decoupled (SGDW, Loshchilov and Hutter 2019) the decay stays out of b: p *= 1 - r d instead.
     Sgd {
         /// Share of the buffer kept.
         momentum: f64,
@@ -48,6 +49,8 @@ pub enum Kind {
         dampening: f64,
         /// Look ahead along the buffer.
         nesterov: bool,
+        /// The decay acts on the parameter itself.
+        decoupled: bool,
     },
     /// Adam (Kingma and Ba 2015) with the decay in the gradient: g + d p.
     Adam {
@@ -93,7 +96,7 @@ impl Kind {
         };
         match *self {
             Kind::GradientDescent => Ok(()),
-            Kind::Sgd { momentum, dampening, nesterov } => {
+            Kind::Sgd { momentum, dampening, nesterov, .. } => {
                 within("momentum", momentum, 0.0..1.0)?;
                 within("dampening", dampening, 0.0..1.0)?;
                 if nesterov && dampening != 0.0 {
@@ -151,8 +154,10 @@ impl Operator for Optimizer {
     fn settings(&self) -> String {
         let mut text = match self.kind {
             Kind::GradientDescent => vec![],
-            Kind::Sgd { momentum, dampening, nesterov } => {
-                vec![format!("momentum={momentum} dampening={dampening} nesterov={nesterov}")]
+            Kind::Sgd { momentum, dampening, nesterov, decoupled } => {
+                vec![format!(
+                    "momentum={momentum} dampening={dampening} nesterov={nesterov} decoupled={decoupled}"
+                )]
             }
             Kind::Adam { betas, epsilon }
             | Kind::AdamW { betas, epsilon }
@@ -274,8 +279,9 @@ pub fn cases() -> Cases {
     let adam = ([0.9, 0.99], 1e-6);
     let kinds = [
         Kind::GradientDescent,
-        Kind::Sgd { momentum: 0.8, dampening: 0.1, nesterov: false },
-        Kind::Sgd { momentum: 0.9, dampening: 0.0, nesterov: true },
+        Kind::Sgd { momentum: 0.8, dampening: 0.1, nesterov: false, decoupled: false },
+        Kind::Sgd { momentum: 0.9, dampening: 0.0, nesterov: true, decoupled: false },
+        Kind::Sgd { momentum: 0.9, dampening: 0.0, nesterov: true, decoupled: true },
         Kind::Adam { betas: adam.0, epsilon: adam.1 },
         Kind::AdamW { betas: adam.0, epsilon: adam.1 },
         Kind::Lamb { betas: adam.0, epsilon: adam.1 },
@@ -298,9 +304,13 @@ pub fn cases() -> Cases {
             inputs.push(Tensor::u32([count / BLOCK], segments));
             inputs.push(Tensor::f32([blocks.len()], decay));
             inputs.push(Tensor::f32([SCALARS], op.scalars(0.05, step).to_vec()));
-            inputs.push(Tensor::f32([norm::CONTROL], vec![factor, 1.0, !halted as u8 as f32, 0.0]));
-            let label =
-                format!("{} blocks{blocks:?} step {step}{}", op.name(), if halted { " halted" } else { "" });
+            inputs.push(Tensor::f32(
+                [norm::CONTROL],
+                [&[factor, 1.0, !halted as u8 as f32][..], &[0.0; 5]].concat(),
+            ));
+            let way = if matches!(kind, Kind::Sgd { decoupled: true, .. }) { " decoupled" } else { "" };
+            let halted = if halted { " halted" } else { "" };
+            let label = format!("{}{way} blocks{blocks:?} step {step}{halted}", op.name());
             let length = if matches!(kind, Kind::Lamb { .. }) { count } else { 1 };
             cases.add(label, op, inputs).no_gradient().sums(length);
         }
@@ -316,7 +326,7 @@ mod tests {
         let arena = Type::f32([count]);
         let mut inputs = vec![arena; 4];
         inputs.push(Type::new(DType::U32, [count / BLOCK]));
-        inputs.extend([Type::f32([tensors]), Type::f32([SCALARS]), Type::f32([4])]);
+        inputs.extend([Type::f32([tensors]), Type::f32([SCALARS]), Type::f32([norm::CONTROL])]);
         inputs
     }
 
@@ -338,7 +348,8 @@ mod tests {
         };
         assert!(refused(Kind::AdamW { betas: [1.0, 0.99], epsilon: 1e-8 }, None));
         assert!(refused(Kind::Adam { betas: [0.9, 0.99], epsilon: 0.0 }, None));
-        assert!(refused(Kind::Sgd { momentum: 0.9, dampening: 0.1, nesterov: true }, None));
+        let sgd = Kind::Sgd { momentum: 0.9, dampening: 0.1, nesterov: true, decoupled: false };
+        assert!(refused(sgd, None));
         assert!(refused(Kind::GradientDescent, Some(0.0)));
         assert!(!refused(Kind::GradientDescent, Some(1.0)));
     }

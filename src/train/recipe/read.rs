@@ -12,6 +12,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("model", MODEL),
     ("data", &["text", "tokenizer", "validation", "windows"]),
     ("train", TRAIN),
+    ("precision", &["storage", "loss_scale"]),
     ("run", &["device", "folder", "save", "log"]),
 ];
 
@@ -41,8 +42,6 @@ const TRAIN: &[&str] = &[
     "clip",
     "evaluate",
     "label_smoothing",
-    "precision",
-    "loss_scale",
     "seed",
 ];
 

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use toml::Value;
 
 use super::error::Error;
-use super::optimizer;
 use super::preset::{PRESETS, Preset};
 use super::rate;
 use super::raw::RawRecipe;
 use super::read::{Given, Section, nearest};
-use super::{Data, Evaluate, Log, Model, Precision, Recipe, Run, Save, Shape, Tokenizer, Train};
+use super::{Data, Evaluate, Log, Model, Recipe, Run, Save, Shape, Tokenizer, Train};
+use super::{optimizer, precision};
 
 impl RawRecipe {
     /// Fills in the defaults and checks every value.
@@ -30,6 +30,7 @@ impl RawRecipe {
         Ok(Recipe {
             data: data(&Section::open(self, "data")?, &model)?,
             train: train(&section, steps, context)?,
+            precision: precision::precision(&Section::open(self, "precision")?)?,
             run: run(&Section::open(self, "run")?)?,
             model,
         })
@@ -155,8 +156,6 @@ fn train(section: &Section, steps: u64, context: Option<usize>) -> Result<Train,
     let share = |value: &f64| (0.0..1.0).contains(value);
     let smoothing = section.number("label_smoothing")?;
     let smoothing = smoothing.must(share, "from 0 to below 1", "the usual value is 0.1")?;
-    let scale = section.number("loss_scale")?;
-    let scale = scale.must(|&s| s > 0.0, "above zero", "powers of two lose nothing: 1024")?;
     let evaluate = section.inner("evaluate", &["every", "batches"])?;
     let never = "to evaluate never, set data.validation = 0";
     Ok(Train {
@@ -165,10 +164,6 @@ fn train(section: &Section, steps: u64, context: Option<usize>) -> Result<Train,
         context,
         accumulate: size(section, "accumulate", "1 means none")?.or(1),
         label_smoothing: smoothing.or(0.0),
-        precision: section
-            .word("precision", &[("f32", Precision::F32), ("f16", Precision::F16)])?
-            .or(Precision::F32),
-        loss_scale: scale.or(1.0),
         seed: section.count("seed")?.or(1337),
         clip: optimizer::clip(section)?,
         evaluate: Evaluate {

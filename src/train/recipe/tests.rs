@@ -45,7 +45,7 @@ fn an_empty_recipe_is_the_frame_on_the_built_in_corpus() {
 
 #[test]
 fn the_frame_says_what_it_says() {
-    let Recipe { model: Model::Build(shape), data, train, run } = read(FRAME).unwrap() else {
+    let Recipe { model: Model::Build(shape), data, train, run, precision } = read(FRAME).unwrap() else {
         panic!("a preset builds");
     };
     assert_eq!((shape.layers, shape.heads, shape.width, shape.context), (4, 4, 128, 64));
@@ -59,6 +59,7 @@ fn the_frame_says_what_it_says() {
     assert_eq!((train.clip, train.seed), (Clip::Norm(1.0), 1337));
     assert_eq!(train.evaluate, Evaluate { every: 250, batches: 20 });
     assert_eq!((data.tokenizer, data.validation), (Tokenizer::Char, 0.1));
+    assert_eq!((precision.storage, precision.loss_scale), (Storage::F32, LossScale::NONE));
     assert_eq!((run.device.as_str(), run.folder), ("gpu", PathBuf::from("runs/shakespeare")));
 }
 
@@ -72,7 +73,9 @@ fn a_resolved_recipe_written_and_read_is_the_same_recipe() {
         "[model]\nfamily = \"mlp\"\nlayers = 3\nheads = 1\nwidth = 7\ncontext = 5\nbias = false",
         "[data]\ntokenizer = \"bpe:4096\"\ntext = \"a \\\"b\\\".txt\"\nvalidation = 0",
         "[data]\ntokenizer = \"t/tokenizer.json\"\n[run]\ndevice = 1\nlog.every = 10\nsave.keep = 1",
-        "[train]\noptimizer = \"sgd\"\nlearning_rate = 0.1\nclip = \"none\"\nprecision = \"f16\"",
+        "[train]\noptimizer = \"sgd\"\nlearning_rate = 0.1\nclip = \"none\"\n[precision]\nstorage = \"f16\"",
+        "[precision]\nloss_scale = 512",
+        "[precision]\nloss_scale = { first = 256, interval = 7 }",
         "[train.optimizer]\nkind = \"sgd\"\nmomentum = 0.9\nnesterov = true\nno_decay = [\"*.bias\"]",
         "[train]\noptimizer = { kind = \"lamb\", weight_decay = 0.3333333333333333 }",
         "[train]\noptimizer = { kind = \"adam\", eps = 1e-30, decoupled = true, no_decay = [] }",
@@ -166,8 +169,10 @@ fn an_impossible_value_is_refused_with_its_path_and_a_hint() {
         ("[train]\nsteps = -5", "train.steps"),
         ("[train]\ncontext = 65", "train.context"),
         ("[train]\naccumulate = 0", "train.accumulate"),
-        ("[train]\nprecision = \"f8\"", "train.precision"),
-        ("[train]\nloss_scale = 0", "train.loss_scale"),
+        ("[precision]\nstorage = \"f8\"", "precision.storage"),
+        ("[precision]\nloss_scale = 0", "precision.loss_scale"),
+        ("[precision]\nloss_scale = \"static\"", "precision.loss_scale"),
+        ("[precision]\nloss_scale = { backoff = 2 }", "precision.loss_scale.backoff"),
         ("[train]\nlabel_smoothing = 1.0", "train.label_smoothing"),
         ("[train]\nlearning_rate = -1e-3", "train.learning_rate"),
         ("[train]\nlearning_rate = nan", "train.learning_rate"),

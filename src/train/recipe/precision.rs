@@ -1,0 +1,116 @@
+//! `[precision]`: every downcast of a run stands here.
+
+use serde::Serialize;
+use toml::Value;
+
+use super::error::Error;
+use super::read::{Section, describe};
+use crate::ops::optimizer::norm::Scaling;
+
+/// How floats are stored. Weights, gradients of weights and optimiser state are 32 bits wide whatever it says.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Precision {
+    /// Type of activations, of what flows back through them, and of the copies of weights that are computed with.
+    pub storage: Storage,
+    /// What the loss is multiplied with before the backward pass, so that small gradients are not lost in f16.
+    pub loss_scale: LossScale,
+}
+
+/// The storage type of activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// 32 bits throughout.
+    F32,
+    /// 16 bits, with sums in 32.
+    F16,
+}
+
+/// A factor on the loss, taken off the gradients again before clipping and update.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum LossScale {
+    /// The same throughout; a gradient that is not finite ends the run.
+    Fixed(f64),
+    /// Follows overflow: a step whose gradients are not finite is skipped and the scale reduced. A skipped step counts as a
+    /// step for the learning rate and for Adam's bias correction.
+    Dynamic {
+        /// The scale at the start.
+        first: f64,
+        /// Factor on it after `interval` steps without overflow.
+        growth: f64,
+        /// Factor on it after an overflow.
+        backoff: f64,
+        /// Steps between growths.
+        interval: u32,
+    },
+}
+
+impl LossScale {
+    /// No scale at all.
+    pub const NONE: LossScale = LossScale::Fixed(1.0);
+    /// What PyTorch's `GradScaler` begins with.
+    pub const DYNAMIC: LossScale =
+        LossScale::Dynamic { first: 65536.0, growth: 2.0, backoff: 0.5, interval: 2000 };
+
+    /// The scale of the first step.
+    pub fn first(&self) -> f32 {
+        match *self {
+            LossScale::Fixed(scale) => scale as f32,
+            LossScale::Dynamic { first, .. } => first as f32,
+        }
+    }
+
+    /// How it follows overflow, if it does.
+    pub fn scaling(&self) -> Option<Scaling> {
+        match *self {
+            LossScale::Fixed(_) => None,
+            LossScale::Dynamic { growth, backoff, interval, .. } => {
+                Some(Scaling { growth: growth as f32, backoff: backoff as f32, interval })
+            }
+        }
+    }
+}
+
+pub(super) fn precision(section: &Section) -> Result<Precision, Error> {
+    let storage = section.word("storage", &[("f32", Storage::F32), ("f16", Storage::F16)])?.or(Storage::F32);
+    let usual = if storage == Storage::F16 { LossScale::DYNAMIC } else { LossScale::NONE };
+    let loss_scale = match section.value("loss_scale") {
+        None => usual,
+        Some(Value::String(word)) if word == "dynamic" => LossScale::DYNAMIC,
+        Some(Value::Table(_)) => dynamic(section)?,
+        Some(Value::Integer(_) | Value::Float(_)) => {
+            let scale = section.number("loss_scale")?;
+            let scale = scale.must(|&s| s > 0.0, "above zero", "powers of two lose nothing: 1024")?;
+            LossScale::Fixed(scale.or(1.0))
+        }
+        Some(other) => {
+            let expected = "a number, \"dynamic\" or { first, growth, backoff, interval }";
+            let hint = format!("it is {}; \"dynamic\" suits f16", describe(other));
+            return Err(section.refuse("loss_scale", expected, &hint));
+        }
+    };
+    Ok(Precision { storage, loss_scale })
+}
+
+fn dynamic(section: &Section) -> Result<LossScale, Error> {
+    let LossScale::Dynamic { first, growth, backoff, interval } = LossScale::DYNAMIC else {
+        unreachable!("the usual one is dynamic")
+    };
+    let table = section.inner("loss_scale", &["first", "growth", "backoff", "interval"])?;
+    let least_one = |s: &f64| *s >= 1.0 && s.is_finite();
+    let below_one = |s: &f64| (0.0..1.0).contains(s) && *s > 0.0;
+    let counts = |n: &u64| (1..=u32::MAX as u64).contains(n);
+    Ok(LossScale::Dynamic {
+        first: table.number("first")?.must(least_one, "at least 1", "the usual one is 65536")?.or(first),
+        growth: table.number("growth")?.must(least_one, "at least 1", "the usual one is 2")?.or(growth),
+        backoff: table
+            .number("backoff")?
+            .must(below_one, "between 0 and 1", "the usual one is 0.5")?
+            .or(backoff),
+        interval: table
+            .count("interval")?
+            .must(counts, "at least 1", "the usual one is 2000")?
+            .or(interval as u64) as u32,
+    })
+}
