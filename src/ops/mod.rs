@@ -163,6 +163,11 @@ pub trait Operator: Debug + Send + Sync {
         None
     }
 
+    /// True for inputs that stay single where activations are stored as halves, such as tables of angles.
+    fn keeps_single(&self, _input: usize) -> bool {
+        false
+    }
+
     /// The operator with its float storage exchanged, if it carries a storage type of its own (a cast does).
     fn with_storage(&self, _dtype: DType) -> Option<Arc<dyn Operator>> {
         None

@@ -155,6 +155,11 @@ impl Operator for Rotary {
         Ok(vec![x.clone()])
     }
 
+    /// The tables: halves would lose the slow pairs at large positions.
+    fn keeps_single(&self, input: usize) -> bool {
+        input == 1 || input == 2
+    }
+
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, &mut outputs[0]));
     }

@@ -62,9 +62,9 @@ impl Precision {
             return Ok(inputs);
         }
         let mut lowered = vec![];
-        for value in inputs {
+        for (at, value) in inputs.into_iter().enumerate() {
             let kind = rewriter.new.kind(value).clone();
-            if !kind.dtype.is_float() || kind.dtype == self.storage {
+            if !kind.dtype.is_float() || kind.dtype == self.storage || node.op.keeps_single(at) {
                 lowered.push(value);
                 continue;
             }
