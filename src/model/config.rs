@@ -1,6 +1,6 @@
 //! A Hugging Face `config.json`, read with errors that name the key.
 
-use super::{Error, Result};
+use super::{Activation, Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -56,11 +56,58 @@ impl Config {
         names.iter().find_map(|name| Some((*name, self.keys.get(*name).filter(|v| !v.is_null())?)))
     }
 
+    /// A table inside; errors name it with the place.
+    pub fn inner(&self, name: &'static str) -> Result<Option<Config>> {
+        let Some((key, value)) = self.find(&[name]) else { return Ok(None) };
+        let keys = value.as_object().ok_or_else(|| self.refuse(key, "a table"))?;
+        Ok(Some(Config::new(format!("{}: {key}", self.place), keys.clone())))
+    }
+
+    /// A whole number above zero that must be there.
+    pub fn needed_count(&self, name: &'static str) -> Result<usize> {
+        self.need(name, "a whole number above zero")?;
+        self.count(&[name], 1)
+    }
+
+    /// A number, zero or more, that must be there.
+    pub fn needed_number(&self, name: &'static str) -> Result<f64> {
+        self.need(name, "a number, zero or more")?;
+        self.number(&[name], 0.0)
+    }
+
+    fn need(&self, name: &'static str, expected: &str) -> Result<()> {
+        self.find(&[name]).map(|_| ()).ok_or_else(|| self.refuse(name, expected))
+    }
+
+    /// Refuses a setting that stands here as anything but absent, null or false.
+    pub fn refuse_set(&self, keys: &[&str]) -> Result<()> {
+        let is_set =
+            |key: &&&str| !matches!(self.keys.get(**key), None | Some(Value::Null | Value::Bool(false)));
+        match keys.iter().find(is_set) {
+            Some(key) => Err(self.refuse(key, "absent or false: this is not supported")),
+            None => Ok(()),
+        }
+    }
+
+    /// An activation without a learned slope.
+    pub fn activation(&self, name: &'static str, default: &'static str) -> Result<Activation> {
+        let activation = Activation::named(self.word(&[name], default)?);
+        let activation = activation.filter(|a| *a != Activation::Prelu);
+        activation.ok_or_else(|| self.refuse(name, format!("one of {}", Activation::names())))
+    }
+
+    /// All keys but these: what a family keeps for saving.
+    pub fn except(&self, known: &[&[&str]]) -> Map<String, Value> {
+        let unknown = |key: &str| !known.iter().any(|keys| keys.contains(&key));
+        self.keys.iter().filter(|(key, _)| unknown(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
     /// A whole number above zero.
     pub fn count(&self, names: &[&'static str], default: usize) -> Result<usize> {
         let Some((key, value)) = self.find(names) else { return Ok(default) };
-        let count = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
-        count.ok_or_else(|| self.refuse(key, "a whole number above zero"))
+        // The limit keeps products of two sizes within 64 bits.
+        let count = value.as_u64().filter(|&n| n > 0 && n <= u64::from(u32::MAX));
+        count.map(|n| n as usize).ok_or_else(|| self.refuse(key, "a whole number above zero"))
     }
 
     /// A number that is not negative.
@@ -100,6 +147,11 @@ impl Config {
         let words = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
         words.ok_or_else(|| self.refuse(key, "a list of words"))
     }
+}
+
+/// An f32 as the shortest decimal that gives it back: 0.1, not 0.10000000149.
+pub(super) fn shortest(x: f32) -> f64 {
+    x.to_string().parse().expect("a float prints as a float")
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The families there are, and the choice among them.
 
-use super::{Activation, Config, Error, Family, Gpt2, Result};
+use super::llama::{Dialect, Llama, gated_width};
+use super::{Activation, Config, Error, Family, Gpt2, GptNeoX, Result};
 use std::path::Path;
 
 /// Sizes of a new model, as a recipe gives them. Not every family reads every field.
@@ -8,11 +9,15 @@ use std::path::Path;
 pub struct Design {
     /// Blocks, one after the other.
     pub layers: usize,
-    /// Attention heads in each block; they divide the width.
+    /// Attention heads in each block; they divide the width unless `head_size` is given.
     pub heads: usize,
+    /// Heads of the keys and values, where they are shared by several queries; `heads` if absent.
+    pub kv_heads: Option<usize>,
+    /// Channels of a head; `width / heads` if absent.
+    pub head_size: Option<usize>,
     /// Channels of the residual stream, C.
     pub width: usize,
-    /// Width inside the feed-forward part; four times the width if absent.
+    /// Width inside the feed-forward part; as [`Usual`] says if absent.
     pub hidden: Option<usize>,
     /// Most tokens in one sequence.
     pub context: usize,
@@ -28,22 +33,117 @@ pub struct Design {
     pub bias: bool,
     /// The output head shares the embedding's weights.
     pub tie: bool,
+    /// Base of the rotary positions; the family's usual one if absent.
+    pub rope_theta: Option<f64>,
+    /// Keys that a query sees, its own among them; all if absent.
+    pub window: Option<usize>,
 }
+
+impl Design {
+    /// Refuses settings that a family has no use for, rather than to ignore them.
+    pub(super) fn refuse_for(&self, family: &str, keys: &[&str]) -> Result<()> {
+        let given = [
+            ("kv_heads", self.kv_heads.map(|n| n.to_string())),
+            ("head_size", self.head_size.map(|n| n.to_string())),
+            ("rope_theta", self.rope_theta.map(|n| n.to_string())),
+            ("window", self.window.map(|n| n.to_string())),
+        ];
+        match given.into_iter().find(|(key, value)| keys.contains(key) && value.is_some()) {
+            Some((key, value)) => Err(Error::Setting {
+                place: "the recipe".into(),
+                key: key.into(),
+                expected: format!("absent: the family {family} has no such setting"),
+                got: value.expect("just found"),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a new model of a family has where nothing else is said.
+#[derive(Clone, Copy, Debug)]
+pub struct Usual {
+    /// Activation of the feed-forward part.
+    pub activation: &'static str,
+    /// Added to the variance in every norm.
+    pub norm_epsilon: f64,
+    /// Linear layers have biases.
+    pub bias: bool,
+    /// The output head shares the embedding's weights.
+    pub tie: bool,
+    /// Width inside the feed-forward part, by the width of the stream.
+    pub hidden: fn(usize) -> usize,
+}
+
+/// As in GPT-2.
+const GPT2: Usual =
+    Usual { activation: "gelu", norm_epsilon: 1e-5, bias: true, tie: true, hidden: |width| 4 * width };
+/// As in GPT-NeoX-20B.
+const NEOX: Usual = Usual { tie: false, ..GPT2 };
+/// As in Llama 2.
+const LLAMA: Usual =
+    Usual { activation: "silu", norm_epsilon: 1e-5, bias: false, tie: false, hidden: gated_width };
+/// As in Qwen2.
+const QWEN: Usual = Usual { norm_epsilon: 1e-6, ..LLAMA };
 
 /// A family: its `model_type`, the architectures of it that are supported, and how it is made.
 struct Entry {
     name: &'static str,
     architectures: &'static [&'static str],
+    usual: Usual,
     read: fn(&Config) -> Result<Box<dyn Family>>,
     build: fn(&Design) -> Result<Box<dyn Family>>,
 }
 
-const FAMILIES: &[Entry] = &[Entry {
-    name: "gpt2",
-    architectures: &["GPT2LMHeadModel"],
-    read: |config| Ok(Box::new(Gpt2::from_config(config)?)),
-    build: |design| Ok(Box::new(Gpt2::from_design(design)?)),
-}];
+const FAMILIES: &[Entry] = &[
+    Entry {
+        name: "gpt2",
+        architectures: &["GPT2LMHeadModel"],
+        usual: GPT2,
+        read: |config| Ok(Box::new(Gpt2::from_config(config)?)),
+        build: |design| Ok(Box::new(Gpt2::from_design(design)?)),
+    },
+    Entry {
+        name: "llama",
+        architectures: &["LlamaForCausalLM"],
+        usual: LLAMA,
+        read: |config| Ok(Box::new(Llama::from_config(Dialect::Llama, config)?)),
+        build: |design| Ok(Box::new(Llama::from_design(Dialect::Llama, design)?)),
+    },
+    Entry {
+        name: "mistral",
+        architectures: &["MistralForCausalLM"],
+        usual: LLAMA,
+        read: |config| Ok(Box::new(Llama::from_config(Dialect::Mistral, config)?)),
+        build: |design| Ok(Box::new(Llama::from_design(Dialect::Mistral, design)?)),
+    },
+    Entry {
+        name: "qwen2",
+        architectures: &["Qwen2ForCausalLM"],
+        usual: QWEN,
+        read: |config| Ok(Box::new(Llama::from_config(Dialect::Qwen2, config)?)),
+        build: |design| Ok(Box::new(Llama::from_design(Dialect::Qwen2, design)?)),
+    },
+    Entry {
+        name: "qwen3",
+        architectures: &["Qwen3ForCausalLM"],
+        usual: QWEN,
+        read: |config| Ok(Box::new(Llama::from_config(Dialect::Qwen3, config)?)),
+        build: |design| Ok(Box::new(Llama::from_design(Dialect::Qwen3, design)?)),
+    },
+    Entry {
+        name: "gpt_neox",
+        architectures: &["GPTNeoXForCausalLM"],
+        usual: NEOX,
+        read: |config| Ok(Box::new(GptNeoX::from_config(config)?)),
+        build: |design| Ok(Box::new(GptNeoX::from_design(design)?)),
+    },
+];
+
+/// What a family usually has; an unknown one is refused when it is built, so here it is taken for the first.
+pub fn usual(family: &str) -> Usual {
+    FAMILIES.iter().find(|entry| entry.name == family).unwrap_or(&FAMILIES[0]).usual
+}
 
 /// Names of all families, for messages.
 pub fn family_names() -> String {

@@ -12,6 +12,7 @@ mod forward;
 #[cfg(test)]
 mod tests;
 
+use super::config::shortest;
 use super::{
     Activation, Config, Design, Error, Extent, Family, Forward, Init, Mode, ParameterSpec, Result,
     count_elements,
@@ -97,18 +98,8 @@ pub struct Gpt2 {
 impl Gpt2 {
     /// From the keys of a `config.json`, in either spelling; absent keys are as in GPT-2 124M.
     pub fn from_config(config: &Config) -> Result<Self> {
-        for key in ["add_cross_attention", "quantization_config"] {
-            let value = config.keys().get(key).unwrap_or(&Json::Null);
-            if !matches!(value, Json::Null | Json::Bool(false)) {
-                return Err(config.refuse(key, "absent or false: this is not supported"));
-            }
-        }
-        let name = config.word(&["activation_function"], "gelu_new")?;
-        let activation = Activation::named(name).filter(|a| *a != Activation::Prelu);
-        let activation = activation
-            .ok_or_else(|| config.refuse("activation_function", format!("one of {}", Activation::names())))?;
+        config.refuse_set(&["add_cross_attention", "quantization_config"])?;
         let width = config.count(&["n_embd", "hidden_size"], 768)?;
-        let kept = config.keys().iter().filter(|(key, _)| !OWN_KEYS.contains(&key.as_str()));
         let gpt = Gpt2 {
             vocabulary: config.count(&["vocab_size"], 50257)?,
             context: config.count(&["n_positions", "max_position_embeddings"], 1024)?,
@@ -116,7 +107,7 @@ impl Gpt2 {
             layers: config.count(&["n_layer", "num_hidden_layers"], 12)?,
             heads: config.count(&["n_head", "num_attention_heads"], 12)?,
             hidden: config.count(&["n_inner"], 4 * width)?,
-            activation,
+            activation: config.activation("activation_function", "gelu_new")?,
             norm_epsilon: config.number(&["layer_norm_epsilon"], 1e-5)? as f32,
             dropout: Dropouts {
                 embedding: config.share(&["embd_pdrop"], 0.1)? as f32,
@@ -128,7 +119,7 @@ impl Gpt2 {
             scale_scores: config.flag(&["scale_attn_weights"], true)?,
             scale_by_layer: config.flag(&["scale_attn_by_inverse_layer_idx"], false)?,
             deviation: config.number(&["initializer_range"], 0.02)?,
-            kept: kept.map(|(key, value)| (key.clone(), value.clone())).collect(),
+            kept: config.except(&[OWN_KEYS]),
         };
         gpt.check(config.place(), "n_head")?;
         Ok(gpt)
@@ -136,6 +127,7 @@ impl Gpt2 {
 
     /// A new one.
     pub fn from_design(design: &Design) -> Result<Self> {
+        design.refuse_for("gpt2", &["kv_heads", "head_size", "rope_theta", "window"])?;
         let Design { dropout, .. } = *design;
         let gpt = Gpt2 {
             vocabulary: design.vocabulary,
@@ -272,10 +264,10 @@ impl Family for Gpt2 {
             "n_head": self.heads,
             "n_inner": self.hidden,
             "activation_function": self.activation.name(),
-            "layer_norm_epsilon": short(self.norm_epsilon),
-            "embd_pdrop": short(self.dropout.embedding),
-            "attn_pdrop": short(self.dropout.attention),
-            "resid_pdrop": short(self.dropout.residual),
+            "layer_norm_epsilon": shortest(self.norm_epsilon),
+            "embd_pdrop": shortest(self.dropout.embedding),
+            "attn_pdrop": shortest(self.dropout.attention),
+            "resid_pdrop": shortest(self.dropout.residual),
             "initializer_range": self.deviation,
             "scale_attn_weights": self.scale_scores,
             "scale_attn_by_inverse_layer_idx": self.scale_by_layer,
@@ -302,9 +294,4 @@ impl Family for Gpt2 {
             "gpt2: {layers} layers, {heads} heads, width {width}, context {context}, vocabulary {vocabulary}, {head} head, {count} parameters"
         )
     }
-}
-
-/// An f32 as the shortest decimal that gives it back: 0.1, not 0.10000000149.
-fn short(x: f32) -> f64 {
-    x.to_string().parse().expect("a float prints as a float")
 }

@@ -1,10 +1,12 @@
 //! Layers over named parameters: each records its operators under the name of its module.
 
-use super::{Activation, Mode, ParameterSpec, Result};
+use super::{Activation, Extent, Mode, ParameterSpec, Result};
 use crate::graph::{self, Graph};
 use crate::ops::dropout::DropoutEmit;
+use crate::ops::embedding::EmbeddingEmit;
 use crate::ops::layer_norm::LayerNormEmit;
 use crate::ops::matmul::{Form, MatmulEmit};
+use crate::ops::rms_norm::RmsNormEmit;
 use crate::ops::{self, Value};
 use crate::tensor::{DType, Type};
 use std::collections::HashMap;
@@ -45,6 +47,19 @@ impl Layers {
         Some((rng, self.draws))
     }
 
+    /// Rows [B, T, C] of the module's table by the input `tokens`; to be trained, the positions come sorted as well.
+    pub fn look_up(&self, graph: &mut Graph, module: &str, extent: Extent, mode: Mode) -> Result<Value> {
+        let tokens = graph.input("tokens", Type::new(DType::U32, [extent.batch, extent.context]));
+        let table = self.weight(module);
+        let vocabulary = graph.kind(table).shape[0];
+        if mode == Mode::Evaluate {
+            return located(graph, module, |g| g.embedding(table, tokens));
+        }
+        let order = graph.input("order", Type::new(DType::U32, [extent.positions()]));
+        let starts = graph.input("starts", Type::new(DType::U32, [vocabulary + 1]));
+        located(graph, module, |g| g.embedding_trained(table, tokens, order, starts))
+    }
+
     /// `x W + bias`, W as [in, out] or [out, in]; without bias where the model has none.
     pub fn linear(&self, graph: &mut Graph, module: &str, form: Form, x: Value) -> Result<Value> {
         let (weight, bias) = (self.weight(module), self.find(module, "bias"));
@@ -55,6 +70,12 @@ impl Layers {
     pub fn layer_norm(&self, graph: &mut Graph, module: &str, x: Value, eps: f32) -> Result<Value> {
         let (weight, bias) = (self.find(module, "weight"), self.find(module, "bias"));
         located(graph, module, |graph| graph.layer_norm(x, weight, bias, eps))
+    }
+
+    /// Root-mean-square norm of the last axis with the module's gain.
+    pub fn rms_norm(&self, graph: &mut Graph, module: &str, x: Value, eps: f32) -> Result<Value> {
+        let weight = self.weight(module);
+        located(graph, module, |graph| graph.rms_norm(x, weight, eps))
     }
 
     /// An activation, with the module's `slope` if it learns one.

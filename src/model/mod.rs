@@ -10,19 +10,25 @@ mod config;
 mod error;
 mod families;
 mod gpt2;
+mod gpt_neox;
 mod init;
 mod layers;
+mod llama;
 mod mlp;
+mod rope;
 mod weights;
 
 pub use activation::Activation;
 pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
 pub use config::{CONFIG_FILE, Config};
 pub use error::{Error, Result};
-pub use families::{Design, build, family_names, from_config, open};
+pub use families::{Design, Usual, build, family_names, from_config, open, usual};
+pub use gpt_neox::GptNeoX;
 pub use gpt2::{Dropouts, Gpt2};
 pub use init::{Init, initial};
+pub use llama::{Dialect, Llama};
 pub use mlp::Mlp;
+pub use rope::{Rope, Scaling};
 pub use weights::Weights;
 
 use crate::graph::Graph;

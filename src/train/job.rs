@@ -238,15 +238,19 @@ fn family_of(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn Family>> {
             let design = Design {
                 layers: shape.layers,
                 heads: shape.heads,
+                kv_heads: shape.kv_heads,
+                head_size: shape.head_size,
                 width: shape.width,
                 hidden: Some(shape.hidden),
                 context: shape.context,
-                vocabulary,
+                vocabulary: shape.vocabulary.unwrap_or(vocabulary),
                 activation: activation_of(shape)?,
                 norm_epsilon: shape.norm_epsilon as f32,
                 dropout: shape.dropout as f32,
                 bias: shape.bias,
                 tie: shape.tie,
+                rope_theta: shape.rope_theta,
+                window: shape.window,
             };
             Ok(model::build(&shape.family, &design)?)
         }

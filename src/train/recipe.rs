@@ -61,7 +61,7 @@ pub enum Model {
         #[serde(skip_serializing_if = "Option::is_none")]
         dropout: Option<f64>,
     },
-    /// A new model of this shape. Its vocabulary comes from the tokenizer.
+    /// A new model of this shape. Its vocabulary comes from the tokenizer unless the shape has one.
     Build(Shape),
 }
 
@@ -72,18 +72,33 @@ pub struct Shape {
     pub family: String,
     /// Blocks, one after the other.
     pub layers: usize,
-    /// Attention heads in each block; they divide the width.
+    /// Attention heads in each block; they divide the width unless `head_size` is there.
     pub heads: usize,
+    /// Heads of the keys and values, a divisor of `heads`. Absent: as many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_heads: Option<usize>,
+    /// Channels of a head. Absent: `width / heads`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_size: Option<usize>,
     /// Channels of the residual stream.
     pub width: usize,
     /// Width inside the feed-forward part.
     pub hidden: usize,
     /// The longest sequence, in tokens.
     pub context: usize,
+    /// Tokens of the embedding, at least the tokenizer's. Absent: exactly those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<usize>,
     /// The activation of the feed-forward part, such as `gelu`.
     pub activation: String,
     /// Added to the variance in every norm.
     pub norm_epsilon: f64,
+    /// Base of the rotary positions. Absent: the family's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope_theta: Option<f64>,
+    /// Keys that a query sees. Absent: all before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
     /// Share of activations zeroed while training, in `0.0..1.0`.
     pub dropout: f64,
     /// Linear layers and norms have biases.

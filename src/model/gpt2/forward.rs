@@ -6,12 +6,10 @@ use super::{Dropouts, Gpt2};
 use crate::graph::Graph;
 use crate::ops::Value;
 use crate::ops::attention::{Attention, AttentionEmit};
-use crate::ops::embedding::EmbeddingEmit;
 use crate::ops::matmul::{Form, MatmulEmit};
 use crate::ops::pointwise::PointwiseEmit;
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::slice::SliceEmit;
-use crate::tensor::{DType, Type};
 
 impl Gpt2 {
     pub(super) fn write(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
@@ -37,22 +35,12 @@ impl Gpt2 {
 
     /// [N, C] from token and position.
     fn embed(&self, graph: &mut Graph, layers: &mut Layers, extent: Extent, mode: Mode) -> Result<Value> {
-        let Extent { batch, context } = extent;
-        let positions = extent.positions();
-        let tokens = graph.input("tokens", Type::new(DType::U32, [batch, context]));
-        let (wte, wpe) = (layers.weight("transformer.wte"), layers.weight("transformer.wpe"));
-        let rows = match mode {
-            Mode::Train => {
-                let order = graph.input("order", Type::new(DType::U32, [positions]));
-                let starts = graph.input("starts", Type::new(DType::U32, [self.vocabulary + 1]));
-                located(graph, "transformer.wte", |g| g.embedding_trained(wte, tokens, order, starts))?
-            }
-            Mode::Evaluate => located(graph, "transformer.wte", |g| g.embedding(wte, tokens))?,
-        };
+        let rows = layers.look_up(graph, "transformer.wte", extent, mode)?;
+        let wpe = layers.weight("transformer.wpe");
         let sum = located(graph, "transformer.wpe", |g| {
-            let places = g.slice(wpe, 0, 0, context)?;
+            let places = g.slice(wpe, 0, 0, extent.context)?;
             let sum = g.add(rows, places)?;
-            g.reshape(sum, [positions, self.width].into())
+            g.reshape(sum, [extent.positions(), self.width].into())
         })?;
         layers.dropout(graph, "transformer.drop", self.dropout.embedding, sum)
     }

@@ -18,6 +18,10 @@ fn design(layers: usize, heads: usize, width: usize, context: usize, vocabulary:
         dropout: 0.0,
         bias: true,
         tie: true,
+        kv_heads: None,
+        head_size: None,
+        rope_theta: None,
+        window: None,
     }
 }
 

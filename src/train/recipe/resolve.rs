@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use toml::Value;
 
 use super::error::Error;
-use super::preset::{PRESETS, Preset};
+use super::preset::PRESETS;
 use super::rate;
 use super::raw::RawRecipe;
 use super::read::{Given, Section, nearest};
 use super::{Data, Evaluate, Log, Model, Recipe, Run, Save, Shape, Tokenizer, Train};
 use super::{optimizer, precision};
+use crate::model::usual;
 
 impl RawRecipe {
     /// Fills in the defaults and checks every value.
@@ -53,18 +54,16 @@ fn model(section: &Section, train_context: Option<usize>) -> Result<Model, Error
         return Err(section.refuse("family", "absent beside `preset`", why));
     }
     let family = section.text("family")?;
-    let base = if family.get().is_none() {
-        preset.or(&PRESETS[0]).shape()
-    } else {
-        written_base(section, train_context)?
+    let base = match family.get() {
+        None => preset.or(&PRESETS[0]).shape(),
+        Some(family) => written_base(section, family, train_context)?,
     };
-    let base = Shape { family: family.or(base.family.clone()), ..base };
     let shape = shape(section, base)?;
     Ok(Model::Build(Shape { dropout: dropout.or(0.0), ..shape }))
 }
 
 /// A family says nothing about sizes: they must be written.
-fn written_base(section: &Section, train_context: Option<usize>) -> Result<Shape, Error> {
+fn written_base(section: &Section, family: &str, train_context: Option<usize>) -> Result<Shape, Error> {
     let hint = "with `family`, give layers, heads, width and context; or write preset = \"gpt-nano\"";
     let need = |key| size(section, key, "a model has at least one of each")?.need(hint);
     let (layers, heads, width) = (need("layers")?, need("heads")?, need("width")?);
@@ -72,39 +71,60 @@ fn written_base(section: &Section, train_context: Option<usize>) -> Result<Shape
         Some(context) => context,
         None => need("context")?,
     };
-    Ok(Preset { name: "", layers, heads, width, context }.shape())
+    Ok(Shape { layers, heads, width, context, ..Shape::usual(family) })
 }
 
 fn shape(section: &Section, base: Shape) -> Result<Shape, Error> {
     let least = "a model has at least one of each";
-    let layers = size(section, "layers", least)?.or(base.layers);
-    let heads_given = size(section, "heads", least)?;
-    let width_given = size(section, "width", least)?;
-    let heads = heads_given.get().copied().unwrap_or(base.heads);
-    let width = width_given.get().copied().unwrap_or(base.width);
-    if !width.is_multiple_of(heads) {
-        let hint =
-            format!("width {} or {} divide evenly", width / heads * heads, (width / heads + 1) * heads);
-        // Blame the key that was written; the width if both were.
-        return Err(if width_given.get().is_some() || heads_given.get().is_none() {
-            width_given.impossible(format!("a multiple of model.heads = {heads}"), hint)
-        } else {
-            heads_given.impossible(format!("a divisor of model.width = {width}"), hint)
-        });
-    }
+    let (heads, width) = heads_and_width(section, &base)?;
+    let kv_heads = size(section, "kv_heads", least)?;
+    let fits = |kv_heads: &usize| heads.is_multiple_of(*kv_heads);
+    let kv_heads = kv_heads.must(fits, format!("a divisor of model.heads = {heads}"), "1 is the smallest")?;
+    // What belongs to a preset's width or heads does not outlive another width or number of heads.
+    let usual_kv_heads = base.kv_heads.filter(|_| heads == base.heads);
+    let usual_hidden = match width == base.width && base.hidden > 0 {
+        true => base.hidden,
+        false => (usual(&base.family).hidden)(width),
+    };
     let epsilon = section.number("norm_epsilon")?;
+    let theta = section.number("rope_theta")?;
+    let theta = theta.must(|&theta| theta > 0.0, "above zero", "Llama 2 has 10000")?;
     Ok(Shape {
-        layers,
+        layers: size(section, "layers", least)?.or(base.layers),
         heads,
+        kv_heads: kv_heads.take().or(usual_kv_heads),
+        head_size: size(section, "head_size", least)?.take(),
         width,
-        hidden: size(section, "hidden", least)?.or(4 * width),
+        hidden: size(section, "hidden", least)?.or(usual_hidden),
         context: size(section, "context", least)?.or(base.context),
+        vocabulary: size(section, "vocabulary", least)?.take().or(base.vocabulary),
         activation: section.text("activation")?.or(base.activation),
         norm_epsilon: epsilon.must(|&e| e > 0.0, "above zero", "GPT-2 has 1e-5")?.or(base.norm_epsilon),
+        rope_theta: theta.take().or(base.rope_theta),
+        window: size(section, "window", "leave it out to see every key")?.take(),
         bias: section.flag("bias")?.or(base.bias),
         tie: section.flag("tie")?.or(base.tie),
         family: base.family,
         dropout: base.dropout,
+    })
+}
+
+/// Heads divide the width, unless the size of a head is written.
+fn heads_and_width(section: &Section, base: &Shape) -> Result<(usize, usize), Error> {
+    let least = "a model has at least one of each";
+    let heads_given = size(section, "heads", least)?;
+    let width_given = size(section, "width", least)?;
+    let heads = heads_given.get().copied().unwrap_or(base.heads);
+    let width = width_given.get().copied().unwrap_or(base.width);
+    if width.is_multiple_of(heads) || section.has("head_size") {
+        return Ok((heads, width));
+    }
+    let hint = format!("width {} or {} divide evenly", width / heads * heads, (width / heads + 1) * heads);
+    // Blame the key that was written; the width if both were.
+    Err(if width_given.get().is_some() || heads_given.get().is_none() {
+        width_given.impossible(format!("a multiple of model.heads = {heads}"), hint)
+    } else {
+        heads_given.impossible(format!("a divisor of model.width = {width}"), hint)
     })
 }
 

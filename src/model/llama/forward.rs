@@ -1,0 +1,100 @@
+//! The forward pass of Llama and its relatives.
+
+use super::super::layers::{Layers, located};
+use super::super::{Extent, Family, Forward, Mode, Result};
+use super::{Dialect, Llama};
+use crate::graph::Graph;
+use crate::ops::Value;
+use crate::ops::attention::{Attention, AttentionEmit};
+use crate::ops::matmul::{Form, MatmulEmit};
+use crate::ops::pointwise::PointwiseEmit;
+use crate::ops::reshape::ReshapeEmit;
+use crate::ops::rotary::{Pairing, Rotary, RotaryEmit};
+
+impl Llama {
+    pub(super) fn write(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
+        let mut layers = Layers::declare(graph, &self.parameters(), mode, self.dropout > 0.0);
+        let rows = layers.look_up(graph, "model.embed_tokens", extent, mode)?;
+        let mut x = located(graph, "model.embed_tokens", |g| {
+            g.reshape(rows, [extent.positions(), self.width].into())
+        })?;
+        let tables = self.rope.tables(graph, extent.context, self.head_size);
+        let mut hidden = vec![];
+        for layer in 0..self.layers {
+            hidden.push(x);
+            let block = format!("model.layers.{layer}");
+            let attended = self.attend(graph, &mut layers, extent, layer, x, tables)?;
+            x = located(graph, &block, |g| g.add(x, attended))?;
+            let fed = self.feed_forward(graph, &layers, layer, x)?;
+            x = located(graph, &block, |g| g.add(x, fed))?;
+        }
+        let x = layers.rms_norm(graph, "model.norm", x, self.norm_epsilon)?;
+        hidden.push(x);
+        let head = layers.weight(if self.tie { "model.embed_tokens" } else { "lm_head" });
+        let logits = located(graph, "lm_head", |g| g.matmul_form(Form::Nt, x, head))?;
+        Ok(Forward { logits, hidden })
+    }
+
+    fn attend(
+        &self,
+        graph: &mut Graph,
+        layers: &mut Layers,
+        extent: Extent,
+        layer: usize,
+        x: Value,
+        tables: [Value; 2],
+    ) -> Result<Value> {
+        let module = |name: &str| format!("model.layers.{layer}.{name}");
+        let x = layers.rms_norm(graph, &module("input_layernorm"), x, self.norm_epsilon)?;
+        let q = self.heads_of(graph, layers, extent, &module("self_attn.q_"), self.heads, x)?;
+        let k = self.heads_of(graph, layers, extent, &module("self_attn.k_"), self.kv_heads, x)?;
+        let v = layers.linear(graph, &module("self_attn.v_proj"), Form::Nt, x)?;
+        let draw = layers.draw(self.dropout);
+        let mut how = Attention { window: self.windows[layer], ..Attention::causal() };
+        if let Some((_, salt)) = draw {
+            how = how.dropout(self.dropout, salt);
+        }
+        let mixed = located(graph, &module("self_attn"), |g| {
+            let turn = |heads| Rotary::new(Pairing::Half, heads);
+            let q = g.rotary(&turn(self.heads), q, tables, None)?;
+            let k = g.rotary(&turn(self.kv_heads), k, tables, None)?;
+            let v = g.reshape(v, self.head_shape(extent, self.kv_heads).into())?;
+            let mixed = g.attention(&how, [q, k, v], None, draw.map(|(rng, _)| rng))?;
+            g.reshape(mixed, [extent.positions(), self.heads * self.head_size].into())
+        })?;
+        layers.linear(graph, &module("self_attn.o_proj"), Form::Nt, mixed)
+    }
+
+    /// Queries or keys [B, T, heads, D], normed where the dialect does; `prefix` ends before `proj` or `norm`.
+    fn heads_of(
+        &self,
+        graph: &mut Graph,
+        layers: &Layers,
+        extent: Extent,
+        prefix: &str,
+        heads: usize,
+        x: Value,
+    ) -> Result<Value> {
+        let y = layers.linear(graph, &format!("{prefix}proj"), Form::Nt, x)?;
+        let shape = self.head_shape(extent, heads);
+        let y = located(graph, &format!("{prefix}proj"), |g| g.reshape(y, shape.into()))?;
+        match self.dialect {
+            Dialect::Qwen3 => layers.rms_norm(graph, &format!("{prefix}norm"), y, self.norm_epsilon),
+            _ => Ok(y),
+        }
+    }
+
+    fn head_shape(&self, extent: Extent, heads: usize) -> [usize; 4] {
+        [extent.batch, extent.context, heads, self.head_size]
+    }
+
+    fn feed_forward(&self, graph: &mut Graph, layers: &Layers, layer: usize, x: Value) -> Result<Value> {
+        let module = |name: &str| format!("model.layers.{layer}.{name}");
+        let x = layers.rms_norm(graph, &module("post_attention_layernorm"), x, self.norm_epsilon)?;
+        let gate = layers.linear(graph, &module("mlp.gate_proj"), Form::Nt, x)?;
+        let up = layers.linear(graph, &module("mlp.up_proj"), Form::Nt, x)?;
+        let gate = layers.activate(graph, &module("mlp.act_fn"), self.activation, gate)?;
+        let product = located(graph, &module("mlp"), |g| g.mul(gate, up))?;
+        layers.linear(graph, &module("mlp.down_proj"), Form::Nt, product)
+    }
+}
