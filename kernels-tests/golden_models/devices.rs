@@ -1,0 +1,190 @@
+//! The same models through the engines, on the host and on an adapter: gradients, ten steps of AdamW, greedy text.
+
+use super::{Batch, COSINE, FORWARD, GRADIENT, compare, cosine, golden, named};
+use kiln::data::tokenizer::Tokenizer;
+use kiln::generate::{Sampling, Writer};
+use kiln::graph::{Feeds, Graph};
+use kiln::model::{self, Extent, Family, Mode, Weights};
+use kiln::ops::Value;
+use kiln::tensor::{DType, Tensor};
+use kiln::train::recipe::{Clip, Decay, Optimizer, Rule};
+use kiln::train::trainer::{Settings, Trainer, Weight};
+use kiln::train::{self, Target};
+use libtest_mimic::Failed;
+use serde_json::Value as Json;
+use std::path::Path;
+
+/// Parameters, and logits and loss after ten steps, as the golden folder states.
+const PARAMETER: f64 = 2e-4;
+const AFTER_TEN: f64 = 1e-3;
+
+/// A batch's gradients by name, from the plan that training replays.
+pub fn check_gradients(folder: &Path, device: &str) -> Result<(), Failed> {
+    let family = model::open(folder)?;
+    let batch = Batch::read(folder)?;
+    let mut trainer = trainer(folder, &*family, batch.extent, device, 0.01, Clip::None)?;
+    trainer.submit(vec![feeds(&batch, &*family)?], 0.0)?;
+    let outcome = trainer.collect(true)?.ok_or("the step was lost")?;
+    let expected = golden::tensors(&folder.join("expected.safetensors"), "")?;
+    compare("loss", &Tensor::f32([1], vec![outcome.loss as f32]), &expected["loss"], FORWARD, 0.0)?;
+    let gradients = named(&*family, golden::tensors(&folder.join("grads.safetensors"), "")?);
+    let got = trainer.gradients()?;
+    if got.len() != gradients.len() {
+        return Err(format!("{} gradients, expected {}", got.len(), gradients.len()).into());
+    }
+    for (name, got) in got {
+        compare(&name, &got, &gradients[&name], GRADIENT.0, GRADIENT.1)?;
+        let cosine = cosine(&got, &gradients[&name]);
+        if cosine < COSINE {
+            return Err(format!("{name}: the cosine is {cosine}").into());
+        }
+    }
+    Ok(())
+}
+
+/// Ten steps with the case's optimiser: losses, norms, then loss and parameters.
+pub fn check_ten_steps(folder: &Path, device: &str) -> Result<(), Failed> {
+    let family = model::open(folder)?;
+    let case = json(&folder.join("case.json"))?;
+    let optimizer = &case["optimizer"];
+    let number = |key: &str| optimizer[key].as_f64().ok_or_else(|| format!("no `{key}`"));
+    let clip = optimizer["clip_grad_norm"].as_f64().map_or(Clip::None, Clip::Norm);
+    let batches = Batch::steps(folder)?;
+    let mut trainer = trainer(folder, &*family, batches[0].extent, device, number("weight_decay")?, clip)?;
+    let expected = golden::tensors(&folder.join("expected.safetensors"), "")?;
+    let (mut losses, mut norms) = (vec![], vec![]);
+    for batch in &batches {
+        trainer.submit(vec![feeds(batch, &*family)?], number("lr")?)?;
+        let outcome = trainer.collect(true)?.ok_or("the step was lost")?;
+        losses.push(outcome.loss as f32);
+        norms.push(outcome.gradient_norm as f32);
+    }
+    let list = |x: Vec<f32>| Tensor::f32([x.len()], x);
+    compare("train_loss", &list(losses), &expected["train_loss"], FORWARD, 0.0)?;
+    compare("train_grad_norm", &list(norms), &expected["train_grad_norm"], 0.0, GRADIENT.1)?;
+    let loss = trainer.evaluate([(feeds(&Batch::read(folder)?, &*family)?, 1.0)])?;
+    compare("loss_after10", &list(vec![loss as f32]), &expected["loss_after10"], AFTER_TEN, 0.0)?;
+    let after = named(&*family, golden::tensors(&folder.join("after10.safetensors"), "")?);
+    for (name, got) in trainer.weights()? {
+        // Some biases have a gradient of exactly zero, of which rounding leaves a sign that Adam follows.
+        if case["unstable_after_adam"].get(&name).is_none() {
+            compare(&name, &got, &after[&name], PARAMETER, 0.0)?;
+        }
+    }
+    Ok(())
+}
+
+/// Token ids continued greedily, of the cases without further rules.
+pub fn check_generation(folder: &Path, device: &str) -> Result<(), Failed> {
+    let cases = json(&folder.join("generate.json"))?;
+    let plain = |case: &&Json| {
+        let options = &case["options"];
+        let keys = options.as_object().map_or(0, |keys| keys.len());
+        keys == 3 && options["num_beams"] == 1 && options["do_sample"] == false
+    };
+    let cases: Vec<&Json> = cases.as_array().into_iter().flatten().filter(plain).collect();
+    if cases.is_empty() {
+        return Err("no greedy case".into());
+    }
+    for case in cases {
+        let prompt: Vec<u32> = serde_json::from_value(case["input_ids"].clone())?;
+        let expected: Vec<Vec<u32>> = serde_json::from_value(case["sequences"].clone())?;
+        continued(folder, device, &prompt, &expected[0])?;
+    }
+    Ok(())
+}
+
+/// Texts through the folder's own tokenizer, continued greedily.
+pub fn check_texts(folder: &Path, device: &str) -> Result<(), Failed> {
+    let tokenizer = Tokenizer::load(folder)?;
+    let case = json(&folder.join("case.json"))?;
+    let (list, [text, prompt, output]) = match case.get("cases") {
+        Some(cases) => (cases, ["text", "input_ids", "output_ids"]),
+        None => (&case["generate"], ["prompt", "prompt_ids", "ids"]),
+    };
+    let mut count = 0;
+    for case in list.as_array().into_iter().flatten() {
+        let only_length = case.get("options").is_none_or(|o| o.as_object().is_some_and(|o| o.len() == 1));
+        let Some(text) = case[text].as_str().filter(|text| !text.is_empty() && only_length) else { continue };
+        let prompt: Vec<u32> = serde_json::from_value(case[prompt].clone())?;
+        let expected: Vec<u32> = serde_json::from_value(case[output].clone())?;
+        let ids = tokenizer.encode(text)?;
+        if ids != prompt {
+            return Err(format!("{text:?} is {ids:?}, expected {prompt:?}").into());
+        }
+        continued(folder, device, &prompt, &expected)?;
+        count += 1;
+    }
+    if count < 3 { Err(format!("only {count} texts to continue").into()) } else { Ok(()) }
+}
+
+/// Twenty steps on one sentence, from weights that were trained elsewhere.
+pub fn check_fine_tuning(folder: &Path, device: &str) -> Result<(), Failed> {
+    let family = model::open(folder)?;
+    let case = json(&folder.join("case.json"))?;
+    let expected: Vec<f64> = serde_json::from_value(case["finetune"]["loss"].clone())?;
+    let tokens =
+        golden::tensors(&folder.join("expected.safetensors"), "")?.remove("input_ids").ok_or("no ids")?;
+    let extent = Extent { batch: 1, context: tokens.shape.count() };
+    let inputs = golden::Tensors::from([("input_ids".into(), tokens.clone()), ("labels".into(), tokens)]);
+    let batch = Batch::of(&inputs, extent, 0);
+    let mut trainer = trainer(folder, &*family, extent, device, 0.01, Clip::None)?;
+    for (step, expected) in expected.iter().enumerate() {
+        trainer.submit(vec![feeds(&batch, &*family)?], 5e-4)?;
+        let loss = trainer.collect(true)?.ok_or("the step was lost")?.loss;
+        if (loss - expected).abs() > FORWARD {
+            return Err(format!("step {step}: loss {loss}, expected {expected}").into());
+        }
+    }
+    Ok(())
+}
+
+fn continued(folder: &Path, device: &str, prompt: &[u32], expected: &[u32]) -> Result<(), Failed> {
+    let count = expected.len() - prompt.len();
+    let mut writer = Writer::open(folder, &Target::open(device)?, expected.len())?;
+    let got = writer.continue_ids(prompt, count, &Sampling::greedy(), &mut |_| true)?;
+    if got != expected[prompt.len()..] {
+        return Err(format!("after {prompt:?}: got {got:?}, expected {:?}", &expected[prompt.len()..]).into());
+    }
+    Ok(())
+}
+
+/// AdamW on every parameter, with the weights of the folder.
+fn trainer(
+    folder: &Path,
+    family: &dyn Family,
+    extent: Extent,
+    device: &str,
+    weight_decay: f64,
+    clip: Clip,
+) -> Result<Trainer, Failed> {
+    let rule = Rule::Adamw { betas: [0.9, 0.999], eps: 1e-8 };
+    let decay = Decay { weight_decay, decoupled: true, no_decay: vec![] };
+    let settings = Settings {
+        optimizer: Optimizer { rule, decay },
+        clip,
+        accumulate: 1,
+        precision: DType::F32,
+        loss_scale: 1.0,
+        seed: 0,
+        choices: None,
+    };
+    let weight = |spec: model::ParameterSpec| Weight { name: spec.name, shape: spec.shape, decays: true };
+    let list: Vec<Weight> = family.parameters().into_iter().map(weight).collect();
+    let build = |graph: &mut Graph, mode: Mode| -> train::Result<Value> {
+        let forward = family.forward(graph, extent, mode)?;
+        Ok(model::loss(graph, forward.logits, 0.0)?)
+    };
+    let mut trainer = Trainer::new(&Target::open(device)?, &list, &build, settings)?;
+    let weights = Weights::read(folder, family)?;
+    trainer.set_weights(|name, _| Ok(weights.get(name)?.clone()))?;
+    Ok(trainer)
+}
+
+fn feeds(batch: &Batch, family: &dyn Family) -> Result<Feeds, Failed> {
+    batch.training_feeds(&Weights::default(), family.vocabulary())
+}
+
+fn json(path: &Path) -> Result<Json, Failed> {
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}
