@@ -21,7 +21,7 @@ use std::path::Path;
 pub struct Generate {
     #[command(flatten)]
     folder: ModelFolder,
-    /// The text to continue. Absent: the end-of-text token, or else a line break.
+    /// The text to continue. Absent: the token that ends or begins texts, or else a line break.
     #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
     prompt: Option<String>,
     /// The text to continue, as token ids.
@@ -114,10 +114,13 @@ impl Generate {
         let ids = match (&self.ids, &self.prompt, tokenizer) {
             (Some(ids), _, _) => ids.clone(),
             (None, _, None) => return Err(Error::NoTokenizer.into()),
-            (None, Some(text), Some(tokenizer)) => tokenizer.encode(text)?,
+            (None, Some(text), Some(tokenizer)) => tokenizer.encode_with_special(text)?,
             (None, None, Some(tokenizer)) => match tokenizer.token_id(END_OF_TEXT) {
                 Some(id) => vec![id],
-                None => tokenizer.encode("\n")?,
+                None => match tokenizer.opening()? {
+                    opening if opening.is_empty() => tokenizer.encode("\n")?,
+                    opening => opening,
+                },
             },
         };
         if ids.is_empty() { Err(Error::EmptyPrompt.into()) } else { Ok(ids) }

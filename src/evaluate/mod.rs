@@ -89,7 +89,8 @@ pub fn evaluate(request: &Request, target: &Target) -> Result<Score> {
         Some(path) => replayed(path, &text, &tokenizer, request, context)?,
         None => {
             let part = Part::of(&text, &tokenizer)?;
-            let batches = windows::sweep(&part.tokens, context, request.batch)?.collect();
+            let tokens = [&tokenizer.opening()?[..], &part.tokens].concat();
+            let batches = windows::sweep(&tokens, context, request.batch)?.collect();
             (part, batches)
         }
     };

@@ -175,7 +175,7 @@ impl Writer {
     /// The continuation of a prompt as text, without the prompt.
     pub fn write(&mut self, prompt: &str, count: usize, sampling: &Sampling) -> Result<String> {
         let tokenizer = self.tokenizer.clone().ok_or(Error::NoTokenizer)?;
-        let ids = tokenizer.encode(prompt)?;
+        let ids = tokenizer.encode_with_special(prompt)?;
         let written = self.continue_ids(&ids, count, sampling, &mut |_| true)?;
         Ok(tokenizer.decode(&written)?)
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use rayon::prelude::*;
-use tokenizers::{ModelWrapper, PreTokenizerWrapper, Tokenizer};
+use tokenizers::{Encoding, ModelWrapper, PreTokenizerWrapper, Token, Tokenizer};
 
 use super::FILE_NAME;
 use crate::data::{Error, Result};
@@ -117,6 +117,14 @@ fn pieces(text: &str, size_bytes: usize) -> Vec<&str> {
     }
     pieces.push(rest);
     pieces
+}
+
+/// What the library puts before a text. A marker stands for the text, to tell before from after.
+pub(super) fn opening(tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let marker = Token::new(u32::MAX, String::new(), (0, 0));
+    let marked = tokenizer.post_process(Encoding::from_tokens(vec![marker], 0), None, true);
+    let marked = marked.map_err(|error| failed("encoding", error))?;
+    Ok(marked.get_ids().iter().copied().take_while(|&id| id != u32::MAX).collect())
 }
 
 #[cfg(test)]

@@ -141,6 +141,14 @@ impl Tokenizer {
         }
     }
 
+    /// The tokens that the tokenizer puts before any text, such as `<s>`; often none.
+    pub fn opening(&self) -> Result<Vec<u32>> {
+        match &self.kind {
+            Kind::Characters(_) => Ok(vec![]),
+            Kind::Library { inner, .. } => file::opening(inner),
+        }
+    }
+
     /// The text of `ids`, special tokens left out. Bytes that are not UTF-8 together become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.decode_as(ids, true)
