@@ -88,7 +88,9 @@ impl Precision {
 mod tests {
     use super::*;
     use crate::graph::gradient;
+    use crate::ops::Emit;
     use crate::ops::pointwise::PointwiseEmit;
+    use crate::ops::rotary::{Pairing, Rotary, RotaryEmit, tables};
     use crate::tensor::Type;
 
     #[test]
@@ -107,5 +109,17 @@ mod tests {
         let loss = half.cast(y, DType::F32).unwrap();
         let dw = gradient(&mut half, loss, &[w]).unwrap()[0].unwrap();
         assert_eq!(half.kind(dw).dtype, DType::F32);
+    }
+
+    #[test]
+    fn tables_of_angles_stay_single_while_what_they_turn_is_halved() {
+        let mut graph = Graph::new();
+        let x = graph.input("x", Type::f32([1, 3, 2, 4]));
+        let tables = tables(3, 4, 10_000.0).map(|table| graph.constant(table));
+        let y = graph.rotary(&Rotary::new(Pairing::Half, 2), x, tables, None).unwrap();
+        graph.output("y", y);
+        let half = Precision { storage: DType::F16 }.rewrite(&graph).unwrap();
+        half.verify().unwrap();
+        assert_eq!(half.kind(half.result("y").unwrap()).dtype, DType::F16);
     }
 }
