@@ -189,3 +189,91 @@ impl Scaling {
         keys
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPELLING: Spelling =
+        Spelling { theta: &["rope_theta"], share: &["partial_rotary_factor"], usual: Rope::plain(10_000.0) };
+
+    fn read(json: Json) -> Result<Rope> {
+        Rope::read(&Config::new("config.json", json.as_object().unwrap().clone()), &SPELLING)
+    }
+
+    #[test]
+    fn the_rates_of_llama_3_2_are_those_of_transformers() {
+        // `ROPE_INIT_FUNCTIONS["llama3"]` of transformers 5.23.0 with the settings of Llama 3.2 1B.
+        let rope = read(json!({ "rope_theta": 500000.0, "rope_scaling": {
+            "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        } }));
+        let rates = rope.unwrap().rates(64);
+        assert_eq!(rates.len(), 32);
+        for (pair, expected) in [
+            (0, 1.0),
+            (1, 0.663601279258728),
+            (14, 0.0032114461064338684),
+            (15, 0.0012905480107292533),
+            (16, 0.000429556705057621),
+            (17, 9.708286233944818e-05),
+            (18, 1.9461638657958247e-05),
+            (31, 9.418306490260875e-08),
+        ] {
+            let error = (rates[pair] / expected - 1.0).abs();
+            assert!(error < 1e-5, "pair {pair}: {} instead of {expected}", rates[pair]);
+        }
+    }
+
+    #[test]
+    fn both_spellings_say_the_same_and_a_table_wins() {
+        let linear = Rope { scaling: Scaling::Linear { factor: 4.0 }, ..Rope::plain(5e5) };
+        for keys in [
+            json!({ "rope_theta": 5e5, "rope_scaling": { "type": "linear", "factor": 4.0 } }),
+            json!({ "rope_parameters": { "rope_theta": 5e5, "rope_type": "linear", "factor": 4.0 } }),
+            json!({ "rope_theta": 1e4, "rope_parameters": { "rope_theta": 5e5, "rope_type": "linear", "factor": 4 } }),
+        ] {
+            assert_eq!(read(keys.clone()).unwrap(), linear, "{keys}");
+        }
+        for keys in [
+            json!({}),
+            json!({ "rope_scaling": null }),
+            json!({ "rope_parameters": { "rope_type": "default" } }),
+        ] {
+            assert_eq!(read(keys.clone()).unwrap(), Rope::plain(1e4), "{keys}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let llama3 = Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192 };
+        for scaling in [Scaling::None, Scaling::Linear { factor: 2.5 }, llama3] {
+            let rope = Rope { theta: 12345.0, share: 0.25, scaling };
+            let mut keys = Map::new();
+            rope.write(&mut keys, &SPELLING);
+            assert_eq!(read(Json::Object(keys.clone())).unwrap(), rope);
+            // Each spelling holds everything by itself.
+            let table = keys.remove("rope_parameters").unwrap();
+            assert_eq!(read(Json::Object(keys)).unwrap(), rope);
+            assert_eq!(read(json!({ "rope_parameters": table })).unwrap(), rope);
+        }
+    }
+
+    #[test]
+    fn scaling_that_is_not_known_or_not_whole_is_refused_by_key() {
+        for (table, key) in [
+            (json!({ "rope_type": "yarn", "factor": 4.0 }), "rope_type"),
+            (json!({ "type": "dynamic", "factor": 4.0 }), "type"),
+            (json!({ "rope_type": "linear" }), "factor"),
+            (json!({ "rope_type": "linear", "factor": 0 }), "factor"),
+            (json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0 }), "high_freq_factor"),
+            (json!({ "sliding_attention": {}, "full_attention": {} }), "rope_parameters"),
+        ] {
+            let error = read(json!({ "rope_parameters": table })).unwrap_err();
+            assert!(matches!(&error, Error::Setting { key: named, .. } if named == key), "{key}: {error}");
+        }
+        assert!(
+            matches!(read(json!({ "rope_scaling": 3 })), Err(Error::Setting { key, .. }) if key == "rope_scaling")
+        );
+    }
+}

@@ -64,12 +64,40 @@ fn the_frame_says_what_it_says() {
 }
 
 #[test]
+fn a_preset_brings_its_family_and_another_width_brings_its_own_sizes() {
+    let shape = |text: &str| match read(text).unwrap().model {
+        Model::Build(shape) => shape,
+        Model::Load { .. } => panic!("a preset builds"),
+    };
+    let smol = shape("[model]\npreset = \"smollm2-135m\"");
+    assert_eq!((smol.family.as_str(), smol.activation.as_str()), ("llama", "silu"));
+    assert_eq!(
+        (smol.layers, smol.heads, smol.kv_heads, smol.width, smol.hidden),
+        (30, 9, Some(3), 576, 1536)
+    );
+    assert_eq!(
+        (smol.vocabulary, smol.rope_theta, smol.tie, smol.bias),
+        (Some(49152), Some(1e5), true, false)
+    );
+    let small =
+        shape("[model]\npreset = \"smollm2-135m\"\nlayers = 2\nheads = 4\nwidth = 64\nvocabulary = 300");
+    assert_eq!((small.layers, small.heads, small.kv_heads), (2, 4, None));
+    assert_eq!((small.hidden, small.vocabulary), (192, Some(300)));
+    let llama = shape("[model]\nfamily = \"llama\"\nlayers = 2\nheads = 4\nwidth = 64\ncontext = 32");
+    assert_eq!((llama.hidden, llama.activation.as_str(), llama.tie), (192, "silu", false));
+    assert_eq!(shape("[model]\nwidth = 256").hidden, 1024);
+}
+
+#[test]
 fn a_resolved_recipe_written_and_read_is_the_same_recipe() {
     for text in [
         "",
         FRAME,
         "[model]\nload = \"models/gpt2\"\ndropout = 0.1",
         "[model]\nload = \"models/gpt2\"\n[train]\ncontext = 128\nclip = { value = 0.5 }",
+        "[model]\npreset = \"smollm2-135m\"\n[train]\ncontext = 128",
+        "[model]\nfamily = \"qwen3\"\nlayers = 2\nheads = 4\nkv_heads = 2\nhead_size = 16\nwidth = 30\nhidden = 64\n\
+         context = 32\nrope_theta = 5e5\nwindow = 16\nvocabulary = 1000\ntie = true",
         "[model]\nfamily = \"mlp\"\nlayers = 3\nheads = 1\nwidth = 7\ncontext = 5\nbias = false",
         "[data]\ntokenizer = \"bpe:4096\"\ntext = \"a \\\"b\\\".txt\"\nvalidation = 0",
         "[data]\ntokenizer = \"t/tokenizer.json\"\n[run]\ndevice = 1\nlog.every = 10\nsave.keep = 1",
@@ -131,6 +159,7 @@ fn an_unknown_key_names_its_path_and_line_and_the_nearest_name() {
             "[train.learning_rate]\ncurve = \"step\"\nevery = 3\nfactor = 0.5\ncycles = 2",
             "line 5: unknown key `train.learning_rate.cycles`",
         ),
+        ("[model]\nkvheads = 3", "`model.kvheads`\n  hint: did you mean `model.kv_heads`?"),
         ("[run]\nsave = { evry = 3 }", "`run.save.evry`\n  hint: did you mean `run.save.every`?"),
     ] {
         let message = message(text);
@@ -193,6 +222,9 @@ fn an_impossible_value_is_refused_with_its_path_and_a_hint() {
         ("[model]\nheads = 3", "model.heads"),
         ("[model]\nwidth = 130", "model.width"),
         ("[model]\nlayers = 0", "model.layers"),
+        ("[model]\npreset = \"smollm2-135m\"\nkv_heads = 2", "model.kv_heads"),
+        ("[model]\nrope_theta = 0", "model.rope_theta"),
+        ("[model]\nvocabulary = 0", "model.vocabulary"),
         ("[model]\ndropout = 1", "model.dropout"),
         ("[model]\npreset = \"gpt-nono\"", "model.preset"),
         ("[model]\npreset = \"gpt2\"\nfamily = \"gpt2\"", "model.family"),
