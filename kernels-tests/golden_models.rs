@@ -84,6 +84,7 @@ fn device_trials(device: &'static str) -> Vec<Trial> {
     for folder in ["e2e/gpt2", "e2e/llama", "real/stories260K"] {
         add(folder.into(), "texts continued", devices::check_texts);
     }
+    add("real/stories260K".into(), "loss of a text file", devices::check_evaluation);
     add("real/stories260K".into(), "twenty steps on a sentence", devices::check_fine_tuning);
     trials
 }
