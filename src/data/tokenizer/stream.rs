@@ -36,6 +36,10 @@ impl<'a> DecodeStream<'a> {
     }
 
     fn give(&mut self, all: bool) -> Result<String> {
+        // The library decodes a run of byte tokens together: one that is no UTF-8 makes the whole run U+FFFD.
+        if !all && self.ids.last().is_some_and(|&id| self.is_byte(id)) {
+            return Ok(String::new());
+        }
         let known = self.tokenizer.decode(&self.ids[..self.given])?;
         let now = self.tokenizer.decode(&self.ids)?;
         let added = now.strip_prefix(known.as_str()).unwrap_or("");
@@ -47,6 +51,13 @@ impl<'a> DecodeStream<'a> {
         self.ids.drain(..self.given);
         self.given = self.ids.len();
         Ok(added)
+    }
+
+    /// Whether a token is one byte by name, such as `<0x0A>`, as where bytes stand in for unknown characters.
+    fn is_byte(&self, id: u32) -> bool {
+        let name = self.tokenizer.token_name(id).unwrap_or_default();
+        let digits = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        digits.is_some_and(|digits| u8::from_str_radix(digits, 16).is_ok())
     }
 }
 
@@ -78,5 +89,25 @@ mod tests {
         let mut stream = tokenizer.decode_stream();
         assert_eq!(stream.push(ids[0]).unwrap(), "");
         assert_eq!(stream.finish().unwrap(), "\u{fffd}");
+    }
+
+    #[test]
+    fn byte_tokens_that_are_no_character_together_do_not_silence_what_follows() {
+        let json = r#"{
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null,
+            "decoder": { "type": "Sequence", "decoders": [{ "type": "ByteFallback" }, { "type": "Fuse" }] },
+            "model": { "type": "BPE", "dropout": null, "unk_token": "<unk>", "byte_fallback": true, "merges": [],
+                       "vocab": { "<unk>": 0, "a": 1, "<0x32>": 2, "<0xEA>": 3 } }
+        }"#;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), json).unwrap();
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        let ids = [1, 2, 1, 2, 3, 1, 1, 2];
+        let mut stream = tokenizer.decode_stream();
+        let mut text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        text += &stream.finish().unwrap();
+        assert_eq!(text, "a2a\u{fffd}\u{fffd}aa2");
+        assert_eq!(text, tokenizer.decode(&ids).unwrap());
     }
 }
