@@ -1,9 +1,12 @@
 //! Every operator x case x storage type x variant, from the operators' own tables.
 //!
-//! `host` trials need no device: signature, f32 reference, expansion, gradient. `f32` and `f16` trials run a kernel.
+//! `reference` trials need no device: signature, f32 reference, expansion, gradient. Nor do `host` trials: what the host engine
+//! runs. `f32` and `f16` trials run a kernel.
 //! `translate` trials turn every kernel into SPIR-V, MSL and HLSL. `KILN_DEVICE` picks the adapter; without one the
 //! kernel trials are ignored and counted, or fail if `KILN_REQUIRE_GPU=1`.
 
+#[path = "conformance/fast.rs"]
+mod fast;
 #[path = "conformance/host.rs"]
 mod host;
 #[path = "conformance/translate.rs"]
@@ -48,13 +51,17 @@ fn main() {
             let name = format!("{family}/{} {}", case.op.name(), case.label);
             count("cases");
             let own = case.clone();
-            trials.push(Trial::test(format!("{name}/host"), move || host::check(&own).map_err(Failed::from)));
+            let check = move || host::check(&own).map_err(Failed::from);
+            trials.push(Trial::test(format!("{name}/reference"), check));
             for storage in [DType::F32, DType::F16] {
                 let Some(trial) = ready(&case, storage) else {
                     count(&format!("cases that hold no {storage}"));
                     continue;
                 };
                 count(&format!("cases x {storage}"));
+                let (own, ready) = (case.clone(), trial.clone());
+                let check = move || fast::check(&own, &ready).map_err(Failed::from);
+                trials.push(Trial::test(format!("{name}/host {storage}"), check));
                 for (number, variant) in variants(&case, &trial, &caps).into_iter().enumerate() {
                     count(&format!("kernel variants x {storage}"));
                     let name = format!("{name}/{storage}/{number} {variant}");

@@ -1,18 +1,12 @@
-//! What each node of a plan costs: by its own account, and by the clock where there is a device.
+//! What each node of a plan costs: by its own account and by the clock.
 
-#[cfg(feature = "gpu")]
 use crate::data::groups::sorted_positions;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, GpuEngine, Pipelines};
-#[cfg(feature = "gpu")]
 use crate::model::{self, Family};
 use crate::ops::Value;
-use crate::plan::Plan;
-#[cfg(feature = "gpu")]
-use crate::plan::{Engine, Feed};
-#[cfg(feature = "gpu")]
+use crate::plan::{Engine, Feed, HostEngine, Plan};
 use crate::tensor::{Tensor, random::Stream};
-#[cfg(feature = "gpu")]
 use crate::train::{job::Step, program::Program};
 use serde_json::{Value as Json, json};
 #[cfg(feature = "gpu")]
@@ -111,7 +105,6 @@ pub struct Clock {
 }
 
 /// Whole runs of which the median counts.
-#[cfg(feature = "gpu")]
 const RUNS: usize = 5;
 
 /// Profiles of which the median of each dispatch counts.
@@ -142,25 +135,13 @@ pub fn measure(
     let plans: Vec<Plan> = program.plans().map(|(_, plan)| plan.clone()).collect();
     let lists: Vec<Vec<Feed>> = plans.iter().map(|plan| plan.feeds.clone()).collect();
     let mut engine = GpuEngine::new(gpu.clone(), pipelines, program.arenas(), plans)?;
-    for (span, tensor) in program.fixed(&step.settings) {
-        engine.write(span, &tensor)?;
-    }
-    let weights = model::initial(&family.parameters(), step.settings.seed);
-    for (placed, span) in program.weights() {
-        engine.write(span, weights.get(&placed.name)?)?;
-    }
+    write_weights(&mut engine, program, step, family)?;
     let mut clocks = vec![];
     for ((number, feeds), rows) in lists.iter().enumerate().zip(rows) {
         let feeds = some_feeds(feeds, program, step, family.vocabulary())?;
         let feeds: Vec<&Tensor> = feeds.iter().collect();
         engine.run(number, &feeds)?;
-        let mut whole_ms = vec![];
-        for _ in 0..RUNS {
-            let start = std::time::Instant::now();
-            engine.run(number, &feeds)?;
-            whole_ms.push(start.elapsed().as_secs_f64() * 1e3);
-        }
-        whole_ms.sort_by(f64::total_cmp);
+        let whole_ms = whole_runs(&mut engine, number, &feeds)?;
         let (times, how) = match gpu.listing.timestamps {
             true => {
                 let profile = |_| Ok(engine.profile(number, &feeds)?);
@@ -170,13 +151,63 @@ pub fn measure(
             false => (engine.time_alone(number, RUNS as u32)?, "alone, by the host's clock"),
         };
         set_times(rows, &times);
-        clocks.push(Clock { whole_ms: Some(whole_ms[RUNS / 2]), how });
+        clocks.push(Clock { whole_ms: Some(whole_ms), how });
     }
     Ok(clocks)
 }
 
+/// Times the plans of a program on the host in the same way.
+pub fn measure_host(
+    program: &Program,
+    step: &Step,
+    family: &dyn Family,
+    rows: &mut [Vec<Row>],
+) -> anyhow::Result<Vec<Clock>> {
+    let plans: Vec<Plan> = program.plans().map(|(_, plan)| plan.clone()).collect();
+    let lists: Vec<Vec<Feed>> = plans.iter().map(|plan| plan.feeds.clone()).collect();
+    let mut engine = HostEngine::new(program.arenas(), plans);
+    write_weights(&mut engine, program, step, family)?;
+    let mut clocks = vec![];
+    for ((number, feeds), rows) in lists.iter().enumerate().zip(rows) {
+        let feeds = some_feeds(feeds, program, step, family.vocabulary())?;
+        let whole_ms = whole_runs(&mut engine, number, &feeds.iter().collect::<Vec<_>>())?;
+        for (node, time) in engine.times(number) {
+            rows.iter_mut().filter(|r| r.node == node).for_each(|r| r.ms = Some(time.as_secs_f64() * 1e3));
+        }
+        clocks.push(Clock { whole_ms: Some(whole_ms), how: "in place, mean of all runs" });
+    }
+    Ok(clocks)
+}
+
+fn write_weights(
+    engine: &mut dyn Engine,
+    program: &Program,
+    step: &Step,
+    family: &dyn Family,
+) -> anyhow::Result<()> {
+    for (span, tensor) in program.fixed(&step.settings) {
+        engine.write(span, &tensor)?;
+    }
+    let weights = model::initial(&family.parameters(), step.settings.seed);
+    for (placed, span) in program.weights() {
+        engine.write(span, weights.get(&placed.name)?)?;
+    }
+    Ok(())
+}
+
+/// Median time of whole runs, in ms.
+fn whole_runs(engine: &mut dyn Engine, number: usize, feeds: &[&Tensor]) -> anyhow::Result<f64> {
+    let mut whole_ms = vec![];
+    for _ in 0..RUNS {
+        let start = std::time::Instant::now();
+        engine.run(number, feeds)?;
+        whole_ms.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    whole_ms.sort_by(f64::total_cmp);
+    Ok(whole_ms[RUNS / 2])
+}
+
 /// Random tokens and targets, with what belongs to them; the update at step 0 with a small learning rate.
-#[cfg(feature = "gpu")]
 fn some_feeds(
     feeds: &[Feed],
     program: &Program,

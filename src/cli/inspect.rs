@@ -54,7 +54,7 @@ struct View {
     /// Bytes by use, known before the run.
     #[arg(long)]
     memory: bool,
-    /// FLOPs and bytes of each operator; on a GPU its measured time as well.
+    /// FLOPs, bytes and measured time of each operator.
     #[arg(long)]
     costs: bool,
 }
@@ -256,19 +256,14 @@ impl Known {
         text + "see also    --graph, --plan, --memory, --costs\n"
     }
 
-    #[cfg(feature = "gpu")]
     fn measure(&self, rows: &mut [Vec<Row>]) -> anyhow::Result<Vec<Clock>> {
         match &self.target {
+            #[cfg(feature = "gpu")]
             Target::Gpu { gpu, pipelines } => {
                 costs::measure(gpu, pipelines, &self.program, &self.step, self.family.as_ref(), rows)
             }
-            Target::Host => Ok(rows.iter().map(|_| Clock::default()).collect()),
+            Target::Host => costs::measure_host(&self.program, &self.step, self.family.as_ref(), rows),
         }
-    }
-
-    #[cfg(not(feature = "gpu"))]
-    fn measure(&self, rows: &mut [Vec<Row>]) -> anyhow::Result<Vec<Clock>> {
-        Ok(rows.iter().map(|_| Clock::default()).collect())
     }
 
     fn costs_json(&self, rows: &[Vec<Row>], clocks: &[Clock]) -> Value {

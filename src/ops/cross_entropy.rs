@@ -6,13 +6,15 @@
 //! Rows whose target is `ignore_index` cost nothing and are not counted. If no row is counted the mean is NaN, as in
 //! PyTorch, with all gradients zero. A target outside the columns makes its row, and so the loss, NaN: loud on every device.
 
+mod fast;
+
 use super::launch::{Bind, Caps, Kernel, Launch, Variant};
 use super::losses::Reduction;
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_inputs,
     expect_shape, in_precision, rows,
 };
-use crate::tensor::{DType, Real, Shape, Tensor, Type};
+use crate::tensor::{DType, Real, Shape, Tensor, Type, View, ViewMut};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -115,6 +117,10 @@ impl Operator for CrossEntropy {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, outputs));
     }
 
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::forward(self, inputs, outputs);
+    }
+
     fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         if up[1].is_some() {
             return Err(Error::NoGradient { op: self.name(), hint: "use log_sum_exp on the logits" });
@@ -205,6 +211,10 @@ impl Operator for CrossEntropyGradient {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, &mut outputs[0]));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::backward(self, inputs, &mut outputs[0]);
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

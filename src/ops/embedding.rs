@@ -6,6 +6,8 @@
 //! Why the positions come sorted from the host: tokens are known there before the step, and with them in hand every row
 //! of the gradient is a plain sum in a fixed order, without float atomics.
 
+mod fast;
+
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::reshape::ReshapeEmit;
 use super::slice::{pack, wide};
@@ -13,7 +15,7 @@ use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_inputs,
     expect_shape, in_precision,
 };
-use crate::tensor::{DType, Real, Tensor, Type};
+use crate::tensor::{DType, Real, Tensor, Type, View, ViewMut};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -103,6 +105,10 @@ impl Operator for Embedding {
         in_precision!(inputs, outputs, R, look_up::<R>(inputs[0], inputs[1], &mut outputs[0]));
     }
 
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::look_up(&inputs[0], &inputs[1], &mut outputs[0]);
+    }
+
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         let hint = "to train the table, use the form that takes the positions sorted by token";
         Err(Error::NoGradient { op: "embedding", hint })
@@ -135,6 +141,10 @@ impl Operator for EmbeddingTrained {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, look_up::<R>(inputs[0], inputs[1], &mut outputs[0]));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::look_up(&inputs[0], &inputs[1], &mut outputs[0]);
     }
 
     fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
@@ -199,6 +209,10 @@ impl Operator for EmbeddingGradient {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, &mut outputs[0]));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::gradient(inputs, &mut outputs[0]);
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

@@ -3,13 +3,15 @@
 //! `y = (x - mean) * rstd * weight + bias` by rows, with `rstd = 1 / sqrt(variance + eps)`. The variance is summed over
 //! `x - mean` in a second pass: a mean of squares minus a squared mean loses all digits where the mean is large.
 
+mod fast;
+
 use super::launch::{Bind, Caps, Kernel, Variant};
 use super::norm_weight::NormWeightGradient;
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape,
     in_precision, rows,
 };
-use crate::tensor::{Real, Tensor, Type};
+use crate::tensor::{Real, Tensor, Type, View, ViewMut};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -90,6 +92,10 @@ impl Operator for LayerNorm {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, outputs));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::forward(self, inputs, outputs);
     }
 
     fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
@@ -208,6 +214,10 @@ impl Operator for LayerNormGradient {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, &mut outputs[0]));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::backward(self, inputs, &mut outputs[0]);
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

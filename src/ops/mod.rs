@@ -13,6 +13,7 @@ pub mod dropout;
 pub mod embedding;
 mod emit;
 pub mod expand;
+mod fast;
 pub mod launch;
 pub mod layer_norm;
 pub mod losses;
@@ -34,7 +35,7 @@ pub mod transpose;
 pub use case::{Case, Cases};
 pub use emit::{Emit, Site, Value};
 
-use crate::tensor::{DType, Data, Shape, Tensor, Type};
+use crate::tensor::{DType, Data, Shape, Tensor, Type, View, ViewMut};
 use launch::{Caps, Variant};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -130,6 +131,14 @@ pub trait Operator: Debug + Send + Sync {
     /// (an f16 value is held as f32); `outputs` have their shapes and unspecified elements.
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]);
 
+    /// The same computation as an engine runs it: f32, over threads. [`Operator::reference`] is its referee.
+    ///
+    /// Where an output overwrites an input ([`Operator::in_place`]), the output holds the input's elements and the input
+    /// comes without any.
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        host_by_reference(self, inputs, outputs);
+    }
+
     /// Gradients of the inputs, given those of the outputs (`None` where nothing flows back). Only inputs with
     /// `site.needs(i)` are asked for; an entry is `None` for inputs without gradient, such as token ids.
     fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>>;
@@ -171,6 +180,19 @@ pub trait Operator: Debug + Send + Sync {
     /// The operator with its float storage exchanged, if it carries a storage type of its own (a cast does).
     fn with_storage(&self, _dtype: DType) -> Option<Arc<dyn Operator>> {
         None
+    }
+}
+
+/// [`Operator::host`] for operators and settings without a path of their own: the reference, with copies to and from it.
+fn host_by_reference<O: Operator + ?Sized>(op: &O, inputs: &[View], outputs: &mut [ViewMut]) {
+    let mut tensors: Vec<Tensor> = inputs.iter().map(View::to_tensor).collect();
+    for &(output, input) in op.in_place() {
+        tensors[input] = outputs[output].as_view().to_tensor();
+    }
+    let mut results: Vec<Tensor> = outputs.iter().map(|o| Tensor::zeros(&o.as_view().host_type())).collect();
+    op.reference(&tensors.iter().collect::<Vec<_>>(), &mut results);
+    for (output, result) in outputs.iter_mut().zip(&results) {
+        output.words().copy_from_slice(View::of_tensor(result).words());
     }
 }
 

@@ -6,12 +6,14 @@
 //! Two stages, so that there is work for every core: rows are cut into chunks, each chunk is summed by columns into
 //! scratch, then the chunks are added in their order. The cut depends on the shape alone, so a run repeats bit for bit.
 
+mod fast;
+
 use super::launch::{Bind, Caps, Kernel, Launch, Variant};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape,
     in_precision, rows,
 };
-use crate::tensor::{DType, Real, Tensor, Type};
+use crate::tensor::{DType, Real, Tensor, Type, View, ViewMut};
 use rayon::prelude::*;
 
 /// Chunks at most: a second stage of this length is short, and as many chunks times columns fill a large GPU.
@@ -94,6 +96,10 @@ impl Operator for NormWeightGradient {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, outputs));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::compute(self, inputs, outputs);
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

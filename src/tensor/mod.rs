@@ -5,11 +5,13 @@ pub mod random;
 mod real;
 mod shape;
 mod value;
+mod view;
 
 pub use dtype::DType;
 pub use real::Real;
 pub use shape::{Shape, strides_of};
 pub use value::{Data, Tensor, Type};
+pub use view::{View, ViewMut};
 
 /// What can go wrong with plain values.
 #[derive(Debug, thiserror::Error, Clone, PartialEq)]

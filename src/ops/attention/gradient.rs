@@ -1,11 +1,11 @@
 //! The backward step of attention, as one operator for all its sources.
 
-use super::{Attention, expect_alike, host, lower};
+use super::{Attention, expect_alike, fast, host, lower};
 use crate::ops::launch::{Caps, Variant};
 use crate::ops::{
     Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_shape, in_precision,
 };
-use crate::tensor::{DType, Tensor, Type};
+use crate::tensor::{DType, Tensor, Type, View, ViewMut};
 
 /// Gradients of the sources of attention: dq, dk, dv, or one packed gradient.
 ///
@@ -63,6 +63,16 @@ impl Operator for AttentionGradient {
         in_precision!(inputs, outputs, R, {
             host::backward::<R>(&g, &inputs[..n], &saved, mask, rng, outputs)
         });
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let types: Vec<Type> = inputs.iter().map(View::host_type).collect();
+        let (n, after) = self.split();
+        let g =
+            self.0.geometry(self.name(), &types[..n], &types[after..]).expect("the signature was checked");
+        let (mask, rng) = self.0.lent_extras(&inputs[after..]);
+        let saved = host::Backward { out: inputs[n], lse: inputs[n + 1], up: inputs[n + 2] };
+        fast::backward(&fast::Sources::new(&g, &inputs[..n], mask, rng), &saved, outputs);
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

@@ -229,17 +229,17 @@ fn probabilities<R: Real>(choice: &Choice, b: usize, t: usize, start: usize, row
 }
 
 /// What the backward step reads beside the sources.
-pub(super) struct Backward<'a> {
-    pub out: &'a Tensor,
-    pub lse: &'a Tensor,
-    pub up: &'a Tensor,
+pub(super) struct Backward<T> {
+    pub out: T,
+    pub lse: T,
+    pub up: T,
 }
 
 /// Gradients of q, k and v, or of the packed buffer.
 pub(super) fn backward<R: Product>(
     g: &Geometry,
     inputs: &[&Tensor],
-    saved: &Backward,
+    saved: &Backward<&Tensor>,
     mask: Option<&[u32]>,
     rng: [u32; 2],
     outputs: &mut [Tensor],
@@ -281,7 +281,7 @@ struct Part<R> {
 fn backward_group<R: Product>(
     sources: &Sources<R>,
     choice: &Choice,
-    saved: &Backward,
+    saved: &Backward<&Tensor>,
     b: usize,
     group: usize,
 ) -> Part<R> {

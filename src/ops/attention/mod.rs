@@ -6,6 +6,7 @@
 //! as a joint projection gives it: heads of the queries, then of the keys, then of the values.
 
 mod cases;
+mod fast;
 mod geometry;
 mod gradient;
 mod host;
@@ -21,7 +22,7 @@ use super::launch::{Caps, Variant};
 use super::{
     Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape, in_precision,
 };
-use crate::tensor::{DType, Tensor, Type};
+use crate::tensor::{DType, Tensor, Type, View, ViewMut};
 use geometry::Geometry;
 use std::sync::Arc;
 
@@ -151,6 +152,13 @@ impl Attention {
         usize::from(self.masked) + usize::from(self.dropout.is_some())
     }
 
+    /// The same of lent inputs.
+    fn lent_extras<'a>(&self, trailing: &[View<'a>]) -> (Option<&'a [u32]>, [u32; 2]) {
+        let mask = self.masked.then(|| trailing[0].as_u32());
+        let rng = self.dropout.map(|_| trailing[usize::from(self.masked)].as_u32());
+        (mask, rng.map_or([0, 0], |r| [r[0], r[1]]))
+    }
+
     /// Splits trailing inputs into mask and rng.
     fn extras<'a>(&self, trailing: &[&'a Tensor]) -> (Option<&'a [u32]>, [u32; 2]) {
         let mask = self.masked.then(|| trailing[0].as_u32());
@@ -188,6 +196,16 @@ impl Operator for Attention {
         let g = self.geometry(self.name(), &types[..n], &types[n..]).expect("the signature was checked");
         let (mask, rng) = self.extras(&inputs[n..]);
         in_precision!(inputs, outputs, R, host::forward::<R>(&g, &inputs[..n], mask, rng, outputs));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let types: Vec<Type> = inputs.iter().map(View::host_type).collect();
+        let n = self.sources();
+        let g = self.geometry(self.name(), &types[..n], &types[n..]).expect("the signature was checked");
+        let (mask, rng) = self.lent_extras(&inputs[n..]);
+        let sources = fast::Sources::new(&g, &inputs[..n], mask, rng);
+        let [out, lse] = outputs else { unreachable!("attention has two outputs") };
+        fast::forward(&sources, out.floats(), lse.floats());
     }
 
     /// One operator gives the gradients of all sources: see [`AttentionGradient`].

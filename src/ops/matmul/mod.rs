@@ -4,6 +4,7 @@
 //! computed. Four kernels: `matmul_plain` is the referee, `matmul_tile` for GPUs, `matmul_register` and, where
 //! subgroups have a fixed small size, `matmul_broadcast` for drivers that run on the CPU.
 
+mod fast;
 mod geometry;
 mod launch;
 mod reference;
@@ -20,7 +21,7 @@ use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape,
     is_double,
 };
-use crate::tensor::{Data, Shape, Tensor, Type};
+use crate::tensor::{Data, Shape, Tensor, Type, View, ViewMut};
 use geometry::Geometry;
 use std::sync::Arc;
 
@@ -170,6 +171,10 @@ impl Operator for Matmul {
             outputs[0].data = Data::zeros(data.dtype(), data.len());
             activation.reference(&[&Tensor { shape, data }], outputs);
         }
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::compute(self, inputs, outputs[0].floats());
     }
 
     /// NN: dA = up B^T, dB = A^T up; NT: dA = up B, dB = up^T A; TN: dA = B up^T, dB = A up; dbias = sum of up over rows.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 impl Geometry {
     /// Start of the operands of each matrix of the batch.
-    fn starts(&self) -> impl Iterator<Item = [usize; 2]> {
+    pub(super) fn starts(&self) -> impl Iterator<Item = [usize; 2]> {
         let (outer, inner) = (self.outer, self.inner);
         (0..self.matrices()).map(move |matrix| {
             let (o, i) = (matrix / inner.count, matrix % inner.count);

@@ -17,6 +17,7 @@
 //! as they are.
 
 pub mod accumulate;
+mod fast;
 mod host;
 mod lower;
 pub mod norm;
@@ -25,7 +26,7 @@ use super::launch::{Caps, Variant};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_shape, in_precision,
 };
-use crate::tensor::{DType, Tensor, Type};
+use crate::tensor::{DType, Tensor, Type, View, ViewMut};
 use std::sync::Arc;
 
 /// Elements to whose multiples tensors are padded in an arena.
@@ -210,6 +211,12 @@ impl Operator for Optimizer {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, host::update::<R>(self, inputs, outputs));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        if !fast::update(self, inputs, outputs) {
+            super::host_by_reference(self, inputs, outputs);
+        }
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

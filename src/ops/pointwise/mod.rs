@@ -3,6 +3,7 @@
 //! A [`Pointwise`] is a small program: each step applies one row of the table to inputs or earlier results, in f32
 //! whatever the storage. A single function is a program of one step; the fuse pass joins programs.
 
+mod fast;
 mod lower;
 mod table;
 
@@ -12,7 +13,7 @@ pub use table::{FUNCTIONS, Function, function};
 use super::reduce::ReduceEmit;
 use super::{Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_float, in_precision};
 use crate::ops::launch::{Caps, Variant};
-use crate::tensor::{Real, Shape, Tensor, Type};
+use crate::tensor::{Real, Shape, Tensor, Type, View, ViewMut};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -174,6 +175,10 @@ impl Operator for Pointwise {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, outputs, R::row()));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::compute(self, inputs, outputs);
     }
 
     fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

@@ -5,6 +5,7 @@
 
 use super::super::{Emit, Result, Value};
 use super::PointwiseEmit;
+use crate::ops::fast::{math, widest};
 use crate::tensor::Real;
 
 /// What a derivative sees: the arguments, the output, the upstream gradient and the row's constant.
@@ -33,6 +34,8 @@ pub struct Function {
     pub wgsl: &'static str,
     pub(super) single: fn(&[&[f32]], f32, &mut [f32]),
     pub(super) double: fn(&[&[f64]], f32, &mut [f64]),
+    /// As `single`, in vector instructions and with the fast functions.
+    pub(super) fast: fn(&[&[f32]], f32, &mut [f32]),
     /// Gradient with respect to argument `i`, or `None` for the whole row where it has no derivative to offer.
     pub derivative: Option<Derivative>,
 }
@@ -78,6 +81,45 @@ macro_rules! host {
     };
 }
 
+macro_rules! fast {
+    (1, |$a:ident, $k:ident| $body:expr) => {{
+        widest! {
+            fn apply(x: &[&[f32]], k: f32, y: &mut [f32]) {
+                let $k = k;
+                for (y, &$a) in y.iter_mut().zip(x[0]) {
+                    *y = $body;
+                }
+                let _ = $k;
+            }
+        }
+        apply
+    }};
+    (2, |$a:ident, $b:ident, $k:ident| $body:expr) => {{
+        widest! {
+            fn apply(x: &[&[f32]], k: f32, y: &mut [f32]) {
+                let $k = k;
+                for ((y, &$a), &$b) in y.iter_mut().zip(x[0]).zip(x[1]) {
+                    *y = $body;
+                }
+                let _ = $k;
+            }
+        }
+        apply
+    }};
+    (3, |$a:ident, $b:ident, $c:ident, $k:ident| $body:expr) => {{
+        widest! {
+            fn apply(x: &[&[f32]], k: f32, y: &mut [f32]) {
+                let $k = k;
+                for (((y, &$a), &$b), &$c) in y.iter_mut().zip(x[0]).zip(x[1]).zip(x[2]) {
+                    *y = $body;
+                }
+                let _ = $k;
+            }
+        }
+        apply
+    }};
+}
+
 macro_rules! row {
     ($name:literal, $arity:tt, $constant:literal, $wgsl:literal, |$($arg:ident),*| $body:expr, $derivative:expr) => {
         Function {
@@ -87,6 +129,12 @@ macro_rules! row {
             wgsl: $wgsl,
             single: { type R = f32; #[allow(unused)] fn of(x: f64) -> R { R::of(x) } host!(f32, $arity, |$($arg),*| $body) },
             double: { type R = f64; #[allow(unused)] fn of(x: f64) -> R { R::of(x) } host!(f64, $arity, |$($arg),*| $body) },
+            fast: {
+                // Within this block `Real::exp` and its like are the fast ones.
+                #[allow(unused)] use math as Real;
+                #[allow(unused)] #[inline(always)] fn of(x: f64) -> f32 { x as f32 }
+                fast!($arity, |$($arg),*| $body)
+            },
             derivative: $derivative,
         }
     };

@@ -2,6 +2,7 @@
 //!
 //! y[o, i] = reduce over a of x[o, a, i]. The order of the sum is fixed, so a run repeats bit for bit.
 
+mod fast;
 mod lower;
 
 use super::launch::{Caps, Variant};
@@ -10,7 +11,7 @@ use super::reshape::ReshapeEmit;
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_float, expect_inputs, in_precision,
 };
-use crate::tensor::{Real, Shape, Tensor, Type};
+use crate::tensor::{Real, Shape, Tensor, Type, View, ViewMut};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -121,6 +122,10 @@ impl Operator for Reduce {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs[0], &mut outputs[0]));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::compute(self, &inputs[0], &mut outputs[0]);
     }
 
     /// Sum: dx = up, repeated; mean: up / length; maximum: up where x is the largest (shared by none: ties each take it).

@@ -1,0 +1,79 @@
+//! Adam and AdamW on the host as an engine runs them: in place, pieces of the arenas over threads.
+
+use super::{BLOCK, Kind, Optimizer};
+use crate::ops::fast::widest;
+use crate::tensor::{View, ViewMut};
+use rayon::prelude::*;
+
+/// Elements one thread takes at a time, whole blocks.
+const TAKE: usize = 256 * BLOCK;
+
+/// What is the same for all elements of a step.
+#[derive(Clone, Copy)]
+struct Step {
+    beta: [f32; 2],
+    fresh: [f32; 2],
+    epsilon: f32,
+    rate: f32,
+    bias: [f32; 2],
+    factor: f32,
+    limit: f32,
+    decoupled: bool,
+}
+
+/// One update; false if the rule has no fast path.
+pub(super) fn update(op: &Optimizer, inputs: &[View], outputs: &mut [ViewMut]) -> bool {
+    let (betas, epsilon, decoupled) = match op.kind {
+        Kind::Adam { betas, epsilon } => (betas, epsilon, false),
+        Kind::AdamW { betas, epsilon } => (betas, epsilon, true),
+        _ => return false,
+    };
+    let [segments, decay, scalars, control] = &inputs[4..] else {
+        unreachable!("the signature has counted the inputs")
+    };
+    let (segments, decay) = (segments.as_u32(), decay.floats());
+    let (scalars, control) = (scalars.floats(), control.floats());
+    if control[2] == 0.0 {
+        return true;
+    }
+    let step = Step {
+        beta: betas.map(|b| b as f32),
+        fresh: betas.map(|b| (1.0 - b) as f32),
+        epsilon: epsilon as f32,
+        rate: scalars[0],
+        bias: [scalars[1], scalars[2]],
+        factor: control[0],
+        limit: op.clip_value.unwrap_or(f32::INFINITY),
+        decoupled,
+    };
+    let gradients = inputs[1].floats();
+    let [p, m, v] = outputs else { unreachable!("Adam has three outputs") };
+    let arenas = p.floats().par_chunks_mut(TAKE).zip(m.floats().par_chunks_mut(TAKE));
+    let arenas = arenas.zip(v.floats().par_chunks_mut(TAKE).zip(gradients.par_chunks(TAKE)));
+    arenas.zip(segments.par_chunks(TAKE / BLOCK)).for_each(|(((p, m), (v, g)), segments)| {
+        blocks(step, segments, decay, p, m, v, g);
+    });
+    true
+}
+
+widest! {
+    fn blocks(step: Step, segments: &[u32], decay: &[f32], p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+        let (p, m) = (p.as_chunks_mut::<BLOCK>().0, m.as_chunks_mut::<BLOCK>().0);
+        let (v, g) = (v.as_chunks_mut::<BLOCK>().0, g.as_chunks::<BLOCK>().0);
+        for (((p, m), (v, g)), &segment) in p.iter_mut().zip(m).zip(v.iter_mut().zip(g)).zip(segments) {
+            let decay = decay[(segment as usize).min(decay.len() - 1)];
+            let inside = if step.decoupled { 0.0 } else { decay };
+            let keep = if step.decoupled { 1.0 - step.rate * decay } else { 1.0 };
+            for i in 0..BLOCK {
+                let g = g[i] * step.factor;
+                let g = if g > step.limit { step.limit } else { g };
+                let g = if g < -step.limit { -step.limit } else { g };
+                let g = g + inside * p[i];
+                m[i] = step.beta[0] * m[i] + step.fresh[0] * g;
+                v[i] = step.beta[1] * v[i] + step.fresh[1] * g * g;
+                let direction = m[i] * step.bias[0] / (v[i].sqrt() * step.bias[1] + step.epsilon);
+                p[i] = p[i] * keep - step.rate * direction;
+            }
+        }
+    }
+}

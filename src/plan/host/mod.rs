@@ -1,0 +1,152 @@
+//! The host as an engine: the same plans, replayed with the operators' host paths over memory made once.
+//!
+//! Each slot and arena is a vector of words. Operators get views of them: parameters are read where they lie in their arena,
+//! gradients written there, an optimiser works in place. A run allocates nothing that grows with the model.
+
+mod replay;
+
+use super::{Arena, Engine, Error, Plan, Result, Span, Ticket};
+use crate::tensor::{DType, Tensor, Type, View};
+use replay::Replay;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Replays plans on the processor: what trains where there is no device, and a device's yardstick.
+pub struct HostEngine {
+    arenas: Vec<Store>,
+    plans: Vec<Replay>,
+    finished: HashMap<Ticket, Vec<Tensor>>,
+    next: u64,
+}
+
+/// An arena's elements.
+struct Store {
+    dtype: DType,
+    words: Vec<u32>,
+}
+
+impl HostEngine {
+    /// An engine with zeroed arenas. Variants of the plans do not matter here: they are the device's.
+    pub fn new(arenas: &[Arena], plans: Vec<Plan>) -> Self {
+        let store = |a: &Arena| Store { dtype: a.kind.dtype, words: vec![0; a.kind.shape.count()] };
+        let plans = plans.into_iter().map(Replay::new).collect();
+        HostEngine { arenas: arenas.iter().map(store).collect(), plans, finished: HashMap::new(), next: 0 }
+    }
+
+    /// Mean time of each node of a plan over its runs so far, with the node's number; views take none and are left out.
+    pub fn times(&self, plan: usize) -> Vec<(usize, Duration)> {
+        self.plans[plan].times()
+    }
+}
+
+impl Engine for HostEngine {
+    fn describe(&self) -> String {
+        format!("host, {} threads", rayon::current_num_threads())
+    }
+
+    fn write(&mut self, span: Span, tensor: &Tensor) -> Result<()> {
+        self.arenas[span.arena].put(span, tensor)
+    }
+
+    fn read(&mut self, span: Span, kind: &Type) -> Result<Tensor> {
+        self.arenas[span.arena].take(span, kind)
+    }
+
+    fn submit(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Ticket> {
+        let (plan, arenas) = (&mut self.plans[number], &mut self.arenas);
+        // On a thread of the pool a hand-over of work costs less than from outside.
+        let results = rayon::scope(|_| plan.run(arenas, feeds))?;
+        self.next += 1;
+        let ticket = Ticket(self.next);
+        self.finished.insert(ticket, results);
+        Ok(ticket)
+    }
+
+    fn collect(&mut self, ticket: Ticket, _wait: bool) -> Result<Option<Vec<Tensor>>> {
+        Ok(self.finished.remove(&ticket))
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let arenas: usize = self.arenas.iter().map(|a| 4 * a.words.len()).sum();
+        arenas as u64 + self.plans.iter().map(Replay::memory_bytes).sum::<u64>()
+    }
+}
+
+/// First word of a span.
+fn first_word(span: Span) -> usize {
+    (span.offset_bytes / 4) as usize
+}
+
+impl Store {
+    fn put(&mut self, span: Span, tensor: &Tensor) -> Result<()> {
+        let tensor = tensor.to_precision(DType::F32);
+        let got = tensor.data.dtype();
+        if got != self.dtype {
+            return Err(Error::Feed { expected: self.dtype.to_string(), got: got.to_string() });
+        }
+        let range = self.range(span, tensor.data.len())?;
+        self.words[range].copy_from_slice(View::of_tensor(&tensor).words());
+        Ok(())
+    }
+
+    fn take(&self, span: Span, kind: &Type) -> Result<Tensor> {
+        let range = self.range(span, kind.shape.count())?;
+        let held = Type::new(self.dtype, kind.shape.clone());
+        Ok(View::of_words(&held, &self.words[range]).to_tensor())
+    }
+
+    fn range(&self, span: Span, count: usize) -> Result<std::ops::Range<usize>> {
+        let range = first_word(span)..first_word(span) + count;
+        if range.end <= self.words.len() {
+            return Ok(range);
+        }
+        let expected = format!("at most {} words", self.words.len());
+        Err(Error::Feed { expected, got: format!("words {range:?}") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Residents, first_variant, plan};
+    use super::*;
+    use crate::graph::{Feeds, Graph, evaluate, gradient};
+    use crate::ops::launch::Caps;
+    use crate::ops::pointwise::PointwiseEmit;
+    use crate::ops::reduce::ReduceEmit;
+
+    #[test]
+    fn a_replayed_plan_gives_what_the_interpreter_gives() {
+        let mut graph = Graph::new();
+        let x = graph.input("x", Type::f32([3, 8]));
+        let w = graph.parameter("w", Type::f32([8]));
+        let y = graph.mul(x, w).unwrap();
+        let bent = graph.pointwise("gelu", &[y], 0.0).unwrap();
+        let loss = graph.mean_all(bent).unwrap();
+        let dw = gradient(&mut graph, loss, &[w]).unwrap()[0].unwrap();
+        graph.output("loss", loss);
+        graph.output("dw", dw);
+        let at = |arena| Span { arena, offset_bytes: 256 };
+        let arena = |name: &str| Arena { name: name.into(), kind: Type::f32([128]) };
+        let residents = Residents {
+            arenas: vec![arena("parameters"), arena("gradients")],
+            places: [("w".to_string(), at(0))].into(),
+            results: [("dw".to_string(), at(1))].into(),
+        };
+        let planned = plan(&graph, &residents, &Caps::portable(), &mut first_variant).unwrap();
+        let mut engine = HostEngine::new(&residents.arenas, vec![planned]);
+        for round in 0..3 {
+            let x = Tensor::f32([3, 8], (0..24).map(|i| ((i * 7 + round) % 5) as f32 - 2.0).collect());
+            let w = Tensor::f32([8], (0..8).map(|i| 0.1 * (i + round) as f32).collect());
+            engine.write(at(0), &w).unwrap();
+            let loss = engine.run(0, &[&x]).unwrap();
+            let feeds = Feeds::new().with("x", x).with("w", w);
+            let expected = evaluate(&graph, &feeds, DType::F32).unwrap();
+            let dw = engine.read(at(1), &Type::f32([8])).unwrap();
+            for (got, expected) in [(&loss[0], &expected["loss"]), (&dw, &expected["dw"])] {
+                for (got, expected) in got.to_f64().iter().zip(expected.to_f64()) {
+                    assert!((got - expected).abs() <= 1e-6 * expected.abs().max(0.1), "{got} {expected}");
+                }
+            }
+        }
+    }
+}
