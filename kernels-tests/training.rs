@@ -74,6 +74,56 @@ fn resuming_equals_never_stopping_bit_for_bit_in_mid_epoch_with_dropout() {
     }
 }
 
+const LLAMA: [&str; 8] = [
+    "model.family=llama",
+    "model.heads=4",
+    "model.kv_heads=2",
+    "model.hidden=40",
+    "model.vocabulary=64",
+    "model.tie=true",
+    "model.bias=false",
+    "model.activation=silu",
+];
+
+#[test]
+fn a_llama_learns_resumes_bit_for_bit_and_is_tuned_further_from_its_checkpoint() {
+    for device in devices() {
+        let root = tempfile::tempdir().unwrap();
+        let (whole, parts, tuned) =
+            (root.path().join("whole"), root.path().join("parts"), root.path().join("tuned"));
+        train(recipe(&whole, device, &LLAMA), false).unwrap();
+        train(recipe(&parts, device, &[&LLAMA[..], &["train.steps=5"]].concat()), false).unwrap();
+        train(recipe(&parts, device, &LLAMA), true).unwrap();
+        assert_eq!(losses(&whole), losses(&parts), "{device}");
+        assert!(last_weights(&whole) == last_weights(&parts), "{device}: weights differ");
+        let (first, last) = (losses(&whole)[0].1, losses(&whole)[11].1);
+        assert!(last < 0.8 * first, "{device}: {first} to {last}");
+
+        let checkpoint = whole.join("checkpoints/step-000012").display().to_string();
+        let text = root.path().join("text.txt").display().to_string();
+        let recipe = format!(
+            "[model]\nload = {checkpoint:?}\n[data]\ntext = [{text:?}]\n[train]\nsteps = 3\nbatch = 4\nlearning_rate = 1e-3\n\
+             [run]\ndevice = {device:?}\nfolder = {:?}\n",
+            tuned.display().to_string()
+        );
+        train(Recipe::from_text(&recipe, "test", &[]).unwrap(), false).unwrap();
+        assert!(losses(&tuned)[2].1 < 0.8 * first, "{device}: {:?}", losses(&tuned));
+        let config = |folder: &Path, step: u64| {
+            let file = folder.join(format!("checkpoints/step-{step:06}/config.json"));
+            std::fs::read_to_string(file).unwrap()
+        };
+        assert_eq!(config(&whole, 12), config(&tuned, 3));
+    }
+}
+
+#[test]
+fn a_vocabulary_below_the_tokenizers_is_refused_by_name() {
+    let root = tempfile::tempdir().unwrap();
+    let small = recipe(&root.path().join("run"), "cpu", &["model.vocabulary=3"]);
+    let error = train(small, false).unwrap_err().to_string();
+    assert!(error.contains("`vocabulary` is 3, expected at least "), "{error}");
+}
+
 #[test]
 fn a_folder_with_a_run_in_it_is_not_written_over() {
     let root = tempfile::tempdir().unwrap();

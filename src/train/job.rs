@@ -235,6 +235,11 @@ fn family_of(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn Family>> {
     match &recipe.model {
         recipe::Model::Load { folder, .. } => Ok(model::open(folder)?),
         recipe::Model::Build(shape) => {
+            if let Some(got) = shape.vocabulary.filter(|&given| given < vocabulary) {
+                let expected = format!("at least {vocabulary}, the tokens of the tokenizer");
+                let (place, key) = ("the recipe".into(), "vocabulary".into());
+                return Err(model::Error::Setting { place, key, expected, got: got.to_string() }.into());
+            }
             let design = Design {
                 layers: shape.layers,
                 heads: shape.heads,
