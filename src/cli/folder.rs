@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Which model a command works on.
 #[derive(Args)]
 pub struct ModelFolder {
-    /// A run folder, a checkpoint, or a Hugging Face GPT-2 folder.
+    /// A run folder, a checkpoint, or a Hugging Face folder.
     #[arg(long, value_name = "FOLDER")]
     model: PathBuf,
     /// Of a run folder: the checkpoint with the lowest validation loss instead of the newest.
@@ -30,7 +30,7 @@ impl ModelFolder {
 pub fn resolve(given: &Path, best: bool) -> anyhow::Result<PathBuf> {
     if !given.is_dir() {
         bail!(
-            "no such model folder: {}\n  hint: name a run folder such as runs/shakespeare, a checkpoint in it, or a Hugging Face GPT-2 folder",
+            "no such model folder: {}\n  hint: name a run folder such as runs/shakespeare, a checkpoint in it, or a Hugging Face folder",
             given.display()
         );
     }

@@ -99,7 +99,9 @@ fn shape(section: &Section, base: Shape) -> Result<Shape, Error> {
         context: size(section, "context", least)?.or(base.context),
         vocabulary: size(section, "vocabulary", least)?.take().or(base.vocabulary),
         activation: section.text("activation")?.or(base.activation),
-        norm_epsilon: epsilon.must(|&e| e > 0.0, "above zero", "GPT-2 has 1e-5")?.or(base.norm_epsilon),
+        norm_epsilon: epsilon
+            .must(|&e| e > 0.0, "above zero", "the usual value is 1e-5")?
+            .or(base.norm_epsilon),
         rope_theta: theta.take().or(base.rope_theta),
         window: size(section, "window", "leave it out to see every key")?.take(),
         bias: section.flag("bias")?.or(base.bias),
