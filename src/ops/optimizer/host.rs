@@ -65,7 +65,7 @@ pub(super) fn update<R: Real>(op: &Optimizer, inputs: &[&Tensor], outputs: &mut 
                 };
                 for ((p, b), &g) in p.iter_mut().zip(b).zip(g) {
                     let g = step.clipped(g) + inside * *p;
-                    *p = *p * keeps;
+                    *p *= keeps;
                     *b = if step.is_first { g } else { keep * *b + take * g };
                     *p -= step.rate * if nesterov { g + keep * *b } else { *b };
                 }
