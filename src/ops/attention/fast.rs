@@ -4,7 +4,7 @@
 
 use super::geometry::Geometry;
 use super::host::Backward;
-use crate::ops::fast::math::{exponentials, largest_of, sum_of_pairs};
+use crate::ops::fast::math::{LANES, exp, exponentials, largest_of, ln, sum_of_pairs};
 use crate::ops::fast::product::{Matrix, Panels, product_here};
 use crate::ops::fast::widest;
 use crate::tensor::random::keep_element;
@@ -138,34 +138,44 @@ pub(super) fn forward(sources: &Sources, out: &mut [f32], lse: &mut [f32]) {
 
 /// Turns products into probabilities in place and returns the logarithm of the sum of exponentials.
 fn probabilities(sources: &Sources, b: usize, t: usize, row: &mut [f32]) -> f32 {
-    let seen = sources.g.reach(t);
-    let seen = seen.start.min(row.len())..seen.end.clamp(seen.start.min(row.len()), row.len());
-    row[..seen.start].fill(0.0);
-    row[seen.end..].fill(0.0);
-    let live = &mut row[seen.clone()];
-    sources.hide(b, seen.start, live, f32::NEG_INFINITY);
-    let largest = scaled_largest(live, sources.g.scale);
-    if largest == f32::NEG_INFINITY {
-        // Nothing to attend to, unless what there is are no numbers.
-        let value = if live.iter().any(|x| x.is_nan()) { f32::NAN } else { 0.0 };
-        live.fill(value);
-        return value;
-    }
-    let total = exponentials(live, largest);
-    divide(live, 1.0 / total);
-    largest + total.ln()
+    let (seen, area) = reach_in(sources.g, t, row.len());
+    row[..area.start].fill(0.0);
+    row[area.end..].fill(0.0);
+    scale(&mut row[area.clone()], sources.g.scale);
+    row[area.start..seen.start].fill(f32::NEG_INFINITY);
+    row[seen.end..area.end].fill(f32::NEG_INFINITY);
+    sources.hide(b, seen.start, &mut row[seen], f32::NEG_INFINITY);
+    normalise(&mut row[area])
+}
+
+/// Keys that query `t` sees among the first `count`, and whole vectors around them.
+fn reach_in(g: &Geometry, t: usize, count: usize) -> (Range<usize>, Range<usize>) {
+    let seen = g.reach(t);
+    let end = seen.end.min(count);
+    let start = seen.start.min(end);
+    (start..end, start / LANES * LANES..end.next_multiple_of(LANES).min(count))
 }
 
 widest! {
-    fn scaled_largest(x: &mut [f32], scale: f32) -> f32 {
+    fn scale(x: &mut [f32], scale: f32) {
         x.iter_mut().for_each(|x| *x *= scale);
-        largest_of(x)
     }
 }
 
 widest! {
-    fn divide(x: &mut [f32], inverse: f32) {
+    /// Softmax of a row; returns the logarithm of its sum of exponentials.
+    fn normalise(x: &mut [f32]) -> f32 {
+        let largest = largest_of(x);
+        if largest == f32::NEG_INFINITY {
+            // Nothing to attend to, unless what there is are no numbers.
+            let value = if x.iter().any(|x| x.is_nan()) { f32::NAN } else { 0.0 };
+            x.fill(value);
+            return value;
+        }
+        let total = exponentials(x, largest);
+        let inverse = 1.0 / total;
         x.iter_mut().for_each(|x| *x *= inverse);
+        largest + ln(total)
     }
 }
 
@@ -218,23 +228,21 @@ fn backward_group(sources: &Sources, saved: &Backward<View>, b: usize, group: us
                 let number = (b * g.heads + h) * g.queries + t;
                 let line = (t - rows.start) * keys;
                 let (weights, slopes) = (&mut weights[line..][..count], &mut slopes[line..][..count]);
-                let mine = g.reach(t);
-                let mine = mine.start.min(count)..mine.end.clamp(mine.start.min(count), count);
-                for line in [&mut *weights, &mut *slopes] {
+                let (mine, area) = reach_in(g, t, count);
+                if g.threshold == 0 {
+                    slope(&mut weights[area.clone()], &mut slopes[area], g.scale, lse[number], delta);
+                } else {
+                    for s in mine.clone() {
+                        let factor = sources.factor(number, s);
+                        let p = exp(weights[s] * g.scale - lse[number]);
+                        slopes[s] = p * (slopes[s] * factor - delta) * g.scale;
+                        weights[s] = p * factor;
+                    }
+                }
+                for line in [weights, slopes] {
                     line[..mine.start].fill(0.0);
                     line[mine.end..].fill(0.0);
-                }
-                let (w, d) = (&mut weights[mine.clone()], &mut slopes[mine.clone()]);
-                sources.hide(b, mine.start, w, f32::NEG_INFINITY);
-                if g.threshold == 0 {
-                    slope(w, d, g.scale, lse[number], delta);
-                } else {
-                    for (j, (w, d)) in w.iter_mut().zip(d).enumerate() {
-                        let factor = sources.factor(number, mine.start + j);
-                        let p = crate::ops::fast::math::exp(*w * g.scale - lse[number]);
-                        *d = p * (*d * factor - delta) * g.scale;
-                        *w = p * factor;
-                    }
+                    sources.hide(b, mine.start, &mut line[mine.clone()], 0.0);
                 }
             }
             let lines = |x| Matrix::new(x, keys);
@@ -285,7 +293,7 @@ widest! {
     /// w: products to probabilities; d: the gradient of the probabilities to that of the products.
     fn slope(w: &mut [f32], d: &mut [f32], scale: f32, lse: f32, delta: f32) {
         for (w, d) in w.iter_mut().zip(d) {
-            let p = crate::ops::fast::math::exp(*w * scale - lse);
+            let p = exp(*w * scale - lse);
             *d = p * (*d - delta) * scale;
             *w = p;
         }

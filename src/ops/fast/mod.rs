@@ -53,12 +53,12 @@ macro_rules! widest {
             fn plain($($arg: $type),*) $(-> $result)? $body
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn eight($($arg: $type),*) $(-> $result)? {
                     plain($($arg),*)
                 }
-                #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
+                #[target_feature(enable = "avx512f,avx512dq,avx512vl,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn sixteen($($arg: $type),*) $(-> $result)? {
                     plain($($arg),*)

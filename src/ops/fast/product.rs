@@ -2,6 +2,7 @@
 //! first cache.
 
 use super::kernel::{Kernel, MOST, kernel};
+use super::widest;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -11,6 +12,9 @@ const BLOCK: usize = 256;
 
 /// Multiply-adds below which a product stays on its thread.
 const FEW: usize = 1 << 17;
+
+/// Elements of a cache line.
+const LINE: usize = 16;
 
 /// A matrix inside a slice.
 #[derive(Clone, Copy)]
@@ -45,14 +49,20 @@ thread_local! {
     static PACKED: RefCell<[Vec<f32>; 2]> = const { RefCell::new([vec![], vec![]]) };
 }
 
+/// Where the first cache line begins that lies wholly in `memory`: a load across two lines takes twice as long.
+fn first_of_line(memory: &[f32]) -> usize {
+    memory.as_ptr().align_offset(4 * LINE).min(LINE)
+}
+
 /// Lends `work` memory of at least `count` elements, whatever they hold. It is taken out for the time, since the thread may
 /// work on another product while it waits for one.
 fn with_memory<T>(which: usize, count: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
     let mut memory = PACKED.with_borrow_mut(|kept| std::mem::take(&mut kept[which]));
-    if memory.len() < count {
-        memory.resize(count, 0.0);
+    if memory.len() < count + LINE {
+        memory.resize(count + LINE, 0.0);
     }
-    let result = work(&mut memory[..count]);
+    let first = first_of_line(&memory);
+    let result = work(&mut memory[first..first + count]);
     PACKED.with_borrow_mut(|kept| kept[which] = memory);
     result
 }
@@ -83,8 +93,8 @@ pub(crate) fn product(
     let threads = if m * n * k < FEW { 1 } else { rayon::current_num_threads() };
     let panel = kernel.cols * k;
     if threads == 1 || n > m {
-        // Columns are shared out: each task packs its own of B.
-        let each = share(n, kernel.cols, threads);
+        // Columns are shared out, one task for each thread: it packs its own of B, and all of A.
+        let each = n.div_ceil(kernel.cols).div_ceil(threads) * kernel.cols;
         let task = |first: usize| {
             let columns = first..(first + each).min(n);
             with_memory(1, columns.len().div_ceil(kernel.cols) * panel, |packed| {
@@ -143,8 +153,10 @@ impl Panels {
         assert!(b.holds(k, n));
         let cols = kernel().cols;
         (self.steps, self.columns) = (k, n);
-        self.memory.resize(n.div_ceil(cols) * cols * k, 0.0);
-        pack_panels(b, [k, n], 0, cols, &mut self.memory);
+        let count = n.div_ceil(cols) * cols * k;
+        self.memory.resize(count + LINE, 0.0);
+        let first = first_of_line(&self.memory);
+        pack_panels(b, [k, n], 0, cols, &mut self.memory[first..first + count]);
     }
 
     /// `C = A B`, or `C += A B`, on this thread, with the first `n` columns and some of the steps of B; rows of C are `stride`
@@ -164,7 +176,7 @@ impl Panels {
         assert!(a.holds(m, steps.len()) && n <= self.columns && steps.end <= self.steps);
         assert!(n <= stride && (m - 1) * stride + n <= c.len());
         let out = Out { start: c.as_mut_ptr(), stride };
-        let b = Packed { panels: &self.memory, steps: self.steps, first: 0 };
+        let b = Packed { panels: &self.memory[first_of_line(&self.memory)..], steps: self.steps, first: 0 };
         multiply(&kernel(), steps, a, [0..m, 0..n], b, out, add);
     }
 }
@@ -202,9 +214,9 @@ impl Out {
     }
 }
 
-/// How much of `whole` one task takes: whole tiles, two tasks for each thread.
-fn share(whole: usize, tile: usize, threads: usize) -> usize {
-    if threads == 1 { whole } else { whole.div_ceil(tile).div_ceil(2 * threads) * tile }
+/// Rows of one task: whole tiles, two tasks for each thread.
+fn share(m: usize, tile: usize, threads: usize) -> usize {
+    m.div_ceil(tile).div_ceil(2 * threads) * tile
 }
 
 /// Calls `task` with 0, `step`, 2 `step` and so on below `end`, over threads.
@@ -215,61 +227,80 @@ fn in_steps(end: usize, step: usize, task: &(dyn Fn(usize) + Sync)) {
     (0..end.div_ceil(step)).into_par_iter().with_max_len(1).for_each(|number| task(number * step));
 }
 
-/// Panels of B from column `first` on, as many as `packed` has room for.
+/// Panels of B from column `first` on, as many as `packed` has room for: `width` elements for each step, zeros past the last
+/// column.
 fn pack_panels(b: Matrix, [k, n]: [usize; 2], first: usize, width: usize, packed: &mut [f32]) {
-    for (number, packed) in packed.chunks_mut((width * k).max(1)).enumerate() {
-        pack_columns(b, k, n, first + number * width, width, packed);
+    let size = width * k;
+    if size == 0 || first >= n {
+        return;
     }
-}
-
-/// Columns `first` to `first + width` of B as `width` elements for each step, zeros past the last column.
-fn pack_columns(b: Matrix, k: usize, n: usize, first: usize, width: usize, packed: &mut [f32]) {
-    let live = width.min(n - first);
-    if live < width {
-        packed.fill(0.0);
+    let live = (packed.len() / k).min(n - first);
+    if !live.is_multiple_of(width) {
+        packed[live / width * size..][..size].fill(0.0);
     }
-    if b.column == 1 {
-        let data = &b.data[first..];
-        match (width, live) {
-            (32, 32) => copy_steps::<32>(b.transposed().at(data), packed),
-            (16, 16) => copy_steps::<16>(b.transposed().at(data), packed),
-            (8, 8) => copy_steps::<8>(b.transposed().at(data), packed),
-            _ => {
-                for (p, packed) in packed.chunks_exact_mut(width).take(k).enumerate() {
-                    packed[..live].copy_from_slice(&data[p * b.row..][..live]);
-                }
-            }
+    if b.column != 1 {
+        for (number, column) in (0..live).step_by(width).enumerate() {
+            let data = &b.data[(first + column) * b.column..];
+            let lines = [width.min(live - column), k];
+            transpose(data, b.column, b.row, lines, &mut packed[number * size..], width);
         }
-    } else {
-        transpose(&b.data[first * b.column..], b.column, b.row, [live, k], packed, width);
+        return;
     }
+    let across = b.transposed().at(&b.data[first..]);
+    share_out(across, [live, k], width, size, packed);
 }
 
-/// packed[p * width + i] = data[i * row + p * step] for i in rows and p in steps, by blocks that stay in cache.
-fn transpose(
-    data: &[f32],
-    row: usize,
-    step: usize,
-    [rows, steps]: [usize; 2],
-    packed: &mut [f32],
-    width: usize,
-) {
-    for start in (0..steps).step_by(16) {
-        let end = (start + 16).min(steps);
-        for i in 0..rows {
-            if step == 1 {
-                let line = &data[i * row + start..i * row + end];
-                for (p, &x) in line.iter().enumerate() {
-                    packed[(start + p) * width + i] = x;
-                }
-            } else {
-                for p in start..end {
+widest! {
+    /// packed[p * width + i] = data[i * row + p * step] for i in rows and p in steps, by blocks that stay in cache.
+    fn transpose(
+        data: &[f32],
+        row: usize,
+        step: usize,
+        sizes: [usize; 2],
+        packed: &mut [f32],
+        width: usize,
+    ) {
+        let [rows, steps] = sizes;
+        if step != 1 {
+            for p in 0..steps {
+                for i in 0..rows {
                     packed[p * width + i] = data[i * row + p * step];
                 }
             }
+            return;
+        }
+        for start in (0..steps).step_by(BLOCK_SIDE) {
+            let live = BLOCK_SIDE.min(steps - start);
+            for top in (0..rows).step_by(BLOCK_SIDE) {
+                let mut block = [[0.0f32; BLOCK_SIDE]; BLOCK_SIDE];
+                let high = BLOCK_SIDE.min(rows - top);
+                for (i, line) in block.iter_mut().enumerate().take(high) {
+                    let from = &data[(top + i) * row + start..][..live];
+                    if live == BLOCK_SIDE {
+                        line.copy_from_slice(from);
+                    } else {
+                        line[..live].copy_from_slice(from);
+                    }
+                }
+                for p in 0..live {
+                    let to = &mut packed[(start + p) * width + top..];
+                    if high == BLOCK_SIDE {
+                        for i in 0..BLOCK_SIDE {
+                            to[i] = block[i][p];
+                        }
+                    } else {
+                        for i in 0..high {
+                            to[i] = block[i][p];
+                        }
+                    }
+                }
+            }
         }
     }
 }
+
+/// Rows and columns of a block that is transposed at a time.
+const BLOCK_SIDE: usize = 16;
 
 /// A range of rows and columns of C, summed over `steps` of B. A begins with the first of them.
 fn multiply(
@@ -282,6 +313,7 @@ fn multiply(
     add: bool,
 ) {
     let Kernel { rows, cols, .. } = *kernel;
+    let panels = b.panels;
     let m = lines.len();
     // Rows that lie contiguous are read in place; others, and a short last tile, are packed with zeros.
     let loose = if a.column == 1 { m / rows } else { 0 };
@@ -290,45 +322,49 @@ fn multiply(
         let mut start = 0;
         loop {
             let length = BLOCK.min(steps.len() - start);
-            for (number, packed) in tails.chunks_exact_mut(rows * BLOCK).enumerate() {
-                let first = (loose + number) * rows;
-                let data = &a.data[(lines.start + first) * a.row + start * a.column..];
-                pack_rows(a.at(data), rows.min(m - first), length, packed, rows);
+            if tail > 0 {
+                let data = &a.data[(lines.start + loose * rows) * a.row + start * a.column..];
+                pack_rows(a.at(data), [m - loose * rows, length], rows, tails);
             }
-            for column in columns.clone().step_by(cols) {
-                let b =
-                    &b.panels[(column - b.first) * b.steps + (steps.start + start) * cols..][..length * cols];
-                let width = cols.min(columns.end - column);
-                for tile in 0..loose + tail {
-                    let line = lines.start + tile * rows;
-                    let height = rows.min(lines.end - line);
-                    let (run, from) = match tile.checked_sub(loose) {
-                        None => (kernel.loose, &a.data[line * a.row + start..]),
-                        Some(number) => (kernel.packed, &tails[number * rows * BLOCK..]),
-                    };
-                    let (from, b, add) = (from.as_ptr(), b.as_ptr(), add || start > 0);
-                    if height == rows && width == cols {
-                        // SAFETY: A was checked to hold its rows; b has `length * cols` elements, a tail's panel `rows * BLOCK`.
-                        // The tile lies within C, since none of its rows and columns is past the last.
-                        unsafe {
-                            let c = out.start.add(line * out.stride + column);
-                            run(length, from, a.row, b, c, out.stride, add);
-                        }
-                        continue;
-                    }
-                    let mut whole = [0.0; MOST[0] * MOST[1]];
-                    // SAFETY: as above, and the largest tile fits into `whole`.
-                    unsafe { run(length, from, a.row, b, whole.as_mut_ptr(), cols, false) }
-                    for (i, whole) in whole.chunks_exact(cols).take(height).enumerate() {
-                        // SAFETY: these are rows and columns of this task's part of C.
-                        let c = unsafe { out.piece(line + i, column..column + width) };
-                        if add {
-                            c.iter_mut().zip(whole).for_each(|(c, x)| *c += x);
-                        } else {
-                            c.copy_from_slice(&whole[..width]);
-                        }
+            let one = |tile: usize, column: usize| {
+                let line = lines.start + tile * rows;
+                let [height, width] = [rows.min(lines.end - line), cols.min(columns.end - column)];
+                let b = (column - b.first) * b.steps + (steps.start + start) * cols;
+                let b = &panels[b..][..length * cols];
+                let (run, from) = match tile.checked_sub(loose) {
+                    None => (kernel.loose, &a.data[line * a.row + start..]),
+                    Some(number) => (kernel.packed, &tails[number * rows * BLOCK..]),
+                };
+                let (from, b, add) = (from.as_ptr(), b.as_ptr(), add || start > 0);
+                if height == rows && width == cols {
+                    // SAFETY: A was checked to hold its rows; b has `length * cols` elements, a tail's panel `rows * BLOCK`. The
+                    // tile lies within C, since none of its rows and columns is past the last.
+                    unsafe {
+                        let c = out.start.add(line * out.stride + column);
+                        return run(length, from, a.row, b, c, out.stride, add);
                     }
                 }
+                let mut whole = [0.0; MOST[0] * MOST[1]];
+                // SAFETY: as above, and the largest tile fits into `whole`.
+                unsafe { run(length, from, a.row, b, whole.as_mut_ptr(), cols, false) }
+                for (i, whole) in whole.chunks_exact(cols).take(height).enumerate() {
+                    // SAFETY: these are rows and columns of this task's part of C.
+                    let c = unsafe { out.piece(line + i, column..column + width) };
+                    match add {
+                        true => c.iter_mut().zip(whole).for_each(|(c, x)| *c += x),
+                        false => c.copy_from_slice(&whole[..width]),
+                    }
+                }
+            };
+            // Rows read in place lie scattered: they stay in the first cache while the panels stream past. Packed ones stream.
+            let tiles = 0..loose + tail;
+            if loose > 0 {
+                tiles.for_each(|tile| columns.clone().step_by(cols).for_each(|column| one(tile, column)));
+            } else {
+                columns
+                    .clone()
+                    .step_by(cols)
+                    .for_each(|column| tiles.clone().for_each(|tile| one(tile, column)));
             }
             start += length;
             if start >= steps.len() {
@@ -338,32 +374,54 @@ fn multiply(
     });
 }
 
-/// The first `live` rows and `length` steps of A as `rows` elements for each step.
-fn pack_rows(a: Matrix, live: usize, length: usize, packed: &mut [f32], rows: usize) {
-    let packed = &mut packed[..length * rows];
-    if live < rows {
-        packed.fill(0.0);
+/// The first `m` rows and `length` steps of A in tiles: `rows` elements for each step, zeros past the last row.
+fn pack_rows(a: Matrix, [m, length]: [usize; 2], rows: usize, tiles: &mut [f32]) {
+    let size = rows * BLOCK;
+    if !m.is_multiple_of(rows) {
+        tiles[m / rows * size..][..length * rows].fill(0.0);
     }
-    if a.row == 1 {
-        match (rows, live) {
-            (12, 12) => copy_steps::<12>(a, packed),
-            (6, 6) => copy_steps::<6>(a, packed),
-            (4, 4) => copy_steps::<4>(a, packed),
-            _ => {
-                for (p, packed) in packed.chunks_exact_mut(rows).enumerate() {
-                    packed[..live].copy_from_slice(&a.data[p * a.column..][..live]);
-                }
-            }
+    if a.row != 1 {
+        for (number, first) in (0..m).step_by(rows).enumerate() {
+            let live = rows.min(m - first);
+            transpose(
+                &a.data[first * a.row..],
+                a.row,
+                a.column,
+                [live, length],
+                &mut tiles[number * size..],
+                rows,
+            );
         }
-    } else {
-        transpose(a.data, a.row, a.column, [live, length], packed, rows);
+        return;
+    }
+    share_out(a, [m, length], rows, size, tiles);
+}
+
+widest! {
+    /// Shares each step's contiguous elements out to tiles `size` apart, `width` to each.
+    fn share_out(x: Matrix, sizes: [usize; 2], width: usize, size: usize, tiles: &mut [f32]) {
+        match width {
+            32 => copy_across::<32>(x, sizes, size, tiles),
+            16 => copy_across::<16>(x, sizes, size, tiles),
+            12 => copy_across::<12>(x, sizes, size, tiles),
+            8 => copy_across::<8>(x, sizes, size, tiles),
+            6 => copy_across::<6>(x, sizes, size, tiles),
+            _ => copy_across::<4>(x, sizes, size, tiles),
+        }
     }
 }
 
-/// Copies of a known length are single instructions.
-fn copy_steps<const ROWS: usize>(a: Matrix, packed: &mut [f32]) {
-    for (p, packed) in packed.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-        packed.copy_from_slice(&a.data[p * a.column..][..ROWS]);
+/// Memory is read once, in order, and copies of a known length are single instructions.
+#[inline(always)]
+fn copy_across<const WIDTH: usize>(x: Matrix, [count, steps]: [usize; 2], size: usize, tiles: &mut [f32]) {
+    for p in 0..steps {
+        let (whole, rest) = x.data[p * x.column..][..count].as_chunks::<WIDTH>();
+        for (number, part) in whole.iter().enumerate() {
+            tiles[number * size + p * WIDTH..][..WIDTH].copy_from_slice(part);
+        }
+        if !rest.is_empty() {
+            tiles[whole.len() * size + p * WIDTH..][..rest.len()].copy_from_slice(rest);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::ops::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_inputs, expect_shape,
     in_precision,
 };
-use crate::tensor::{DType, Real, Tensor, Type};
+use crate::tensor::{DType, Real, Tensor, Type, View, ViewMut};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -52,6 +52,11 @@ impl Operator for Accumulate {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, &mut outputs[0]));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let scalars = inputs[2].floats();
+        super::fast::accumulate(outputs[0].floats(), inputs[1].floats(), scalars[0], scalars[1]);
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

@@ -1,6 +1,7 @@
-//! Adam and AdamW on the host as an engine runs them: in place, pieces of the arenas over threads.
+//! Updates on the host as an engine runs them: in place, pieces of the arenas over threads.
 
 use super::{BLOCK, Kind, Optimizer};
+use crate::ops::fast::math::sum_of;
 use crate::ops::fast::widest;
 use crate::tensor::{View, ViewMut};
 use rayon::prelude::*;
@@ -74,6 +75,27 @@ widest! {
                 let direction = m[i] * step.bias[0] / (v[i].sqrt() * step.bias[1] + step.epsilon);
                 p[i] = p[i] * keep - step.rate * direction;
             }
+        }
+    }
+}
+
+widest! {
+    /// Sum of squares in a fixed order.
+    pub(super) fn squares(x: &[f32]) -> f32 {
+        sum_of(x, |x| x * x)
+    }
+}
+
+/// total <- total * keep + gradients * share; a keep of zero forgets whatever was there.
+pub(super) fn accumulate(total: &mut [f32], gradients: &[f32], keep: f32, share: f32) {
+    let parts = total.par_chunks_mut(TAKE).zip(gradients.par_chunks(TAKE));
+    parts.for_each(|(total, gradients)| add(total, gradients, keep, share));
+}
+
+widest! {
+    fn add(total: &mut [f32], gradients: &[f32], keep: f32, share: f32) {
+        for (t, &g) in total.iter_mut().zip(gradients) {
+            *t = if keep == 0.0 { 0.0 } else { *t * keep } + g * share;
         }
     }
 }

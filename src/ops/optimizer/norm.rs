@@ -4,7 +4,7 @@ use crate::ops::launch::{Bind, Caps, Kernel, Launch, Variant};
 use crate::ops::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_shape, in_precision,
 };
-use crate::tensor::{DType, Real, Tensor, Type};
+use crate::tensor::{DType, Real, Tensor, Type, View, ViewMut};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -58,6 +58,11 @@ impl GradientNorm {
             let parts: Vec<R> = gradients.real::<R>().par_chunks(TAKE).map(squares).collect();
             total += parts.into_iter().sum::<R>();
         }
+        self.decide(total, before, control);
+    }
+
+    /// The control value from the sum of all squares and the value before.
+    fn decide<R: Real>(&self, total: R, before: &[R], control: &mut [R]) {
         let (zero, one) = (R::default(), R::of(1.0));
         let scale = before[3];
         let norm = total.sqrt() / scale;
@@ -139,6 +144,17 @@ impl Operator for GradientNorm {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, outputs[0].real_mut()));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let sum = |gradients: &View| {
+            let parts: Vec<f32> = gradients.floats().par_chunks(4 * TAKE).map(super::fast::squares).collect();
+            parts.into_iter().sum::<f32>()
+        };
+        let total = inputs[1..].iter().map(sum).sum();
+        let control = outputs[0].floats();
+        let before = control.to_vec();
+        self.decide(total, &before, control);
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

@@ -4,12 +4,14 @@
 //! gradients written there, an optimiser works in place. A run allocates nothing that grows with the model.
 
 mod replay;
+mod words;
 
 use super::{Arena, Engine, Error, Plan, Result, Span, Ticket};
 use crate::tensor::{DType, Tensor, Type, View};
 use replay::Replay;
 use std::collections::HashMap;
 use std::time::Duration;
+use words::Words;
 
 /// Replays plans on the processor: what trains where there is no device, and a device's yardstick.
 pub struct HostEngine {
@@ -22,13 +24,13 @@ pub struct HostEngine {
 /// An arena's elements.
 struct Store {
     dtype: DType,
-    words: Vec<u32>,
+    words: Words,
 }
 
 impl HostEngine {
     /// An engine with zeroed arenas. Variants of the plans do not matter here: they are the device's.
     pub fn new(arenas: &[Arena], plans: Vec<Plan>) -> Self {
-        let store = |a: &Arena| Store { dtype: a.kind.dtype, words: vec![0; a.kind.shape.count()] };
+        let store = |a: &Arena| Store { dtype: a.kind.dtype, words: Words::zeros(a.kind.shape.count()) };
         let plans = plans.into_iter().map(Replay::new).collect();
         HostEngine { arenas: arenas.iter().map(store).collect(), plans, finished: HashMap::new(), next: 0 }
     }
@@ -145,6 +147,29 @@ mod tests {
             for (got, expected) in [(&loss[0], &expected["loss"]), (&dw, &expected["dw"])] {
                 for (got, expected) in got.to_f64().iter().zip(expected.to_f64()) {
                     assert!((got - expected).abs() <= 1e-6 * expected.abs().max(0.1), "{got} {expected}");
+                }
+            }
+        }
+    }
+}
+impl Drop for HostEngine {
+    fn drop(&mut self) {
+        if std::env::var("KT").is_ok() {
+            for p in 0..self.plans.len() {
+                let mut m: std::collections::BTreeMap<String, (f64, u32)> = Default::default();
+                let mut sum = 0.0;
+                for (n, d) in self.times(p) {
+                    let k = self.plans[p].name(n);
+                    let e = m.entry(k).or_default();
+                    e.0 += d.as_secs_f64() * 1e3;
+                    e.1 += 1;
+                    sum += d.as_secs_f64() * 1e3;
+                }
+                let mut v: Vec<_> = m.into_iter().collect();
+                v.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
+                eprintln!("plan {p}: {sum:.2} ms");
+                for (k, (t, c)) in v.into_iter().take(24) {
+                    eprintln!("{t:8.3} ms {c:4} {k}");
                 }
             }
         }

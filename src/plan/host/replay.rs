@@ -1,5 +1,6 @@
 //! One plan with its memory, ready to be run again and again.
 
+use super::words::Words;
 use super::{Store, first_word};
 use crate::ops::Operator;
 use crate::plan::{Error, Place, Plan, Result};
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 /// A plan, its slots and what each node does with them.
 pub(super) struct Replay {
     plan: Plan,
-    slots: Vec<Vec<u32>>,
+    slots: Vec<Words>,
     constants: Vec<Tensor>,
     steps: Vec<Step>,
     runs: u32,
@@ -83,7 +84,7 @@ impl Replay {
                 Step::new(number, node.op.clone(), node.inputs.iter().map(seat).collect(), outputs)
             })
             .collect();
-        let slots = slot_words.into_iter().map(|count| vec![0; count]).collect();
+        let slots = slot_words.into_iter().map(Words::zeros).collect();
         Replay { plan, slots, constants, steps, runs: 0 }
     }
 
@@ -92,6 +93,17 @@ impl Replay {
         slots as u64 + self.plan.feed_bytes + self.plan.known_bytes
     }
 
+    pub fn name(&self, n: usize) -> String {
+        let node = &self.plan.graph.nodes()[n];
+        let i: Vec<String> =
+            node.inputs.iter().take(2).map(|v| self.plan.graph.kind(*v).to_string()).collect();
+        format!(
+            "{} {} {}",
+            node.op.name(),
+            if node.op.name() == "matmul" { node.op.settings() } else { String::new() },
+            i.join(" ")
+        )
+    }
     pub fn times(&self) -> Vec<(usize, Duration)> {
         self.steps.iter().map(|step| (step.node, step.spent / self.runs.max(1))).collect()
     }
@@ -162,14 +174,8 @@ impl Step {
         Step { node, op, inputs, outputs, written, halves, spent: Duration::ZERO }
     }
 
-    fn run(
-        &mut self,
-        slots: &mut [Vec<u32>],
-        arenas: &mut [Store],
-        constants: &[Tensor],
-        fed: &[Cow<Tensor>],
-    ) {
-        let mut taken: Vec<Vec<u32>> = self
+    fn run(&mut self, slots: &mut [Words], arenas: &mut [Store], constants: &[Tensor], fed: &[Cow<Tensor>]) {
+        let mut taken: Vec<Words> = self
             .written
             .iter()
             .map(|(buffer, _)| match *buffer {
