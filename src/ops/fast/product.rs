@@ -10,6 +10,9 @@ use std::ops::Range;
 /// Steps of K summed before C is touched: a panel of B of this length stays in the first cache.
 const BLOCK: usize = 256;
 
+/// Elements of B that rows read in place pass at a time: they stay in the second cache.
+const REACH: usize = 1 << 17;
+
 /// Multiply-adds below which a product stays on its thread.
 const FEW: usize = 1 << 17;
 
@@ -276,10 +279,9 @@ widest! {
                 let high = BLOCK_SIDE.min(rows - top);
                 for (i, line) in block.iter_mut().enumerate().take(high) {
                     let from = &data[(top + i) * row + start..][..live];
-                    if live == BLOCK_SIDE {
-                        line.copy_from_slice(from);
-                    } else {
-                        line[..live].copy_from_slice(from);
+                    match from.first_chunk::<BLOCK_SIDE>() {
+                        Some(from) => *line = *from,
+                        None => line[..live].copy_from_slice(from),
                     }
                 }
                 for p in 0..live {
@@ -359,7 +361,13 @@ fn multiply(
             // Rows read in place lie scattered: they stay in the first cache while the panels stream past. Packed ones stream.
             let tiles = 0..loose + tail;
             if loose > 0 {
-                tiles.for_each(|tile| columns.clone().step_by(cols).for_each(|column| one(tile, column)));
+                let chunk = (REACH / length / cols).max(1) * cols;
+                for first in columns.clone().step_by(chunk) {
+                    let chunk = first..(first + chunk).min(columns.end);
+                    tiles
+                        .clone()
+                        .for_each(|tile| chunk.clone().step_by(cols).for_each(|column| one(tile, column)));
+                }
             } else {
                 columns
                     .clone()
@@ -417,7 +425,10 @@ fn copy_across<const WIDTH: usize>(x: Matrix, [count, steps]: [usize; 2], size: 
     for p in 0..steps {
         let (whole, rest) = x.data[p * x.column..][..count].as_chunks::<WIDTH>();
         for (number, part) in whole.iter().enumerate() {
-            tiles[number * size + p * WIDTH..][..WIDTH].copy_from_slice(part);
+            // Not `copy_from_slice`: that may stay a call.
+            if let Some(tile) = tiles[number * size + p * WIDTH..].first_chunk_mut::<WIDTH>() {
+                *tile = *part;
+            }
         }
         if !rest.is_empty() {
             tiles[whole.len() * size + p * WIDTH..][..rest.len()].copy_from_slice(rest);

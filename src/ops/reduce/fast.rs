@@ -7,7 +7,7 @@ use crate::tensor::{View, ViewMut};
 use rayon::prelude::*;
 
 /// Columns one piece of work takes.
-const COLUMNS: usize = 128;
+const COLUMNS: usize = 256;
 /// Elements of a row summed before they enter the total: partial sums keep long sums exact.
 const BLOCK: usize = 1 << 12;
 /// Elements below which all stays on one thread.

@@ -3,6 +3,7 @@
 //! Each slot and arena is a vector of words. Operators get views of them: parameters are read where they lie in their arena,
 //! gradients written there, an optimiser works in place. A run allocates nothing that grows with the model.
 
+mod awake;
 mod replay;
 mod words;
 
@@ -56,8 +57,7 @@ impl Engine for HostEngine {
 
     fn submit(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Ticket> {
         let (plan, arenas) = (&mut self.plans[number], &mut self.arenas);
-        // On a thread of the pool a hand-over of work costs less than from outside.
-        let results = rayon::scope(|_| plan.run(arenas, feeds))?;
+        let results = awake::all_threads(|| plan.run(arenas, feeds))?;
         self.next += 1;
         let ticket = Ticket(self.next);
         self.finished.insert(ticket, results);
