@@ -152,26 +152,3 @@ mod tests {
         }
     }
 }
-impl Drop for HostEngine {
-    fn drop(&mut self) {
-        if std::env::var("KT").is_ok() {
-            for p in 0..self.plans.len() {
-                let mut m: std::collections::BTreeMap<String, (f64, u32)> = Default::default();
-                let mut sum = 0.0;
-                for (n, d) in self.times(p) {
-                    let k = self.plans[p].name(n);
-                    let e = m.entry(k).or_default();
-                    e.0 += d.as_secs_f64() * 1e3;
-                    e.1 += 1;
-                    sum += d.as_secs_f64() * 1e3;
-                }
-                let mut v: Vec<_> = m.into_iter().collect();
-                v.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
-                eprintln!("plan {p}: {sum:.2} ms");
-                for (k, (t, c)) in v.into_iter().take(24) {
-                    eprintln!("{t:8.3} ms {c:4} {k}");
-                }
-            }
-        }
-    }
-}

@@ -93,17 +93,6 @@ impl Replay {
         slots as u64 + self.plan.feed_bytes + self.plan.known_bytes
     }
 
-    pub fn name(&self, n: usize) -> String {
-        let node = &self.plan.graph.nodes()[n];
-        let i: Vec<String> =
-            node.inputs.iter().take(2).map(|v| self.plan.graph.kind(*v).to_string()).collect();
-        format!(
-            "{} {} {}",
-            node.op.name(),
-            if node.op.name() == "matmul" { node.op.settings() } else { String::new() },
-            i.join(" ")
-        )
-    }
     pub fn times(&self) -> Vec<(usize, Duration)> {
         self.steps.iter().map(|step| (step.node, step.spent / self.runs.max(1))).collect()
     }
