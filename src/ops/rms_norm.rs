@@ -2,13 +2,15 @@
 //!
 //! `y = x * rstd * weight` by rows, with `rstd = 1 / sqrt(mean of x^2 + eps)`.
 
+mod fast;
+
 use super::launch::{Bind, Caps, Kernel, Variant};
 use super::norm_weight::NormWeightGradient;
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_inputs,
     expect_shape, in_precision, rows,
 };
-use crate::tensor::{Real, Tensor, Type};
+use crate::tensor::{Real, Tensor, Type, View, ViewMut};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -57,6 +59,10 @@ impl Operator for RmsNorm {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, outputs));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::forward(self, inputs, outputs);
     }
 
     fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
@@ -130,6 +136,10 @@ impl Operator for RmsNormGradient {
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         in_precision!(inputs, outputs, R, self.compute::<R>(inputs, &mut outputs[0]));
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        fast::backward(inputs, &mut outputs[0]);
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
