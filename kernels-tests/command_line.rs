@@ -111,6 +111,7 @@ fn every_command_has_help_that_ends_in_examples() {
         "inspect",
         "devices",
         "doctor",
+        "tune",
         "demo",
     ] {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
@@ -406,4 +407,35 @@ fn a_model_folder_without_what_a_command_needs_is_an_error_with_a_hint() {
         with(&[&["evaluate", "--data", "text.txt", "--json", "--model"], model].concat()).json()
     };
     assert_eq!(same(&["bare", "--tokenizer", "char"]), same(&["run"]));
+}
+
+#[test]
+fn a_word_that_kiln_tune_does_not_know_and_a_ledger_that_cannot_be_read_are_told() {
+    let bench = Bench::new();
+    bench.kiln(&["tune", "tiny.toml", "--device", "cpu"]).refused(2, &["nothing to choose", "hint"]);
+    bench.kiln(&["tune", "tiny.toml", "--seconds", "-1"]).refused(2, &["--seconds"]);
+    if bench.kiln(&["devices", "--json"]).json()["adapters"].as_array().is_none_or(Vec::is_empty) {
+        return bench.kiln(&["tune", "tiny.toml"]).refused(1, &["no GPU adapter found", "hint"]);
+    }
+    let wide = ["--set", "model.width=64", "--set", "train.batch=16"];
+    let with = |variable: &str, value: &str, arguments: &[&str]| {
+        done(bench.command(&[arguments, &wide].concat()).env(variable, value).output().unwrap())
+    };
+    with("KILN_TUNE", "perhaps", &["tune", "tiny.toml"])
+        .refused(2, &["KILN_TUNE is `perhaps`", "off, use or force"]);
+    let cache = bench.path("cache");
+    let ledger = cache.join("kernels.json");
+    let tuned = with("KILN_CACHE", cache.to_str().unwrap(), &["tune", "tiny.toml", "--json"]);
+    assert!(tuned.err.contains("measured the kernels"), "{}", tuned.err);
+    assert!(!tuned.json()["dispatches"].as_object().unwrap().is_empty());
+    truncate(&ledger);
+    let again = with("KILN_CACHE", cache.to_str().unwrap(), &["tune", "tiny.toml", "--seconds", "0"]).fine();
+    assert!(
+        again.err.contains("unreadable") && again.err.contains("keep their first choice"),
+        "{}",
+        again.err
+    );
+    with("KILN_CACHE", cache.to_str().unwrap(), &["tune", "tiny.toml"]).fine();
+    let book: Value = serde_json::from_str(&std::fs::read_to_string(&ledger).unwrap()).unwrap();
+    assert!(book["adapters"].as_object().is_some_and(|a| a.len() == 1), "{book}");
 }

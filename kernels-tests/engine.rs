@@ -2,10 +2,11 @@
 //!
 //! `KILN_DEVICE` picks the adapter; without one the trials are ignored, or fail if `KILN_REQUIRE_GPU=1`.
 
-use kiln::gpu::{Gpu, GpuEngine, Pipelines, Tuner};
+use kiln::gpu::tune::Mode;
+use kiln::gpu::{Gpu, GpuEngine, Ledger, Pipelines, Tuner};
 use kiln::graph::{Graph, Node, gradient};
 use kiln::ops::Emit;
-use kiln::ops::launch::{Caps, Variant};
+use kiln::ops::launch::{Bind, Caps, Variant};
 use kiln::ops::matmul::MatmulEmit;
 use kiln::ops::pointwise::PointwiseEmit;
 use kiln::ops::reduce::ReduceEmit;
@@ -25,6 +26,7 @@ const TRIALS: &[(&str, Body)] = &[
     ("an_arena_larger_than_the_door_comes_back_whole", large_arena),
     ("wrong_feeds_and_places_are_errors_and_the_engine_goes_on", wrong_feeds),
     ("the_variant_that_measures_fastest_is_chosen_and_remembered", tuned),
+    ("a_kernel_that_computes_something_else_is_found_out_and_not_used", impostor),
     ("each_dispatch_of_a_plan_is_timed", timed),
     ("two_plans_share_slots_and_arenas", two_plans),
 ];
@@ -244,7 +246,8 @@ fn tuned(gpu: &Arc<Gpu>) -> Result<(), Failed> {
     let pipelines = Pipelines::new(gpu);
     let mut names = vec![];
     for round in 0..2 {
-        let mut tuner = Tuner::new(gpu, &pipelines, Some(file.clone()), Duration::from_secs(60));
+        let ledger = Ledger::open(Some(file.clone()), &gpu.listing);
+        let mut tuner = Tuner::new(gpu, &pipelines, ledger, Mode::Use, Duration::from_secs(60));
         let choose =
             &mut |node: &Node, inputs: &[Type], variants: &[Variant]| tuner.choose(node, inputs, variants);
         let plan = plan(&graph, &Residents::default(), gpu.caps(), choose)?;
@@ -254,7 +257,8 @@ fn tuned(gpu: &Arc<Gpu>) -> Result<(), Failed> {
         }
         tuner.save()?;
     }
-    let mut hasty = Tuner::new(gpu, &pipelines, None, Duration::ZERO);
+    let ledger = || Ledger::open(None, &gpu.listing);
+    let mut hasty = Tuner::new(gpu, &pipelines, ledger(), Mode::Use, Duration::ZERO);
     let other = |variants: &[Variant]| variants.iter().map(|v| v.name.clone()).find(|name| *name != names[0]);
     let mut slower = None;
     let choose = &mut |node: &Node, inputs: &[Type], variants: &[Variant]| {
@@ -277,6 +281,46 @@ fn tuned(gpu: &Arc<Gpu>) -> Result<(), Failed> {
     }
     if names[0] != names[1] {
         return Err(format!("{} was measured, {} remembered", names[0], names[1]).into());
+    }
+    let mut known = ledger();
+    known.condemn(&format!("{} f32", names[0]), "a test says so");
+    let mut wary = Tuner::new(gpu, &pipelines, known, Mode::Off, Duration::ZERO);
+    let choose =
+        &mut |node: &Node, inputs: &[Type], variants: &[Variant]| wary.choose(node, inputs, variants);
+    let used = plan(&graph, &Residents::default(), gpu.caps(), choose)?.dispatches[0].variant.clone();
+    if used == names[0] || wary.report().is_none_or(|text| !text.contains("a test says so")) {
+        return Err(format!("{used} was used though it is condemned: {:?}", wary.report()).into());
+    }
+    Ok(())
+}
+
+/// Variants that compute something else, and only they, are found out and never chosen again.
+fn impostor(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let mut graph = Graph::new();
+    let a = graph.input("a", Type::f32([96, 96]));
+    let b = graph.input("b", Type::f32([96, 96]));
+    let c = graph.matmul(a, b)?;
+    graph.output("c", c);
+    let pipelines = Pipelines::new(gpu);
+    let ledger = Ledger::open(None, &gpu.listing);
+    let mut tuner = Tuner::new(gpu, &pipelines, ledger, Mode::Use, Duration::from_secs(60));
+    let mut chosen = String::new();
+    let mut choose = |node: &Node, inputs: &[Type], variants: &[Variant]| {
+        // It reads A twice, and is the only one beside the plain kernel.
+        let mut impostor = variants[0].clone();
+        impostor.name = "impostor".into();
+        let Bind::Input(1) = impostor.launches[0].bindings[1] else { panic!("B is bound second") };
+        impostor.launches[0].bindings[1] = Bind::Input(0);
+        let plain = variants.iter().find(|v| v.name.ends_with("_plain")).expect("the referee").clone();
+        let both = [impostor, plain];
+        let number = tuner.choose(node, inputs, &both)?;
+        chosen = both[number].name.clone();
+        Some(variants.iter().position(|v| v.name == chosen).unwrap_or(0))
+    };
+    plan(&graph, &Residents::default(), gpu.caps(), &mut choose)?;
+    let report = tuner.report().unwrap_or_default();
+    if !chosen.ends_with("_plain") || !report.contains("impostor f32 is not used") {
+        return Err(format!("{chosen} was chosen: {report}").into());
     }
     Ok(())
 }

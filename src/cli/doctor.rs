@@ -4,17 +4,19 @@ use super::Usage;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[cfg(feature = "gpu")]
 mod ward;
 
 /// Check every kernel on an adapter against the reference, and write a report to attach to a bug.
 ///
-/// Each operator runs its own odd cases in each storage type and each kernel variant, between guard words, twice. Exit code
-/// 1 if anything is wrong.
+/// Each operator runs its own odd cases in each storage type and each kernel variant, between guard words, twice. A variant
+/// that fails is not used on this adapter and driver any more, by no command, until it passes every trial. Exit code 1 if
+/// anything is wrong.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln doctor\n  kiln doctor --device 1 -o report.json\n  kiln doctor --only matmul\n  kiln doctor --json | jq .failures"
+    after_help = "Examples:\n  kiln doctor\n  kiln doctor --device 1 -o report.json\n  kiln doctor --all\n  kiln doctor --only matmul\n  kiln doctor --json | jq .failures"
 )]
 pub struct Doctor {
     /// gpu, an adapter's number, or part of its name.
@@ -23,6 +25,12 @@ pub struct Doctor {
     /// Check only trials whose name contains this, such as matmul or f16.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     only: String,
+    /// Stop after so many seconds: the cases go in rounds, one of each operator at a time.
+    #[arg(long, value_name = "N", default_value_t = 45.0)]
+    seconds: f64,
+    /// Run every case, however long it takes.
+    #[arg(long, conflicts_with = "seconds")]
+    all: bool,
     /// Write the report, in JSON, to this file as well.
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -66,7 +74,13 @@ impl Doctor {
             Ok(gpu) => gpu,
             Err(error) => return (Value::Null, Err(crate::train::Error::from(error).into())),
         };
-        let chart = ward::round(&gpu, &self.only);
+        let until = Duration::try_from_secs_f64(self.seconds).ok().filter(|_| !self.all);
+        let mut chart = ward::round(&gpu, &self.device, &self.only, until);
+        let mut ledger = crate::gpu::Ledger::open(crate::gpu::ledger::remembered_in(), &gpu.listing);
+        chart.judge(&mut ledger, self.only.is_empty() && chart.is_whole());
+        if let Err(error) = ledger.save() {
+            eprintln!("warning: the verdicts cannot be remembered: {error}");
+        }
         if !self.json
             && let Err(error) = chart.print(&gpu)
         {
@@ -78,7 +92,7 @@ impl Doctor {
     #[cfg(not(feature = "gpu"))]
     fn examine(&self) -> (Value, anyhow::Result<()>) {
         let error = crate::train::Error::NoGpuFeature { wanted: self.device.clone() };
-        let _ = &self.only;
+        let _ = (&self.only, self.seconds, self.all, Duration::ZERO);
         (Value::Null, Err(error.into()))
     }
 }

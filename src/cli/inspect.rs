@@ -259,7 +259,7 @@ impl Known {
     fn measure(&self, rows: &mut [Vec<Row>]) -> anyhow::Result<Vec<Clock>> {
         match &self.target {
             #[cfg(feature = "gpu")]
-            Target::Gpu { gpu, pipelines } => {
+            Target::Gpu { gpu, pipelines, .. } => {
                 costs::measure(gpu, pipelines, &self.program, &self.step, self.family.as_ref(), rows)
             }
             Target::Host => costs::measure_host(&self.program, &self.step, self.family.as_ref(), rows),

@@ -11,6 +11,7 @@ mod inspect;
 mod plot;
 mod tokenizer;
 mod train;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ enum Command {
     Devices(devices::Devices),
     /// Check every kernel on this machine's adapter against the reference.
     Doctor(doctor::Doctor),
+    /// Measure the kernels of a recipe's step anew.
+    Tune(tune::Tune),
 }
 
 /// Wrong usage, found after the arguments were parsed.
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Devices(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Tune(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -124,7 +128,7 @@ fn is_usage_of_run(error: &crate::train::Error) -> bool {
     match error {
         Error::Recipe(_) => true,
         #[cfg(feature = "gpu")]
-        Error::Gpu(crate::gpu::Error::NotFound { .. }) => true,
+        Error::Gpu(crate::gpu::Error::NotFound { .. } | crate::gpu::Error::Tune { .. }) => true,
         _ => false,
     }
 }

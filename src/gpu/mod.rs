@@ -4,6 +4,7 @@ pub mod bytes;
 pub mod device;
 pub mod engine;
 mod evaluate;
+pub mod ledger;
 pub mod loader;
 pub mod pipeline;
 pub mod qualify;
@@ -17,6 +18,7 @@ pub mod tune;
 pub use device::{Gpu, Listing};
 pub use engine::GpuEngine;
 pub use evaluate::evaluate;
+pub use ledger::Ledger;
 pub use pipeline::Pipelines;
 pub use tune::Tuner;
 
@@ -30,6 +32,12 @@ pub enum Error {
     NoAdapter {
         /// What to install here.
         hint: &'static str,
+    },
+    /// `KILN_TUNE` says something unknown.
+    #[error("KILN_TUNE is `{got}`\n  hint: off, use or force")]
+    Tune {
+        /// What it says.
+        got: String,
     },
     /// No adapter of that name or number.
     #[error("no adapter matches `{wanted}`; this machine has: {existing}")]

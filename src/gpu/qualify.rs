@@ -44,10 +44,16 @@ pub fn reference(case: &Case, inputs: &[Tensor], outputs: &[Type], precision: DT
 }
 
 impl Trial {
-    /// Rounds the inputs and computes what is expected; the operator's error if it refuses these types.
-    pub fn new(case: &Case, storage: DType) -> Result<Trial, crate::ops::Error> {
+    /// Types of the inputs and outputs of a case in a storage; the operator's error if it refuses them.
+    pub fn types(case: &Case, storage: DType) -> Result<(Vec<Type>, Vec<Type>), crate::ops::Error> {
         let kinds: Vec<Type> = case.inputs.iter().map(|t| stored_type(t, storage)).collect();
         let outputs = case.op.signature(&kinds)?;
+        Ok((kinds, outputs))
+    }
+
+    /// Rounds the inputs and computes what is expected; the operator's error if it refuses these types.
+    pub fn new(case: &Case, storage: DType) -> Result<Trial, crate::ops::Error> {
+        let (kinds, outputs) = Trial::types(case, storage)?;
         let rounded: Vec<Tensor> =
             case.inputs.iter().zip(&kinds).map(|(t, kind)| t.to_precision(kind.dtype)).collect();
         let expected = reference(case, &rounded, &outputs, DType::F64);

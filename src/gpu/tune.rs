@@ -1,16 +1,19 @@
-//! Which variant of an operator is the fastest on this adapter: measured once per shape, then remembered in a file.
+//! Which variant of an operator is the fastest on this adapter: measured once per shape, then remembered in a ledger.
 //!
 //! Only operators with enough work are measured, and only within a budget of time: for the rest the operator's own
-//! preference stands, and a later start measures on. Variants differ in the order of their sums, so a run that resumes
-//! must keep the choices it began with: [`Tuner::choices`] tells them, [`Tuner::fix`] holds to them.
+//! preference stands, and a later start measures on. The winner must first give what the operator's plain kernel, or else
+//! its reference, gives on the same random inputs; a variant that does not is never used again on this driver. Variants
+//! differ in the order of their sums, so a run that resumes must keep the choices it began with: [`Tuner::choices`] tells
+//! them, [`Tuner::fix`] holds to them.
 
+pub use super::ledger::{Choices, Ledger, remembered_in};
+use super::qualify::close;
 use super::run::Bench;
 use super::{Gpu, Pipelines, Result};
 use crate::graph::Node;
 use crate::ops::launch::Variant;
-use crate::tensor::{Tensor, Type};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use crate::tensor::random::Stream;
+use crate::tensor::{DType, Tensor, Type};
 use std::time::{Duration, Instant};
 
 /// Operations below which a choice cannot matter.
@@ -19,32 +22,63 @@ const SMALLEST_FLOPS: f64 = 1e6;
 const TIMING_SECONDS: f64 = 0.004;
 /// A variant that is so many times slower at first sight is not timed further.
 const HOPELESS: f64 = 4.0;
+/// Operations up to which the host's reference judges a winner; above it the second fastest kernel does.
+const JUDGED_BY_HOST: f64 = 2e9;
+
+/// Whether to measure, as `KILN_TUNE` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `off`: every operator's own preference.
+    Off,
+    /// `use`: what is remembered, and measure what is not.
+    Use,
+    /// `force`: forget what is remembered and measure it again.
+    Force,
+}
+
+impl Mode {
+    /// What the environment variable `KILN_TUNE` says; absent, [`Mode::Use`].
+    pub fn from_environment() -> Result<Mode> {
+        match std::env::var("KILN_TUNE").as_deref() {
+            Err(_) | Ok("" | "use") => Ok(Mode::Use),
+            Ok("off") => Ok(Mode::Off),
+            Ok("force") => Ok(Mode::Force),
+            Ok(other) => Err(super::Error::Tune { got: other.into() }),
+        }
+    }
+}
 
 /// Chooses variants by measuring them.
 pub struct Tuner<'a> {
     gpu: &'a Gpu,
     pipelines: &'a Pipelines,
-    file: Option<PathBuf>,
-    fastest: Choices,
+    ledger: Ledger,
+    mode: Mode,
     /// Choices made by this tuner, measured or not.
     chosen: Choices,
     fixed: Choices,
     measured: usize,
+    /// Operators that kept their own preference since the time was up.
+    left: usize,
     budget: Duration,
+    spent: Duration,
 }
 
-/// Name of the variant by operator, settings, types and driver.
-pub type Choices = BTreeMap<String, String>;
-
 impl<'a> Tuner<'a> {
-    /// A tuner that starts from what `file` remembers and measures for about `budget` in all.
-    ///
-    /// A file that cannot be read counts as empty: what it held is measured again.
-    pub fn new(gpu: &'a Gpu, pipelines: &'a Pipelines, file: Option<PathBuf>, budget: Duration) -> Self {
-        let text = file.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
-        let fastest = text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    /// A tuner that starts from what the ledger remembers and measures for about `budget` in all.
+    pub fn new(
+        gpu: &'a Gpu,
+        pipelines: &'a Pipelines,
+        mut ledger: Ledger,
+        mode: Mode,
+        budget: Duration,
+    ) -> Self {
+        if mode == Mode::Force {
+            ledger.forget();
+        }
         let (chosen, fixed) = (Choices::new(), Choices::new());
-        Tuner { gpu, pipelines, file, fastest, chosen, fixed, measured: 0, budget }
+        let spent = Duration::ZERO;
+        Tuner { gpu, pipelines, ledger, mode, chosen, fixed, measured: 0, left: 0, budget, spent }
     }
 
     /// Holds to the choices of an earlier run.
@@ -62,18 +96,52 @@ impl<'a> Tuner<'a> {
         self.measured
     }
 
-    /// Number of the variant to use for a node; fits the planner's [`crate::plan::Choose`].
-    pub fn choose(&mut self, node: &Node, inputs: &[Type], variants: &[Variant]) -> usize {
-        let Ok(outputs) = node.op.signature(inputs) else { return 0 };
-        if variants.len() < 2 || node.op.cost(inputs, &outputs).flops < SMALLEST_FLOPS {
-            return 0;
+    /// Operators that were not measured since the time was up.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// What was done, in a sentence for people; nothing if there is nothing to tell.
+    pub fn report(&self) -> Option<String> {
+        let mut text = vec![];
+        text.extend(
+            self.ledger.problem().map(|p| format!("remembered nothing, since it is unreadable: {p}")),
+        );
+        if self.measured > 0 {
+            let seconds = self.spent.as_secs_f64();
+            text.push(format!("measured the kernels of {} operators in {seconds:.1} s", self.measured));
+        }
+        if self.left > 0 {
+            let left = self.left;
+            text.push(format!("{left} more keep their first choice until the next start, or `kiln tune`"));
+        }
+        text.extend(
+            self.ledger.verdicts().map(|(variant, reason)| format!("{variant} is not used: {reason}")),
+        );
+        if text.is_empty() { None } else { Some(text.join("; ")) }
+    }
+
+    /// Number of the variant to use for a node, none if all have failed; fits the planner's [`crate::plan::Choose`].
+    pub fn choose(&mut self, node: &Node, inputs: &[Type], variants: &[Variant]) -> Option<usize> {
+        let sound: Vec<usize> = (0..variants.len())
+            .filter(|&i| self.ledger.wrong(&verdict_key(&variants[i], inputs)).is_none())
+            .collect();
+        let first = *sound.first()?;
+        let Ok(outputs) = node.op.signature(inputs) else { return Some(first) };
+        if sound.len() < 2 || node.op.cost(inputs, &outputs).flops < SMALLEST_FLOPS {
+            return Some(first);
         }
         let key = self.key(node, inputs);
-        let position = |name: &String| variants.iter().position(|v| v.name == *name);
-        let known = self.fixed.get(&key).or_else(|| self.fastest.get(&key)).and_then(position);
-        let number = known.unwrap_or_else(|| self.measure(&key, node, inputs, &outputs, variants));
+        let position = |name: &String| sound.iter().copied().find(|&i| variants[i].name == *name);
+        let remembered = if self.mode == Mode::Off { None } else { self.ledger.fastest(&key) };
+        let known = self.fixed.get(&key).or(remembered).and_then(position);
+        let number = match known {
+            Some(number) => number,
+            None if self.mode == Mode::Off => first,
+            None => self.measure(&key, node, inputs, &outputs, variants, &sound)?,
+        };
         self.chosen.insert(key, variants[number].name.clone());
-        number
+        Some(number)
     }
 
     fn measure(
@@ -83,50 +151,131 @@ impl<'a> Tuner<'a> {
         inputs: &[Type],
         outputs: &[Type],
         variants: &[Variant],
-    ) -> usize {
-        if self.budget.is_zero() {
-            return 0;
+        sound: &[usize],
+    ) -> Option<usize> {
+        if self.spent >= self.budget {
+            self.left += 1;
+            return sound.first().copied();
         }
         let start = Instant::now();
-        let fastest = self.fastest_of(node, inputs, outputs, variants);
-        self.budget = self.budget.saturating_sub(start.elapsed());
+        let fastest = self.fastest_of(node, inputs, outputs, variants, sound);
+        self.spent += start.elapsed();
         self.measured += 1;
-        self.fastest.insert(key.into(), variants[fastest].name.clone());
+        self.ledger.remember(key, &variants[fastest?].name);
         fastest
     }
 
-    /// Remembers the choices; through a temporary name, so that a reader never sees half a file.
-    pub fn save(&self) -> std::io::Result<()> {
-        let Some(file) = self.file.as_deref().filter(|_| self.measured > 0) else { return Ok(()) };
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let partial = file.with_extension(format!("{}.partial", std::process::id()));
-        std::fs::write(&partial, serde_json::to_string_pretty(&self.fastest)?)?;
-        std::fs::rename(&partial, file)
+    /// Remembers the choices.
+    pub fn save(&mut self) -> std::io::Result<()> {
+        self.ledger.save()
     }
 
     fn key(&self, node: &Node, inputs: &[Type]) -> String {
         let types: Vec<_> = inputs.iter().map(Type::to_string).collect();
-        let listing = &self.gpu.listing;
         let op = format!("{} {}", node.op.name(), node.op.settings());
-        format!("{} {} | {} | {}", listing.name, listing.driver, op.trim(), types.join(" "))
+        format!("{} | {}", op.trim(), types.join(" "))
     }
 
-    /// A variant that cannot be run is never the fastest; if none can, the planner will say why.
-    fn fastest_of(&self, node: &Node, inputs: &[Type], outputs: &[Type], variants: &[Variant]) -> usize {
-        let zeros: Vec<_> = inputs.iter().map(|kind| (Tensor::zeros(kind), kind.clone())).collect();
-        let mut best = (f64::INFINITY, 0);
-        for (number, variant) in variants.iter().enumerate() {
-            let bench = Bench::new(self.gpu, self.pipelines, variant, &zeros, outputs, node.op.in_place());
-            if let Ok(seconds) = bench.and_then(|bench| seconds(&bench, best.0))
-                && seconds < best.0
-            {
-                best = (seconds, number);
+    /// The fastest that computes rightly. A variant that cannot be run is passed over; if none can, the first stands and the
+    /// engine will say why.
+    fn fastest_of(
+        &mut self,
+        node: &Node,
+        inputs: &[Type],
+        outputs: &[Type],
+        variants: &[Variant],
+        sound: &[usize],
+    ) -> Option<usize> {
+        let feeds: Vec<_> =
+            inputs.iter().enumerate().map(|(i, kind)| (random_of(i, kind), kind.clone())).collect();
+        let make = |i: usize| {
+            Bench::new(self.gpu, self.pipelines, &variants[i], &feeds, outputs, node.op.in_place())
+        };
+        let mut timed: Vec<(f64, usize)> = vec![];
+        // The plain kernel is there to judge: timing it would cost more than all others together.
+        let plain = sound.iter().copied().find(|&i| variants[i].name.ends_with("_plain"));
+        for &number in sound.iter().filter(|&&i| Some(i) != plain || sound.len() == 1) {
+            let best = timed.iter().map(|t| t.0).fold(f64::INFINITY, f64::min);
+            if let Ok(seconds) = make(number).and_then(|bench| seconds(&bench, best)) {
+                timed.push((seconds, number));
             }
         }
-        best.1
+        timed.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let judge = self.judge(node, &feeds, outputs, plain.or(timed.get(1).map(|t| t.1)).map(make));
+        for &(_, number) in &timed {
+            let outcome = make(number).and_then(|bench| bench.run());
+            let problem = match (outcome, &judge) {
+                (Err(error), _) => Some(error.to_string()),
+                (Ok(outcome), Some(expected)) => differs(node, inputs, outputs, &outcome.outputs, expected),
+                (Ok(_), None) => None,
+            };
+            match problem {
+                None => return Some(number),
+                Some(problem) => {
+                    let what = format!("{} {}: {problem}", node.op.name(), node.op.settings());
+                    self.ledger.condemn(&verdict_key(&variants[number], inputs), &what);
+                }
+            }
+        }
+        let left = |&&i: &&usize| self.ledger.wrong(&verdict_key(&variants[i], inputs)).is_none();
+        sound.iter().find(left).copied()
     }
+
+    /// What the outputs should be: by the reference where the host is fast enough, else by another kernel.
+    fn judge(
+        &self,
+        node: &Node,
+        feeds: &[(Tensor, Type)],
+        outputs: &[Type],
+        other: Option<Result<Bench>>,
+    ) -> Option<Vec<Tensor>> {
+        let kinds: Vec<Type> = feeds.iter().map(|(_, kind)| kind.clone()).collect();
+        if node.op.cost(&kinds, outputs).flops > JUDGED_BY_HOST {
+            return Some(other?.and_then(|bench| bench.run()).ok()?.outputs);
+        }
+        let rounded: Vec<Tensor> =
+            feeds.iter().map(|(t, kind)| t.to_precision(kind.dtype).to_precision(DType::F32)).collect();
+        let single = |kind: &Type| {
+            if kind.dtype.is_float() { Type::f32(kind.shape.clone()) } else { kind.clone() }
+        };
+        let mut results: Vec<Tensor> = outputs.iter().map(|kind| Tensor::zeros(&single(kind))).collect();
+        node.op.reference(&rounded.iter().collect::<Vec<_>>(), &mut results);
+        Some(results)
+    }
+}
+
+/// Floats around zero, drawn from a fixed stream of each input; other types are zero, which is a valid index everywhere.
+fn random_of(input: usize, kind: &Type) -> Tensor {
+    if !kind.dtype.is_float() {
+        return Tensor::zeros(kind);
+    }
+    let mut stream = Stream::new(&[0x7475_6e65, input as u32]);
+    let values = (0..kind.shape.count()).map(|_| stream.below(1 << 16) as f32 / 32768.0 - 1.0).collect();
+    Tensor::f32(kind.shape.clone(), values)
+}
+
+/// A sentence if any output is off by more than the order of its sums explains.
+fn differs(
+    node: &Node,
+    inputs: &[Type],
+    outputs: &[Type],
+    got: &[Tensor],
+    expected: &[Tensor],
+) -> Option<String> {
+    let elements: usize = outputs.iter().map(|kind| kind.shape.count()).sum();
+    let length = (node.op.cost(inputs, outputs).flops / 2.0 / elements.max(1) as f64).max(1.0);
+    let half = inputs.iter().any(|kind| kind.dtype == DType::F16);
+    // Both sides have rounded, and the host's halves are rounded in other places than the device's.
+    let tolerance =
+        64.0 * DType::F32.epsilon() * length.sqrt() + if half { 4.0 * DType::F16.epsilon() } else { 0.0 };
+    let mut pairs = outputs.iter().zip(got.iter().zip(expected));
+    pairs.find_map(|(kind, (got, expected))| close(got, expected, kind.dtype, tolerance).err())
+}
+
+/// The name under which a verdict on a variant stands: with its storage, since the shader is another in f16.
+pub fn verdict_key(variant: &Variant, inputs: &[Type]) -> String {
+    let half = inputs.iter().any(|kind| kind.dtype == DType::F16);
+    format!("{} {}", variant.name, if half { DType::F16 } else { DType::F32 })
 }
 
 /// Seconds of one run: the first compiles, the second tells how often to repeat, the best of three counts.
@@ -142,21 +291,4 @@ fn seconds(bench: &Bench, best_so_far: f64) -> Result<f64> {
         least = least.min(bench.time(repeats)?);
     }
     Ok(least)
-}
-
-/// Where choices are remembered for this user: `KILN_CACHE`, or the system's folder for caches.
-pub fn remembered_in() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let home = |below: &str| folder("HOME").map(|home| home.join(below));
-    let cache = folder("KILN_CACHE").or_else(|| {
-        let system = if cfg!(windows) {
-            folder("LOCALAPPDATA")
-        } else if cfg!(target_os = "macos") {
-            home("Library/Caches")
-        } else {
-            folder("XDG_CACHE_HOME").or_else(|| home(".cache"))
-        };
-        system.map(|folder| folder.join("kiln"))
-    });
-    cache.map(|folder| folder.join(Path::new("variants.json")))
 }

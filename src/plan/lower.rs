@@ -10,12 +10,12 @@ use crate::graph::{Graph, Node, Source};
 use crate::ops::launch::{Bind, Caps, Variant};
 use crate::tensor::Type;
 
-/// Picks one of a node's variants: the number of the one to use.
-pub type Choose<'a> = dyn FnMut(&Node, &[Type], &[Variant]) -> usize + 'a;
+/// Picks one of a node's variants: the number of the one to use, or none if all are known to compute wrongly here.
+pub type Choose<'a> = dyn FnMut(&Node, &[Type], &[Variant]) -> Option<usize> + 'a;
 
 /// The variant an operator itself prefers.
-pub fn first_variant(_: &Node, _: &[Type], _: &[Variant]) -> usize {
-    0
+pub fn first_variant(_: &Node, _: &[Type], _: &[Variant]) -> Option<usize> {
+    Some(0)
 }
 
 /// Plans a graph for an adapter.
@@ -72,8 +72,10 @@ fn choose_variant(graph: &Graph, node: &Node, caps: &Caps, choose: &mut Choose) 
         let types = inputs.iter().map(Type::to_string).collect::<Vec<_>>().join(", ");
         return Err(Error::NoKernel { op: node.op.name(), types });
     }
-    let number = choose(node, &inputs, &variants).min(variants.len() - 1);
-    Ok(Some(variants.swap_remove(number)))
+    match choose(node, &inputs, &variants) {
+        Some(number) => Ok(Some(variants.swap_remove(number.min(variants.len() - 1)))),
+        None => Err(Error::NoSoundKernel { op: node.op.name() }),
+    }
 }
 
 type SlotOf<'a> = dyn Fn(Owner) -> Option<Place> + 'a;

@@ -69,6 +69,14 @@ pub enum Error {
         /// Types of its inputs.
         types: String,
     },
+    /// Every kernel of an operator has been found to compute wrongly on this adapter.
+    #[error(
+        "{op}: every kernel has failed on this adapter\n  hint: `kiln doctor` shows how; a newer driver or --device cpu"
+    )]
+    NoSoundKernel {
+        /// Operator.
+        op: &'static str,
+    },
     /// The wrong values were fed to a run.
     #[error("run takes {expected}, got {got}")]
     Feed {

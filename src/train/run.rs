@@ -137,6 +137,9 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
         mib(m.run),
         mib(held.saturating_sub(m.total()))
     ));
+    for report in target.told() {
+        say(&format!("kernels  {report}"));
+    }
     if let Some(floor) = job.floor {
         say(&format!(
             "floor    {floor:.4} nats per token: the entropy of the built-in grammar on the validation part"

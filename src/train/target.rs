@@ -2,7 +2,7 @@
 
 use super::Error;
 #[cfg(feature = "gpu")]
-use crate::gpu::tune::{Tuner, remembered_in};
+use crate::gpu::tune::{Ledger, Mode, Tuner, remembered_in};
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, GpuEngine, Pipelines};
 use crate::graph::Graph;
@@ -16,11 +16,16 @@ use crate::plan::{Arena, Engine, HostEngine, Plan, Residents, first_variant, pla
 use crate::tensor::Type;
 use std::path::Path;
 #[cfg(feature = "gpu")]
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Time one start gives to measuring kernel variants; what is left over is measured by the next.
 #[cfg(feature = "gpu")]
-const MEASURING: std::time::Duration = std::time::Duration::from_millis(1500);
+const MEASURING: Duration = Duration::from_millis(1500);
+
+/// Time a start gives to it where all is to be measured anew.
+#[cfg(feature = "gpu")]
+const MEASURING_ANEW: Duration = Duration::from_secs(20);
 
 /// An opened device on which engines are built.
 pub enum Target {
@@ -33,6 +38,10 @@ pub enum Target {
         gpu: Arc<Gpu>,
         /// Its kernels, each compiled once.
         pipelines: Pipelines,
+        /// What the choice of kernels has to tell.
+        told: Mutex<Vec<String>>,
+        /// Time to measure kernels anew, whatever is remembered.
+        anew: Option<Duration>,
     },
 }
 
@@ -46,7 +55,7 @@ impl Target {
         {
             let gpu = Arc::new(Gpu::open(wanted)?);
             let pipelines = Pipelines::new(&gpu);
-            Ok(Target::Gpu { gpu, pipelines })
+            Ok(Target::Gpu { gpu, pipelines, told: Mutex::default(), anew: None })
         }
         #[cfg(not(feature = "gpu"))]
         Err(Error::NoGpuFeature { wanted: wanted.to_string() })
@@ -103,6 +112,27 @@ impl Target {
         }
     }
 
+    /// What choosing kernels had to tell since it was last asked: measurements made and left, variants not used.
+    pub fn told(&self) -> Vec<String> {
+        match self {
+            Target::Host => vec![],
+            #[cfg(feature = "gpu")]
+            Target::Gpu { told, .. } => {
+                std::mem::take(&mut told.lock().unwrap_or_else(PoisonError::into_inner))
+            }
+        }
+    }
+
+    /// Lets plans forget what is remembered of the kernels here, and measure for as long as `budget`.
+    #[cfg_attr(not(feature = "gpu"), expect(unused_variables))]
+    pub fn measure_anew(&mut self, budget: Duration) {
+        match self {
+            Target::Host => {}
+            #[cfg(feature = "gpu")]
+            Target::Gpu { anew, .. } => *anew = Some(budget),
+        }
+    }
+
     /// True for the host.
     pub fn is_host(&self) -> bool {
         matches!(self, Target::Host)
@@ -126,8 +156,14 @@ impl Target {
                 Ok(graphs.iter().map(planned).collect::<Result<_, _>>()?)
             }
             #[cfg(feature = "gpu")]
-            Target::Gpu { gpu, pipelines } => {
-                let mut tuner = Tuner::new(gpu, pipelines, remembered_in(), MEASURING);
+            Target::Gpu { gpu, pipelines, told, anew } => {
+                let ledger = Ledger::open(remembered_in(), &gpu.listing);
+                let (mode, budget) = match (anew, Mode::from_environment()?) {
+                    (Some(budget), _) => (Mode::Force, *budget),
+                    (None, Mode::Force) => (Mode::Force, MEASURING_ANEW),
+                    (None, mode) => (mode, MEASURING),
+                };
+                let mut tuner = Tuner::new(gpu, pipelines, ledger, mode, budget);
                 let kept = choices.and_then(|file| std::fs::read_to_string(file).ok());
                 if let Some(kept) = kept.and_then(|text| serde_json::from_str(&text).ok()) {
                     tuner.fix(kept);
@@ -138,6 +174,9 @@ impl Target {
                 let plans = graphs.iter().map(&mut planned).collect::<Result<_, _>>()?;
                 // A choice that is not remembered is measured again: slower, not wrong.
                 let _ = tuner.save();
+                if let Some(report) = tuner.report() {
+                    told.lock().unwrap_or_else(PoisonError::into_inner).push(report);
+                }
                 if let Some(file) = choices {
                     let failed =
                         |source| Error::Recipe(super::recipe::Error::File { path: file.into(), source });
@@ -154,7 +193,7 @@ impl Target {
         match self {
             Target::Host => Ok(Box::new(HostEngine::new(arenas, plans))),
             #[cfg(feature = "gpu")]
-            Target::Gpu { gpu, pipelines } => {
+            Target::Gpu { gpu, pipelines, .. } => {
                 Ok(Box::new(GpuEngine::new(gpu.clone(), pipelines, arenas, plans)?))
             }
         }

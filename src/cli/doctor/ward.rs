@@ -1,19 +1,24 @@
 //! The trials of `kiln doctor`, one after the other, and what came of them.
 
 use crate::gpu::qualify::Trial;
-use crate::gpu::{Gpu, Pipelines};
+use crate::gpu::tune::verdict_key;
+use crate::gpu::{Gpu, Ledger, Pipelines};
 use crate::ops::launch::Variant;
 use crate::ops::{Case, families};
 use crate::tensor::DType;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// A trial that went wrong.
 pub struct Failure {
     name: String,
+    /// Variant with its storage.
+    variant: String,
     problem: String,
 }
 
@@ -25,36 +30,129 @@ pub struct Chart {
     failures: Vec<Failure>,
     /// Trials that did not run, by reason.
     not_run: BTreeMap<String, usize>,
+    /// Variants with their storage that passed something.
+    passed: BTreeSet<String>,
+    /// What must not be used here, with the reason.
+    verdicts: BTreeMap<String, String>,
+    /// Cases that the time did not suffice for.
+    left: usize,
     elapsed: Duration,
 }
 
-/// Runs every trial whose name contains `only`. Stops when the device is lost.
-pub fn round(gpu: &Gpu, only: &str) -> Chart {
+/// One case in one storage type.
+struct Bed {
+    case: Arc<Case>,
+    storage: DType,
+    name: String,
+}
+
+/// Runs every trial whose name contains `only`, until the time is up. Stops when the device is lost.
+///
+/// Most of it is the driver compiling, so several threads run trials; a driver on the processor compiles in the order of
+/// its queue, so there each thread has a device of its own.
+pub fn round(gpu: &Gpu, device: &str, only: &str, until: Option<Duration>) -> Chart {
     let started = Instant::now();
+    let beds = beds(gpu, only);
+    let bar = ProgressBar::new(beds.len() as u64);
+    let next = AtomicUsize::new(0);
+    let work = |gpu: &Gpu, pipelines: &Pipelines| {
+        let mut chart = Chart::default();
+        while let Some(bed) = beds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match gpu.check() {
+                Err(_) => chart.miss("the device failed or was lost before"),
+                Ok(()) if until.is_some_and(|most| started.elapsed() > most) => chart.left += 1,
+                Ok(()) => chart.examine(gpu, pipelines, &bed.case, bed.storage, &bed.name, only),
+            }
+            bar.inc(1);
+        }
+        chart
+    };
     let pipelines = Pipelines::new(gpu);
-    let spinner = ProgressBar::new_spinner();
-    spinner.enable_steady_tick(Duration::from_millis(100));
-    let mut chart = Chart::default();
+    let own = |number: usize| match gpu.caps().is_cpu && number > 0 {
+        true => Gpu::open(device).ok().map(|gpu| (Pipelines::new(&gpu), gpu)),
+        false => None,
+    };
+    let charts: Vec<Chart> = std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+        let hands: Vec<_> = (0..threads)
+            .map(|number| {
+                let (work, pipelines) = (&work, &pipelines);
+                scope.spawn(move || match own(number) {
+                    Some((pipelines, gpu)) => work(&gpu, &pipelines),
+                    None => work(gpu, pipelines),
+                })
+            })
+            .collect();
+        hands.into_iter().map(|hand| hand.join().expect("trials report what goes wrong")).collect()
+    });
+    bar.finish_and_clear();
+    let mut whole = Chart { elapsed: started.elapsed(), ..Chart::default() };
+    charts.into_iter().for_each(|chart| whole.join(chart));
+    whole
+}
+
+/// The cases in rounds, one of each operator in each storage at a time, the larger ones first: if the time is up, no kernel
+/// has been left out for the sake of another.
+fn beds(gpu: &Gpu, only: &str) -> Vec<Bed> {
+    let mut beds = vec![];
+    let mut rounds: BTreeMap<(String, String), usize> = BTreeMap::new();
     for (family, cases) in families() {
-        for case in cases().list {
+        for case in cases().list.into_iter().rev().map(Arc::new) {
             for storage in [DType::F32, DType::F16] {
                 let name = format!("{family}/{} {}/{storage}", case.op.name(), case.label);
-                spinner.set_message(name.clone());
-                chart.examine(gpu, &pipelines, &case, storage, &name, only);
-                if gpu.check().is_err() {
-                    chart.miss("the device failed or was lost before");
-                    chart.elapsed = started.elapsed();
-                    return chart;
+                let kernels = |v: &Variant| format!("{name}/{}", v.name).contains(only);
+                // Some operators take single precision alone, by their signature; anything else is for the trial to tell.
+                let wanted = match Trial::types(&case, storage) {
+                    Ok((inputs, outputs)) => {
+                        case.op.launch(&inputs, &outputs, gpu.caps()).iter().any(kernels)
+                    }
+                    Err(_) => storage == DType::F32,
+                };
+                if !wanted && !name.contains(only) {
+                    continue;
                 }
+                let round = rounds.entry((case.op.name().into(), storage.to_string())).or_default();
+                *round += 1;
+                beds.push((*round, Bed { case: case.clone(), storage, name }));
             }
         }
     }
-    spinner.finish_and_clear();
-    chart.elapsed = started.elapsed();
-    chart
+    beds.sort_by_key(|(round, _)| *round);
+    beds.into_iter().map(|(_, bed)| bed).collect()
 }
 
 impl Chart {
+    fn join(&mut self, other: Chart) {
+        for (variant, [passed, failed]) in other.variants {
+            let counts = self.variants.entry(variant).or_default();
+            *counts = [counts[0] + passed, counts[1] + failed];
+        }
+        self.failures.extend(other.failures);
+        self.left += other.left;
+        self.passed.extend(other.passed);
+        for (reason, count) in other.not_run {
+            *self.not_run.entry(reason).or_default() += count;
+        }
+    }
+
+    /// True if the time sufficed for all.
+    pub fn is_whole(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Enters what failed into the ledger, and with `all` takes out what passed everything.
+    pub fn judge(&mut self, ledger: &mut Ledger, all: bool) {
+        for failure in self.failures.iter().filter(|f| !f.variant.is_empty()) {
+            let reason = format!("{}: {}", failure.name, failure.problem.lines().next().unwrap_or_default());
+            ledger.condemn(&failure.variant, &reason);
+        }
+        let failed = |variant: &&String| self.failures.iter().any(|f| f.variant == **variant);
+        for variant in self.passed.iter().filter(|v| all && !failed(v)) {
+            ledger.absolve(variant);
+        }
+        self.verdicts = ledger.verdicts().map(|(v, r)| (v.clone(), r.clone())).collect();
+    }
+
     /// All variants of a case in one storage type.
     fn examine(
         &mut self,
@@ -88,25 +186,29 @@ impl Chart {
         for variant in variants {
             let full = format!("{name}/{}", variant.name);
             if full.contains(only) {
-                self.tell(full, &variant, trial.check(gpu, pipelines, case, &variant));
+                let key = verdict_key(&variant, &trial.kinds());
+                self.tell(full, &variant, key, trial.check(gpu, pipelines, case, &variant));
             }
         }
     }
 
-    fn tell(&mut self, name: String, variant: &Variant, outcome: Result<(), String>) {
+    fn tell(&mut self, name: String, variant: &Variant, key: String, outcome: Result<(), String>) {
         let counts = self.variants.entry(variant.name.clone()).or_default();
         match outcome {
-            Ok(()) => counts[0] += 1,
+            Ok(()) => {
+                counts[0] += 1;
+                self.passed.insert(key);
+            }
             Err(problem) => {
                 counts[1] += 1;
-                self.failures.push(Failure { name, problem });
+                self.failures.push(Failure { name, variant: key, problem });
             }
         }
     }
 
     fn fail(&mut self, name: String, problem: String) {
         self.variants.entry("no kernel".into()).or_default()[1] += 1;
-        self.failures.push(Failure { name, problem });
+        self.failures.push(Failure { name, variant: String::new(), problem });
     }
 
     fn miss(&mut self, reason: &str) {
@@ -142,8 +244,14 @@ impl Chart {
         for failure in &self.failures {
             writeln!(out, "failed    {}\n          {}", failure.name, failure.problem)?;
         }
+        for (variant, reason) in &self.verdicts {
+            writeln!(out, "not used  {variant}: {reason}")?;
+        }
         for (reason, count) in &self.not_run {
             writeln!(out, "not run   {count} cases: {reason}")?;
+        }
+        if self.left > 0 {
+            writeln!(out, "not run   {} cases: the time was up; `kiln doctor --all` runs them", self.left)?;
         }
         let seconds = self.elapsed.as_secs_f64();
         writeln!(
@@ -168,8 +276,8 @@ impl Chart {
             .collect();
         json!({
             "adapter": crate::cli::devices::json_of(&gpu.listing),
-            "passed": passed, "failed": failed, "not_run": self.not_run,
-            "variants": variants, "failures": failures, "seconds": self.elapsed.as_secs_f64(),
+            "passed": passed, "failed": failed, "not_run": self.not_run, "left": self.left,
+            "variants": variants, "failures": failures, "not_used": self.verdicts, "seconds": self.elapsed.as_secs_f64(),
         })
     }
 
