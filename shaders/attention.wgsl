@@ -1,7 +1,8 @@
 // attention: what its kernels share: parameters, reach of the mask, small products, dropout
 //
 // The importing shader pastes BUFFERS: bindings with `load_NAME(first element, part) -> vec4<f32>` and
-// `store_NAME(first element, part, vec4<f32>)` for rows of SIZE elements, whole or with a tail, cut in parts of four.
+// `store_NAME(first element, part, vec4<f32>)` for rows of SIZE elements, whole or with a tail, cut in parts of four; and
+// `shift_of_queries() -> i32`, the position of query 0 among the keys.
 
 #import random
 
@@ -27,14 +28,14 @@ struct Reach { low: u32, high: u32 }
 
 // Keys that query t sees, apart from the padding mask.
 fn reach_of_query(t: u32) -> Reach {
-    let position = i32(t) + params.shift;
+    let position = i32(t) + shift_of_queries();
     let high = clamp(position + params.after + 1, 0, i32(params.keys));
     return Reach(u32(clamp(position - params.before, 0, high)), u32(high));
 }
 
 // Queries that see key s, apart from the padding mask.
 fn reach_of_key(s: u32) -> Reach {
-    let position = i32(s) - params.shift;
+    let position = i32(s) - shift_of_queries();
     let high = clamp(position + params.before + 1, 0, i32(params.queries));
     return Reach(u32(clamp(position - params.after, 0, high)), u32(high));
 }

@@ -2,7 +2,7 @@
 
 use super::folder::ModelFolder;
 use crate::data::tokenizer::{DecodeStream, END_OF_TEXT, Tokenizer};
-use crate::generate::{Error, Sampling, Writer};
+use crate::generate::{Error, Pace, Sampling, Writer};
 use crate::model::Config;
 use crate::train::Target;
 use crate::train::job::tokenizer_in;
@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 /// Let a model continue a text.
 ///
@@ -86,6 +87,7 @@ impl Generate {
             return Err(error);
         }
         page.finish()?;
+        eprintln!("{}", said_of(&writer.pace()));
         if self.json {
             let sequence = [prompt, written].concat();
             let texts: Vec<String> =
@@ -125,6 +127,21 @@ impl Generate {
         };
         if ids.is_empty() { Err(Error::EmptyPrompt.into()) } else { Ok(ids) }
     }
+}
+
+/// How fast a prompt was read and continued, in tokens per second.
+fn said_of(pace: &Pace) -> String {
+    let rate = |count: usize, time: Duration| {
+        format!("{count} tokens at {:.1} a second", count as f64 / time.as_secs_f64().max(1e-9))
+    };
+    let mut parts = vec![];
+    if pace.read > 0 {
+        parts.push(format!("read {}", rate(pace.read, pace.reading)));
+    }
+    if pace.steps > 0 {
+        parts.push(format!("wrote {}", rate(pace.steps, pace.stepping)));
+    }
+    parts.join("; ")
 }
 
 /// Tokens that end a text, as the model's `config.json` says; none where it says nothing.

@@ -1,20 +1,21 @@
 //! Text from a trained model: the next token again and again.
 
+mod reader;
 mod sampling;
+#[cfg(test)]
+mod tests;
 
+pub use reader::Pace;
 pub use sampling::{Sampling, sample};
 
 use crate::data::{self, tokenizer::Tokenizer};
-use crate::graph::Graph;
-use crate::model::{self, Extent, Family, Mode, Weights};
-use crate::ops::embedding::EmbeddingEmit;
-use crate::passes::{self, Fuse, Tidy};
-use crate::plan::{Arena, Engine, Residents, Span};
+use crate::model::{self, Family, Weights};
+use crate::plan::{Arena, Residents, Span};
 use crate::tensor::random::Stream;
-use crate::tensor::{DType, Tensor, Type};
 use crate::train::job::tokenizer_in;
 use crate::train::layout::Placed;
 use crate::train::{self, Target};
+use reader::Reader;
 use std::path::Path;
 
 /// What can go wrong while generating.
@@ -62,9 +63,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A model ready to continue texts.
 pub struct Writer {
-    engine: Box<dyn Engine>,
-    feeds: Vec<String>,
-    context: usize,
+    reader: Reader,
     vocabulary: usize,
     tokenizer: Option<Tokenizer>,
     device: String,
@@ -88,25 +87,8 @@ impl Writer {
         target: &Target,
         longest: usize,
     ) -> Result<Writer> {
-        let extent = Extent { batch: 1, context: longest.clamp(1, family.context()) };
-        let graph = next_token_graph(family, extent)?;
-        let residents = place(family, target.caps().max_binding_bytes);
-        let plan = target.plans(&[&graph], &residents, None)?.remove(0);
-        let feeds = plan.feeds.iter().map(|f| f.name.clone()).collect();
-        let mut engine = target.engine(&residents.arenas, vec![plan])?;
-        for spec in family.parameters() {
-            engine
-                .write(residents.places[&spec.name], weights.get(&spec.name)?)
-                .map_err(train::Error::from)?;
-        }
-        Ok(Writer {
-            engine,
-            feeds,
-            context: extent.context,
-            vocabulary: family.vocabulary(),
-            tokenizer,
-            device: target.describe(),
-        })
+        let reader = Reader::new(family, weights, target, longest.clamp(1, family.context()))?;
+        Ok(Writer { reader, vocabulary: family.vocabulary(), tokenizer, device: target.describe() })
     }
 
     /// Device and driver in words.
@@ -119,9 +101,14 @@ impl Writer {
         self.tokenizer.as_ref()
     }
 
-    /// Tokens seen at once: of a longer text the last ones.
+    /// Tokens seen at once: of a longer prompt the last ones.
     pub fn context(&self) -> usize {
-        self.context
+        self.reader.capacity
+    }
+
+    /// How fast it has read and written so far.
+    pub fn pace(&self) -> Pace {
+        self.reader.pace
     }
 
     /// Whether a text can be continued: it has tokens, and the model knows them all.
@@ -137,20 +124,15 @@ impl Writer {
 
     /// Scores of the token after `ids`, of which the last `context` count.
     pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
-        let ids = &ids[ids.len().saturating_sub(self.context)..];
+        let ids = &ids[ids.len().saturating_sub(self.context())..];
         self.check(ids)?;
-        let mut tokens = ids.to_vec();
-        // What stands after the last token is never seen by it: attention is causal.
-        tokens.resize(self.context, 0);
-        let tokens = Tensor::u32([1, self.context], tokens);
-        let position = Tensor::u32([1], vec![ids.len() as u32 - 1]);
-        let feeds: Vec<&Tensor> =
-            self.feeds.iter().map(|name| if name == "tokens" { &tokens } else { &position }).collect();
-        let results = self.engine.run(0, &feeds).map_err(train::Error::from)?;
-        Ok(results[0].real::<f32>().to_vec())
+        self.reader.scores(ids)
     }
 
     /// `count` tokens after `ids`; `see` gets each as it comes and may stop the writing by returning false.
+    ///
+    /// Of `ids` the last `context` tokens count. Each time the text has filled the context, the older half is forgotten and the
+    /// rest read anew.
     pub fn continue_ids(
         &mut self,
         ids: &[u32],
@@ -160,9 +142,13 @@ impl Writer {
     ) -> Result<Vec<u32>> {
         sampling.check()?;
         let mut all = ids.to_vec();
+        let mut start = ids.len().saturating_sub(self.context());
         let mut random = Stream::new(&[sampling.seed as u32, (sampling.seed >> 32) as u32, 0x5a3]);
         for _ in 0..count {
-            let logits = self.logits(&all)?;
+            if all.len() - start > self.context() {
+                start = all.len() - self.context().div_ceil(2);
+            }
+            let logits = self.logits(&all[start..])?;
             let token = sample(&logits, sampling, &mut random);
             all.push(token);
             if !see(token) {
@@ -179,17 +165,6 @@ impl Writer {
         let written = self.continue_ids(&ids, count, sampling, &mut |_| true)?;
         Ok(tokenizer.decode(&written)?)
     }
-}
-
-/// Scores at one position, chosen by the input `position`.
-fn next_token_graph(family: &dyn Family, extent: Extent) -> Result<Graph> {
-    let mut graph = Graph::new();
-    let forward = family.forward(&mut graph, extent, Mode::Evaluate)?;
-    let position = graph.input("position", Type::new(DType::U32, [1]));
-    let row = graph.embedding(forward.logits, position).map_err(train::Error::from)?;
-    graph.output("logits", row);
-    let (graph, _) = passes::run(&[&Tidy, &Fuse], graph).map_err(train::Error::from)?;
-    Ok(graph)
 }
 
 /// Arenas with all parameters, none larger than `most_bytes` unless a single tensor is.

@@ -52,7 +52,7 @@ impl Layers {
         let tokens = graph.input("tokens", Type::new(DType::U32, [extent.batch, extent.context]));
         let table = self.weight(module);
         let vocabulary = graph.kind(table).shape[0];
-        if mode == Mode::Evaluate {
+        if mode != Mode::Train {
             return located(graph, module, |g| g.embedding(table, tokens));
         }
         let order = graph.input("order", Type::new(DType::U32, [extent.positions()]));

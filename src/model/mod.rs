@@ -7,6 +7,7 @@
 mod activation;
 mod archive;
 mod config;
+mod course;
 mod error;
 mod families;
 mod gpt2;
@@ -88,12 +89,17 @@ pub enum Mode {
     Train,
     /// To be evaluated: no dropout, tokens are the only input.
     Evaluate,
+    /// To be continued: the tokens stand behind those whose keys and values caches hold, and theirs are written there.
+    Continue {
+        /// Tokens for which each cache has room.
+        capacity: usize,
+    },
 }
 
 /// What a forward pass gives.
 #[derive(Clone, Debug)]
 pub struct Forward {
-    /// Scores of the next token at each position, [N, V].
+    /// Scores of the next token at each position, [N, V]; in [`Mode::Continue`] at the scored positions, [B, V].
     pub logits: Value,
     /// The residual stream [N, C]: after the embedding, after each block but the last, and after the final norm.
     pub hidden: Vec<Value>,
@@ -118,7 +124,10 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// - `tokens` U32 [B, T];
     /// - in [`Mode::Train`] `order: U32 [N]` and `starts: U32 [V + 1]`, the positions sorted by token as
     ///   [`sort_positions`](crate::ops::embedding::sort_positions) gives them;
-    /// - in [`Mode::Train`], if any dropout is set, `rng: U32 [2]`: key of the run and counter of the micro-step.
+    /// - in [`Mode::Train`], if any dropout is set, `rng: U32 [2]`: key of the run and counter of the micro-step;
+    /// - in [`Mode::Continue`] `position: U32 [1]` of the first token, `positions: U32 [B, T]` of each, and where T is not one
+    ///   `scored: U32 [B]`, the rows of [N, C] of which scores are wanted. There it declares caches as states, F32
+    ///   [B, capacity, heads, D]: rows before `position` are read, T rows from there on are written.
     fn forward(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward>;
 
     /// The parameter that a tensor of a checkpoint is, by the checkpoint's name for it; `None` for what is left out, such

@@ -5,6 +5,7 @@
 //! to know, the operator says itself.
 
 pub mod attention;
+pub mod cache_write;
 mod case;
 pub mod cast;
 pub mod concat;
@@ -224,6 +225,7 @@ pub fn families() -> Vec<Family> {
         ("cross_entropy", cross_entropy::cases),
         ("attention", attention::cases),
         ("rotary", rotary::cases),
+        ("cache_write", cache_write::cases),
     ]
 }
 

@@ -1,5 +1,6 @@
 //! The forward pass of GPT-2.
 
+use super::super::course::Course;
 use super::super::layers::{Layers, located};
 use super::super::{Extent, Family, Forward, Mode, Result};
 use super::{Dropouts, Gpt2};
@@ -9,36 +10,45 @@ use crate::ops::attention::{Attention, AttentionEmit};
 use crate::ops::matmul::{Form, MatmulEmit};
 use crate::ops::pointwise::PointwiseEmit;
 use crate::ops::reshape::ReshapeEmit;
-use crate::ops::slice::SliceEmit;
+use crate::ops::split::SplitEmit;
 
 impl Gpt2 {
     pub(super) fn write(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
         let Dropouts { embedding, attention, residual } = self.dropout;
         let drops = embedding > 0.0 || attention > 0.0 || residual > 0.0;
         let mut layers = Layers::declare(graph, &self.parameters(), mode, drops);
-        let mut x = self.embed(graph, &mut layers, extent, mode)?;
+        let rows = layers.look_up(graph, "transformer.wte", extent, mode)?;
+        let course = Course::declare(graph, extent, mode);
+        let mut x = self.embed(graph, &mut layers, extent, &course, rows)?;
         let mut hidden = vec![];
         for layer in 0..self.layers {
             hidden.push(x);
             let block = format!("transformer.h.{layer}");
-            let attended = self.attend(graph, &mut layers, extent, layer, x)?;
+            let attended = self.attend(graph, &mut layers, extent, layer, x, &course)?;
             x = located(graph, &block, |g| g.add(x, attended))?;
             let fed = self.feed_forward(graph, &mut layers, layer, x)?;
             x = located(graph, &block, |g| g.add(x, fed))?;
         }
         let x = layers.layer_norm(graph, "transformer.ln_f", x, self.norm_epsilon)?;
         hidden.push(x);
+        let x = course.scored(graph, "lm_head", x)?;
         let head = layers.weight(if self.tie { "transformer.wte" } else { "lm_head" });
         let logits = located(graph, "lm_head", |g| g.matmul_form(Form::Nt, x, head))?;
         Ok(Forward { logits, hidden })
     }
 
-    /// [N, C] from token and position.
-    fn embed(&self, graph: &mut Graph, layers: &mut Layers, extent: Extent, mode: Mode) -> Result<Value> {
-        let rows = layers.look_up(graph, "transformer.wte", extent, mode)?;
+    /// [N, C] from the tokens' rows and their positions.
+    fn embed(
+        &self,
+        graph: &mut Graph,
+        layers: &mut Layers,
+        extent: Extent,
+        course: &Course,
+        rows: Value,
+    ) -> Result<Value> {
         let wpe = layers.weight("transformer.wpe");
         let sum = located(graph, "transformer.wpe", |g| {
-            let places = g.slice(wpe, 0, 0, extent.context)?;
+            let places = course.places(g, wpe, extent)?;
             let sum = g.add(rows, places)?;
             g.reshape(sum, [extent.positions(), self.width].into())
         })?;
@@ -52,6 +62,7 @@ impl Gpt2 {
         extent: Extent,
         layer: usize,
         x: Value,
+        course: &Course,
     ) -> Result<Value> {
         let module = |name: &str| format!("transformer.h.{layer}.{name}");
         let x = layers.layer_norm(graph, &module("ln_1"), x, self.norm_epsilon)?;
@@ -63,7 +74,18 @@ impl Gpt2 {
         }
         let mixed = located(graph, &module("attn"), |g| {
             let packed = g.reshape(packed, [extent.batch, extent.context, 3 * self.width].into())?;
-            let mixed = g.attention_packed(&how, packed, [self.heads; 2], None, draw.map(|(rng, _)| rng))?;
+            let mixed = match course {
+                Course::Whole => {
+                    g.attention_packed(&how, packed, [self.heads; 2], None, draw.map(|(rng, _)| rng))?
+                }
+                Course::Behind(_) => {
+                    let pieces = g.split(packed, 2, &[self.width; 3])?;
+                    let heads = [extent.batch, extent.context, self.heads, self.width / self.heads];
+                    let mut source = |i: usize| g.reshape(pieces[i], heads.into());
+                    let sources = [source(0)?, source(1)?, source(2)?];
+                    course.attend(g, &module("attn"), &how, sources, None)?
+                }
+            };
             g.reshape(mixed, [extent.positions(), self.width].into())
         })?;
         let y = layers.linear(graph, &module("attn.c_proj"), Form::Nn, mixed)?;

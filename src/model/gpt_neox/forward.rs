@@ -1,11 +1,12 @@
 //! The forward pass of GPT-NeoX.
 
+use super::super::course::Course;
 use super::super::layers::{Layers, located};
 use super::super::{Dropouts, Extent, Family, Forward, Mode, Result};
 use super::GptNeoX;
 use crate::graph::Graph;
 use crate::ops::Value;
-use crate::ops::attention::{Attention, AttentionEmit};
+use crate::ops::attention::Attention;
 use crate::ops::matmul::{Form, MatmulEmit};
 use crate::ops::pointwise::PointwiseEmit;
 use crate::ops::reshape::ReshapeEmit;
@@ -22,18 +23,20 @@ impl GptNeoX {
             g.reshape(rows, [extent.positions(), self.width].into())
         })?;
         let mut x = layers.dropout(graph, "gpt_neox.emb_dropout", embedding, rows)?;
-        let tables = self.rope.tables(graph, extent.context, self.head_size());
+        let course = Course::declare(graph, extent, mode);
+        let tables = self.rope.tables(graph, course.positions(extent), self.head_size());
         let mut hidden = vec![];
         for layer in 0..self.layers {
             hidden.push(x);
             let block = format!("gpt_neox.layers.{layer}");
-            let attended = self.attend(graph, &mut layers, extent, layer, x, tables)?;
+            let attended = self.attend(graph, &mut layers, extent, layer, x, (&course, tables))?;
             let added = located(graph, &block, |g| g.add(x, attended))?;
             let fed = self.feed_forward(graph, &mut layers, layer, if self.parallel { x } else { added })?;
             x = located(graph, &block, |g| g.add(added, fed))?;
         }
         let x = layers.layer_norm(graph, "gpt_neox.final_layer_norm", x, self.norm_epsilon)?;
         hidden.push(x);
+        let x = course.scored(graph, "embed_out", x)?;
         let head = layers.weight(if self.tie { "gpt_neox.embed_in" } else { "embed_out" });
         let logits = located(graph, "embed_out", |g| g.matmul_form(Form::Nt, x, head))?;
         Ok(Forward { logits, hidden })
@@ -46,7 +49,7 @@ impl GptNeoX {
         extent: Extent,
         layer: usize,
         x: Value,
-        tables: [Value; 2],
+        (course, tables): (&Course, [Value; 2]),
     ) -> Result<Value> {
         let module = |name: &str| format!("gpt_neox.layers.{layer}.{name}");
         let x = layers.layer_norm(graph, &module("input_layernorm"), x, self.norm_epsilon)?;
@@ -64,8 +67,9 @@ impl GptNeoX {
                 |i: usize| g.reshape(pieces[i], [extent.batch, extent.context, heads, size].into());
             let (q, k, v) = (source(0)?, source(1)?, source(2)?);
             let turn = Rotary::new(Pairing::Half, heads);
-            let (q, k) = (g.rotary(&turn, q, tables, None)?, g.rotary(&turn, k, tables, None)?);
-            let mixed = g.attention(&how, [q, k, v], None, draw.map(|(rng, _)| rng))?;
+            let [q, k] = [q, k].map(|x| g.rotary(&turn, x, tables, course.given()));
+            let rng = draw.map(|(rng, _)| rng);
+            let mixed = course.attend(g, &module("attention"), &how, [q?, k?, v], rng)?;
             g.reshape(mixed, [extent.positions(), self.width].into())
         })?;
         let y = layers.linear(graph, &module("attention.dense"), Form::Nt, mixed)?;

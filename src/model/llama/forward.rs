@@ -1,11 +1,12 @@
 //! The forward pass of Llama and its relatives.
 
+use super::super::course::Course;
 use super::super::layers::{Layers, located};
 use super::super::{Extent, Family, Forward, Mode, Result};
 use super::{Dialect, Llama};
 use crate::graph::Graph;
 use crate::ops::Value;
-use crate::ops::attention::{Attention, AttentionEmit};
+use crate::ops::attention::Attention;
 use crate::ops::matmul::{Form, MatmulEmit};
 use crate::ops::pointwise::PointwiseEmit;
 use crate::ops::reshape::ReshapeEmit;
@@ -18,18 +19,20 @@ impl Llama {
         let mut x = located(graph, "model.embed_tokens", |g| {
             g.reshape(rows, [extent.positions(), self.width].into())
         })?;
-        let tables = self.rope.tables(graph, extent.context, self.head_size);
+        let course = Course::declare(graph, extent, mode);
+        let tables = self.rope.tables(graph, course.positions(extent), self.head_size);
         let mut hidden = vec![];
         for layer in 0..self.layers {
             hidden.push(x);
             let block = format!("model.layers.{layer}");
-            let attended = self.attend(graph, &mut layers, extent, layer, x, tables)?;
+            let attended = self.attend(graph, &mut layers, extent, layer, x, (&course, tables))?;
             x = located(graph, &block, |g| g.add(x, attended))?;
             let fed = self.feed_forward(graph, &layers, layer, x)?;
             x = located(graph, &block, |g| g.add(x, fed))?;
         }
         let x = layers.rms_norm(graph, "model.norm", x, self.norm_epsilon)?;
         hidden.push(x);
+        let x = course.scored(graph, "lm_head", x)?;
         let head = layers.weight(if self.tie { "model.embed_tokens" } else { "lm_head" });
         let logits = located(graph, "lm_head", |g| g.matmul_form(Form::Nt, x, head))?;
         Ok(Forward { logits, hidden })
@@ -42,7 +45,7 @@ impl Llama {
         extent: Extent,
         layer: usize,
         x: Value,
-        tables: [Value; 2],
+        (course, tables): (&Course, [Value; 2]),
     ) -> Result<Value> {
         let module = |name: &str| format!("model.layers.{layer}.{name}");
         let x = layers.rms_norm(graph, &module("input_layernorm"), x, self.norm_epsilon)?;
@@ -56,10 +59,11 @@ impl Llama {
         }
         let mixed = located(graph, &module("self_attn"), |g| {
             let turn = |heads| Rotary::new(Pairing::Half, heads);
-            let q = g.rotary(&turn(self.heads), q, tables, None)?;
-            let k = g.rotary(&turn(self.kv_heads), k, tables, None)?;
+            let q = g.rotary(&turn(self.heads), q, tables, course.given())?;
+            let k = g.rotary(&turn(self.kv_heads), k, tables, course.given())?;
             let v = g.reshape(v, self.head_shape(extent, self.kv_heads).into())?;
-            let mixed = g.attention(&how, [q, k, v], None, draw.map(|(rng, _)| rng))?;
+            let rng = draw.map(|(rng, _)| rng);
+            let mixed = course.attend(g, &module("self_attn"), &how, [q, k, v], rng)?;
             g.reshape(mixed, [extent.positions(), self.heads * self.head_size].into())
         })?;
         layers.linear(graph, &module("self_attn.o_proj"), Form::Nt, mixed)

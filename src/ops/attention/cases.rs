@@ -12,10 +12,12 @@ struct Trial {
     sizes: [usize; 6],
     packed: bool,
     masked: bool,
+    /// Of the first query in a cache.
+    position: u32,
 }
 
 fn trial(label: &'static str, how: Attention, sizes: [usize; 6]) -> Trial {
-    Trial { label, how, sizes, packed: false, masked: false }
+    Trial { label, how, sizes, packed: false, masked: false, position: 0 }
 }
 
 fn trials() -> Vec<Trial> {
@@ -56,6 +58,28 @@ fn trials() -> Vec<Trial> {
     ]
 }
 
+/// Keys and values are caches, mostly longer than what is filled.
+fn cached_trials() -> Vec<Trial> {
+    let cached = |label, sizes, position| {
+        let how = Attention { cached: true, ..Attention::causal() };
+        Trial { position, ..trial(label, how, sizes) }
+    };
+    let windowed = |t: Trial, window| Trial { how: t.how.clone().window(window), ..t };
+    vec![
+        cached("cached: the first token", [1, 1, 7, 2, 2, 8], 0),
+        cached("cached: one query of grouped heads", [2, 1, 13, 6, 2, 16], 9),
+        cached("cached: many keys, the last of them", [1, 1, 300, 2, 1, 64], 299),
+        cached("cached: odd head size", [1, 1, 140, 2, 1, 7], 131),
+        cached("cached: several queries", [2, 5, 40, 2, 2, 12], 20),
+        cached("cached: one past the tile", [1, 33, 80, 2, 1, 8], 40),
+        cached("cached: queries past the end", [1, 4, 6, 1, 1, 8], 4),
+        windowed(cached("cached: window", [1, 3, 41, 2, 1, 8], 30), 5),
+        windowed(cached("cached: window, a tile", [1, 35, 90, 2, 2, 8], 50), 9),
+        windowed(cached("cached: window past the end", [1, 3, 9, 1, 1, 4], 20), 4),
+        windowed(cached("cached: window, tiles past the end", [1, 130, 40, 2, 1, 8], 30), 4),
+    ]
+}
+
 impl Trial {
     fn op(&self) -> Attention {
         let [_, _, _, heads, key_heads, _] = self.sizes;
@@ -85,6 +109,9 @@ impl Trial {
         if self.how.dropout.is_some() {
             inputs.push(Tensor::u32([2], vec![11, 5]));
         }
+        if self.how.cached {
+            inputs.push(Tensor::u32([1], vec![self.position]));
+        }
         inputs
     }
 }
@@ -97,6 +124,12 @@ pub fn cases() -> Cases {
         let mut inputs = trial.sources(&mut cases);
         inputs.extend(trial.trailing(&mut cases));
         cases.add(trial.label, trial.op(), inputs).sums(keys.max(size));
+    }
+    for trial in cached_trials() {
+        let [_, _, keys, _, _, size] = trial.sizes;
+        let mut inputs = trial.sources(&mut cases);
+        inputs.extend(trial.trailing(&mut cases));
+        cases.add(trial.label, trial.op(), inputs).no_gradient().sums(keys.max(size));
     }
     for trial in trials() {
         let [_, queries, keys, heads, key_heads, size] = trial.sizes;

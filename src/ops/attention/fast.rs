@@ -44,7 +44,7 @@ impl<'a> Sources<'a> {
         Matrix::new(&self.v[self.key_row(b, h)..], self.g.key_stride)
     }
 
-    fn key_row(&self, b: usize, h: usize) -> usize {
+    pub fn key_row(&self, b: usize, h: usize) -> usize {
         b * self.g.keys * self.g.key_stride + h / self.g.share() * self.g.size
     }
 
@@ -108,26 +108,28 @@ impl Shared {
 pub(super) fn forward(sources: &Sources, out: &mut [f32], lse: &mut [f32]) {
     let g = sources.g;
     let out = Shared::new(out);
+    // Of a cache only the first rows are filled.
+    let held = tiles(g).map(|(_, seen)| seen.end).max().unwrap_or(0);
     lse.par_chunks_mut(g.queries.max(1)).enumerate().for_each(|(pair, lse)| {
         let (b, h) = (pair / g.heads, pair % g.heads);
         let [mut keys, mut values] = [Panels::default(), Panels::default()];
-        keys.pack(sources.key(b, h).transposed(), [g.size, g.keys]);
-        values.pack(sources.value(b, h), [g.keys, g.size]);
-        let mut weights = vec![0.0; TILE * g.keys];
+        keys.pack(sources.key(b, h).transposed(), [g.size, held]);
+        values.pack(sources.value(b, h), [held, g.size]);
+        let mut weights = vec![0.0; TILE * held];
         let mut part = vec![0.0; TILE * g.size];
         for (rows, seen) in tiles(g) {
             let count = seen.end;
             let query = sources.query(b, rows.start, h);
-            keys.product([rows.len(), count], 0..g.size, query, &mut weights, g.keys, false);
+            keys.product([rows.len(), count], 0..g.size, query, &mut weights, held, false);
             for t in rows.clone() {
-                let row = &mut weights[(t - rows.start) * g.keys..][..count];
+                let row = &mut weights[(t - rows.start) * held..][..count];
                 lse[t] = probabilities(sources, b, t, row);
                 if g.threshold > 0 {
                     let number = pair * g.queries + t;
                     row.iter_mut().enumerate().for_each(|(s, w)| *w *= sources.factor(number, s));
                 }
             }
-            let weights = Matrix::new(&weights[seen.start..], g.keys);
+            let weights = Matrix::new(&weights[seen.start..], held);
             values.product([rows.len(), g.size], seen.clone(), weights, &mut part, g.size, false);
             let first = ((b * g.queries + rows.start) * g.heads + h) * g.size;
             // SAFETY: these columns are this head's.
@@ -164,7 +166,7 @@ widest! {
 
 widest! {
     /// Softmax of a row; returns the logarithm of its sum of exponentials.
-    fn normalise(x: &mut [f32]) -> f32 {
+    pub(super) fn normalise(x: &mut [f32]) -> f32 {
         let largest = largest_of(x);
         if largest == f32::NEG_INFINITY {
             // Nothing to attend to, unless what there is are no numbers.

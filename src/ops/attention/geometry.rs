@@ -62,7 +62,8 @@ impl Geometry {
             key_stride,
             key_offset,
             value_offset,
-            shift: keys as i64 - queries as i64,
+            // The position in a cache is known when it runs: until then it counts as the start.
+            shift: if how.cached { 0 } else { keys as i64 - queries as i64 },
             before: reach,
             after: if how.causal { 0 } else { reach },
             scale: how.scale.unwrap_or(1.0 / (size as f32).sqrt()),
@@ -137,6 +138,16 @@ fn check_settings(op: &'static str, how: &Attention, sizes: [usize; 6]) -> Resul
     }
     if size == 0 || size > MAX_HEAD_SIZE {
         return wrong("head size", format!("1 to {MAX_HEAD_SIZE}"), size.to_string());
+    }
+    let refused = [
+        (how.layout != Layout::Separate, "packed"),
+        (!how.causal, "without causal"),
+        (how.masked, "masked"),
+        (how.dropout.is_some(), "with dropout"),
+    ];
+    if let Some((_, got)) = refused.iter().find(|(refused, _)| how.cached && *refused) {
+        let expected = "causal and separate, without mask or dropout";
+        return wrong("cached", expected.into(), (*got).into());
     }
     if how.window == Some(0) {
         return wrong("window", "at least 1".into(), "0".into());

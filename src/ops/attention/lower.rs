@@ -2,7 +2,7 @@
 
 use super::geometry::Geometry;
 use super::text::{Access, Buffers, NOTES_HEAD};
-use super::{Attention, Layout, lane, tile};
+use super::{Attention, Layout, lane, step, tile};
 use crate::ops::launch::{Bind, Caps, Launch, Variant};
 use crate::tensor::DType;
 
@@ -21,8 +21,11 @@ pub(super) fn forward(how: &Attention, g: &Geometry, dtype: DType, caps: &Caps) 
     let by_lane = buffers(wide).launch(lane::forward(how, g, sizes), dtype, g, tiles, groups);
     let (tiles, groups) = blocks(g.batch * g.heads, g.queries);
     let by_tile = buffers(narrow).launch(tile::forward(how, g), dtype, g, tiles, groups);
-    let variants =
+    let mut variants =
         vec![Variant::single("attention_lane", by_lane), Variant::single("attention_tile", by_tile)];
+    if how.cached && g.queries <= step::FEW {
+        variants.push(Variant::single("attention_step", step::launch(how, g, dtype)));
+    }
     preferred(variants, caps)
 }
 

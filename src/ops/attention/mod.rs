@@ -12,6 +12,7 @@ mod gradient;
 mod host;
 mod lane;
 mod lower;
+mod step;
 mod text;
 mod tile;
 
@@ -70,6 +71,9 @@ pub struct Attention {
     pub masked: bool,
     /// Dropout; an input `rng: U32 [2]` follows.
     pub dropout: Option<Dropout>,
+    /// Keys and values are caches of which only the first rows are filled; an input `position: U32 [1]` follows, and query `t`
+    /// sees keys up to `position + t`. Causal and separate alone, without mask, dropout and gradient.
+    pub cached: bool,
 }
 
 impl Attention {
@@ -82,6 +86,7 @@ impl Attention {
             window: None,
             masked: false,
             dropout: None,
+            cached: false,
         }
     }
 
@@ -119,7 +124,7 @@ impl Attention {
         if let Layout::Packed { heads, key_heads } = self.layout {
             words.push(format!("heads={heads};key_heads={key_heads}"));
         }
-        for (flag, word) in [(self.causal, "causal"), (self.masked, "masked")] {
+        for (flag, word) in [(self.causal, "causal"), (self.masked, "masked"), (self.cached, "cached")] {
             if flag {
                 words.push(word.into());
             }
@@ -144,12 +149,17 @@ impl Attention {
             expect_dtype(op, "rng", rng, DType::U32)?;
             expect_shape(op, "rng", rng, &[2])?;
         }
+        if self.cached {
+            let position = trailing.next().expect("inputs were counted");
+            expect_dtype(op, "position", position, DType::U32)?;
+            expect_shape(op, "position", position, &[1])?;
+        }
         Ok(geometry)
     }
 
-    /// Inputs after the sources (and what the gradient puts between): mask, rng.
+    /// Inputs after the sources (and what the gradient puts between): mask, rng, position.
     fn trailing(&self) -> usize {
-        usize::from(self.masked) + usize::from(self.dropout.is_some())
+        usize::from(self.masked) + usize::from(self.dropout.is_some()) + usize::from(self.cached)
     }
 
     /// The same of lent inputs.
@@ -193,7 +203,10 @@ impl Operator for Attention {
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         let types: Vec<Type> = inputs.iter().map(|t| t.host_type()).collect();
         let n = self.sources();
-        let g = self.geometry(self.name(), &types[..n], &types[n..]).expect("the signature was checked");
+        let mut g = self.geometry(self.name(), &types[..n], &types[n..]).expect("the signature was checked");
+        if self.cached {
+            g.shift = i64::from(inputs[n].as_u32()[0]);
+        }
         let (mask, rng) = self.extras(&inputs[n..]);
         in_precision!(inputs, outputs, R, host::forward::<R>(&g, &inputs[..n], mask, rng, outputs));
     }
@@ -201,15 +214,25 @@ impl Operator for Attention {
     fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
         let types: Vec<Type> = inputs.iter().map(View::host_type).collect();
         let n = self.sources();
-        let g = self.geometry(self.name(), &types[..n], &types[n..]).expect("the signature was checked");
+        let mut g = self.geometry(self.name(), &types[..n], &types[n..]).expect("the signature was checked");
+        if self.cached {
+            g.shift = i64::from(inputs[n].as_u32()[0]);
+        }
         let (mask, rng) = self.lent_extras(&inputs[n..]);
         let sources = fast::Sources::new(&g, &inputs[..n], mask, rng);
         let [out, lse] = outputs else { unreachable!("attention has two outputs") };
-        fast::forward(&sources, out.floats(), lse.floats());
+        match self.cached && g.queries <= step::FEW {
+            true => step::host(&sources, out.floats(), lse.floats()),
+            false => fast::forward(&sources, out.floats(), lse.floats()),
+        }
     }
 
     /// One operator gives the gradients of all sources: see [`AttentionGradient`].
     fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
+        if self.cached {
+            let hint = "a cache is for reading texts, not for training: leave `cached` out";
+            return Err(Error::NoGradient { op: self.name(), hint });
+        }
         if up[1].is_some() {
             let hint = "lse is a statistic for the backward step; let nothing that is trained depend on it";
             return Err(Error::NoGradient { op: self.name(), hint });
@@ -261,6 +284,9 @@ pub trait AttentionEmit {
         mask: Option<Value>,
         rng: Option<Value>,
     ) -> Result<Value>;
+
+    /// `q` [B, T, H, D], of which the first stands at `position` U32 \[1\], over caches of keys and values [B, S, G, D].
+    fn attention_cached(&mut self, how: &Attention, sources: [Value; 3], position: Value) -> Result<Value>;
 }
 
 impl<E: Emit + ?Sized> AttentionEmit for E {
@@ -283,6 +309,11 @@ impl<E: Emit + ?Sized> AttentionEmit for E {
         rng: Option<Value>,
     ) -> Result<Value> {
         build(self, how, Layout::Packed { heads, key_heads }, &[packed], mask, rng)
+    }
+
+    fn attention_cached(&mut self, how: &Attention, sources: [Value; 3], position: Value) -> Result<Value> {
+        let op = Attention { cached: true, ..how.clone() };
+        Ok(self.apply(Arc::new(op), &[&sources[..], &[position]].concat())?[0])
     }
 }
 

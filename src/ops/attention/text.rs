@@ -111,6 +111,8 @@ pub(super) struct Buffers {
     /// How rows are read; they are written in vectors of four wherever they can be read so.
     access: Access,
     size: usize,
+    /// True if the first query's position is read, not given.
+    cached: bool,
     text: String,
     binds: Vec<Bind>,
 }
@@ -118,7 +120,7 @@ pub(super) struct Buffers {
 impl Buffers {
     /// No bindings yet.
     pub fn new(g: &Geometry, access: Access) -> Self {
-        Buffers { access, size: g.size, text: String::new(), binds: vec![] }
+        Buffers { access, size: g.size, cached: false, text: String::new(), binds: vec![] }
     }
 
     /// A buffer of words, used by its name.
@@ -198,11 +200,24 @@ impl Buffers {
         if how.dropout.is_some() {
             self = self.words("rng", "read", "u32", Bind::Input(first + usize::from(how.masked)));
         }
+        if how.cached {
+            self = self.words("position", "read", "u32", Bind::Input(first));
+        }
+        self.cached = how.cached;
         self
     }
 
     /// The dispatch: `groups` workgroups; invocations of a tiled kernel are numbered over `tiles` tiles.
-    pub fn launch(self, kernel: Kernel, dtype: DType, g: &Geometry, tiles: usize, groups: usize) -> Launch {
+    pub fn launch(
+        mut self,
+        kernel: Kernel,
+        dtype: DType,
+        g: &Geometry,
+        tiles: usize,
+        groups: usize,
+    ) -> Launch {
+        let shift = if self.cached { "i32(position[0])" } else { "params.shift" };
+        self.line(&format!("fn shift_of_queries() -> i32 {{ return {shift}; }}"));
         let kernel =
             kernel.retype("Elem", dtype).constant("SIZE", self.size as u32).paste("BUFFERS", self.text);
         let reach = |x: i64| i32::try_from(x).expect("positions fit in 31 bits");

@@ -361,7 +361,7 @@ fn multiply(
             // Rows read in place lie scattered: they stay in the first cache while the panels stream past. Packed ones stream.
             let tiles = 0..loose + tail;
             if loose > 0 {
-                let chunk = (REACH / length / cols).max(1) * cols;
+                let chunk = (REACH / length.max(1) / cols).max(1) * cols;
                 for first in columns.clone().step_by(chunk) {
                     let chunk = first..(first + chunk).min(columns.end);
                     tiles

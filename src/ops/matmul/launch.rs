@@ -2,7 +2,7 @@
 
 use super::geometry::{Form, Geometry};
 use super::register::{self, Access};
-use super::{Matmul, tile};
+use super::{Matmul, tile, vector};
 use crate::ops::launch::{Bind, Caps, Kernel, Launch, Variant};
 use crate::ops::pointwise;
 use crate::tensor::DType;
@@ -30,6 +30,8 @@ pub(super) fn variants(op: &Matmul, sizes: Geometry, dtype: DType, caps: &Caps) 
         tiles.into_iter().chain(registers).collect()
     };
     variants.push(plan.plain());
+    let vectors = plan.vectors(caps);
+    variants.splice(0..0, vectors);
     variants
 }
 
@@ -82,6 +84,24 @@ impl Plan<'_> {
             .paste("BODY", template.body());
         let groups = (tiles * lanes).div_ceil(GROUP.max(lanes));
         Variant::single(name, self.launch(kernel, &template.output(), groups).param("tiles", tiles))
+    }
+
+    /// Kernels for a few rows of A, where reading B is all the work.
+    fn vectors(&self, caps: &Caps) -> Vec<Variant> {
+        let Geometry { m, n, k, .. } = self.sizes;
+        let templates = vector::Template::fitting(self.op.form, self.dtype, [m, n, k], caps);
+        let alone = self.sizes.matrices() == 1 && self.op.form != Form::Tn;
+        let variant = |template: vector::Template| {
+            let tiles = n.div_ceil(template.tile_n());
+            let kernel = Kernel::new("matmul_vector")
+                .constant("GROUP", template.group() as u32)
+                .constant("LANES", template.lanes() as u32)
+                .paste("INPUT", template.input())
+                .paste("BODY", template.body());
+            let launch = self.launch(kernel, "array<Elem>", template.groups(tiles)).param("tiles", tiles);
+            Variant::single(template.name(), launch)
+        };
+        templates.into_iter().filter(|_| alone).map(variant).collect()
     }
 
     /// The tiled kernel: for many outputs the larger tile first, which reads less for each sum.

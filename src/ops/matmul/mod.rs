@@ -1,8 +1,8 @@
 //! Matrix multiplication: `C[b] = activation(A[b] op B[b] + bias)`, batched, with either operand stored transposed.
 //!
 //! The sum over K is kept in f32 whatever the storage. Derivatives are matmuls of other forms, so no transpose is ever
-//! computed. Four kernels: `matmul_plain` is the referee, `matmul_tile` for GPUs, `matmul_register` and, where
-//! subgroups have a fixed small size, `matmul_broadcast` for drivers that run on the CPU.
+//! computed. `matmul_plain` is the referee, `matmul_tile` is for GPUs, `matmul_register` and, where subgroups have a fixed
+//! small size, `matmul_broadcast` for drivers that run on the CPU; `matmul_vector` is for the few rows of a text's next token.
 
 mod fast;
 mod geometry;
@@ -10,6 +10,7 @@ mod launch;
 mod reference;
 mod register;
 mod tile;
+mod vector;
 
 pub use geometry::Form;
 
@@ -280,6 +281,13 @@ pub fn cases() -> Cases {
     }
     for form in [Form::Nt, Form::Tn] {
         add_case(&mut cases, Matmul::new(form), &[3], [9, 16, 24]);
+    }
+    // Few rows: one chunk, several turns with a ragged end, columns past the last team's.
+    for form in [Form::Nn, Form::Nt] {
+        for sizes in [[1, 8, 8], [1, 24, 576], [3, 100, 88], [2, 1040, 12], [4, 12, 264], [1, 7, 64]] {
+            add_case(&mut cases, Matmul::new(form), &[], sizes).no_gradient();
+        }
+        add_case(&mut cases, Matmul::new(form).with_bias(), &[2, 1], [1, 72, 136]).no_gradient();
     }
     for (name, constant) in [("gelu_tanh", 0.0), ("relu", 0.0), ("scale", 0.5)] {
         let op = Matmul::new(Form::Nn).with_bias().with_activation(Pointwise::single(name, constant));

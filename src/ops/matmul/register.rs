@@ -42,12 +42,40 @@ impl Access {
         }
     }
 
-    fn array(self, chunk: usize) -> String {
+    /// The type of a buffer that is moved so.
+    pub(super) fn array(self, chunk: usize) -> String {
         match self {
             Access::Single => "array<Elem>".to_string(),
             Access::Fours => "array<vec4<f32>>".to_string(),
             Access::Words64 => format!("array<vec{}<u64>>", chunk / 2),
             Access::Pairs => format!("array<vec{}<u32>>", chunk / 2),
+        }
+    }
+
+    /// Lines that read chunk number `at` of a buffer as `{name}_0`, `{name}_1` ..
+    pub(super) fn read(self, text: &mut String, chunk: usize, buffer: &str, name: &str, at: &str) {
+        if self == Access::Fours {
+            let fours = chunk / 4;
+            for four in 0..fours {
+                line!(text, "let {name}v{four} = {buffer}[({at}) * {fours}u + {four}u];");
+                for (i, part) in PARTS.iter().enumerate() {
+                    line!(text, "let {name}_{} = {name}v{four}.{part};", four * 4 + i);
+                }
+            }
+            return;
+        }
+        line!(text, "let {name}v = {buffer}[{at}];");
+        for (i, part) in PARTS.iter().take(chunk / 2).enumerate() {
+            let word = format!("{name}v.{part}");
+            let (low, high) = (i * 2, i * 2 + 1);
+            if self == Access::Words64 {
+                line!(text, "let {name}_{low} = bitcast<f32>(u32({word}));");
+                line!(text, "let {name}_{high} = bitcast<f32>(u32({word} >> 32u));");
+            } else {
+                line!(text, "let {name}p{i} = unpack2x16float({word});");
+                line!(text, "let {name}_{low} = {name}p{i}.x;");
+                line!(text, "let {name}_{high} = {name}p{i}.y;");
+            }
         }
     }
 }
@@ -289,29 +317,7 @@ impl Template {
 
     /// Reads chunk number `at` of a buffer as `{name}_0`, `{name}_1` ..
     fn read_chunk(&self, text: &mut String, access: Access, buffer: &str, name: &str, at: &str) {
-        if access == Access::Fours {
-            let fours = self.chunk / 4;
-            for four in 0..fours {
-                line!(text, "let {name}v{four} = {buffer}[({at}) * {fours}u + {four}u];");
-                for (i, part) in PARTS.iter().enumerate() {
-                    line!(text, "let {name}_{} = {name}v{four}.{part};", four * 4 + i);
-                }
-            }
-            return;
-        }
-        line!(text, "let {name}v = {buffer}[{at}];");
-        for (i, part) in PARTS.iter().take(self.chunk / 2).enumerate() {
-            let word = format!("{name}v.{part}");
-            let (low, high) = (i * 2, i * 2 + 1);
-            if access == Access::Words64 {
-                line!(text, "let {name}_{low} = bitcast<f32>(u32({word}));");
-                line!(text, "let {name}_{high} = bitcast<f32>(u32({word} >> 32u));");
-            } else {
-                line!(text, "let {name}p{i} = unpack2x16float({word});");
-                line!(text, "let {name}_{low} = {name}p{i}.x;");
-                line!(text, "let {name}_{high} = {name}p{i}.y;");
-            }
-        }
+        access.read(text, self.chunk, buffer, name, at);
     }
 
     /// Writes `y{j}_0` .. at `column_{j}` of the row that begins at `start`, as far as there are columns.

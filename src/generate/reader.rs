@@ -1,0 +1,129 @@
+//! A model that reads a text once: keys and values of what it has read stay in caches, and each further token costs one pass.
+//!
+//! Two plans share weights and caches: one reads [`CHUNK`] tokens at a time, one a single token. Tokens that a text shares with
+//! the one read before, from the first on, are not read again.
+
+use super::{Result, place};
+use crate::graph::{Graph, Source};
+use crate::model::{Extent, Family, Mode, Weights};
+use crate::passes::{self, Fuse, Tidy};
+use crate::plan::{Arena, Engine, Plan, Residents, Span};
+use crate::tensor::{DType, Tensor, Type};
+use crate::train::{self, Target};
+use std::time::{Duration, Instant};
+
+/// Tokens read at a time, while there are as many: enough that a pass over the weights is not the larger part of the work.
+const CHUNK: usize = 128;
+/// A rest of at most one token in so many of a chunk is read one by one: a pass over a chunk takes as long however few count.
+const REST: usize = 16;
+
+/// How fast texts were read and continued.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pace {
+    /// Tokens read together with others: prompts.
+    pub read: usize,
+    /// Time that took.
+    pub reading: Duration,
+    /// Tokens read one after another, each behind the one drawn before.
+    pub steps: usize,
+    /// Time that took.
+    pub stepping: Duration,
+}
+
+/// A model on a device, with what it has read.
+pub(super) struct Reader {
+    engine: Box<dyn Engine>,
+    /// Names of the feeds of each plan, and how many tokens it reads: the most first.
+    plans: Vec<(Vec<String>, usize)>,
+    /// Tokens whose keys and values the caches hold.
+    held: Vec<u32>,
+    pub capacity: usize,
+    pub pace: Pace,
+}
+
+impl Reader {
+    /// Room for `capacity` tokens.
+    pub fn new(family: &dyn Family, weights: &Weights, target: &Target, capacity: usize) -> Result<Reader> {
+        let mut counts = vec![capacity.min(CHUNK), 1];
+        counts.dedup();
+        let graphs = counts.iter().map(|&n| graph_of(family, n, capacity)).collect::<Result<Vec<_>>>()?;
+        let mut residents = place(family, target.caps().max_binding_bytes);
+        place_caches(&graphs[0], &mut residents);
+        let plans = target.plans(&graphs.iter().collect::<Vec<_>>(), &residents, None)?;
+        let names = |plan: &Plan| plan.feeds.iter().map(|f| f.name.clone()).collect();
+        let named = plans.iter().map(names).zip(counts).collect();
+        let mut engine = target.engine(&residents.arenas, plans)?;
+        for spec in family.parameters() {
+            engine
+                .write(residents.places[&spec.name], weights.get(&spec.name)?)
+                .map_err(train::Error::from)?;
+        }
+        Ok(Reader { engine, plans: named, held: vec![], capacity, pace: Pace::default() })
+    }
+
+    /// Scores of the token after `text`, which has at least one token and not more than there is room for.
+    pub fn scores(&mut self, text: &[u32]) -> Result<Vec<f32>> {
+        let start = Instant::now();
+        let shared = self.held.iter().zip(text).take_while(|(held, token)| held == token).count();
+        let known = shared.min(text.len() - 1);
+        // Should a pass fail, the rows behind are nobody's.
+        self.held.truncate(known);
+        let mut scores = vec![];
+        while self.held.len() < text.len() {
+            scores = self.read(text)?;
+        }
+        let count = text.len() - known;
+        let (tokens, time) = match count {
+            1 => (&mut self.pace.steps, &mut self.pace.stepping),
+            _ => (&mut self.pace.read, &mut self.pace.reading),
+        };
+        *tokens += count;
+        *time += start.elapsed();
+        Ok(scores)
+    }
+
+    /// Reads on behind what is held, with one pass.
+    fn read(&mut self, text: &[u32]) -> Result<Vec<f32>> {
+        let first = self.held.len();
+        let left = text.len() - first;
+        let most = self.plans[0].1;
+        let number = if left <= most / REST { self.plans.len() - 1 } else { 0 };
+        let (names, count) = &self.plans[number];
+        let live = left.min(*count);
+        let mut tokens = text[first..first + live].to_vec();
+        // What stands behind the last token is not seen by it, and is written over before anything sees it.
+        tokens.resize(*count, 0);
+        let positions = (first..first + count).map(|p| p as u32).collect();
+        let feed = |name: &String| match name.as_str() {
+            "tokens" => Tensor::u32([1, *count], tokens.clone()),
+            "positions" => Tensor::u32([1, *count], Vec::clone(&positions)),
+            "position" => Tensor::u32([1], vec![first as u32]),
+            _ => Tensor::u32([1], vec![live as u32 - 1]),
+        };
+        let feeds: Vec<Tensor> = names.iter().map(feed).collect();
+        let results =
+            self.engine.run(number, &feeds.iter().collect::<Vec<_>>()).map_err(train::Error::from)?;
+        self.held.extend(&text[first..first + live]);
+        Ok(results[0].real::<f32>().to_vec())
+    }
+}
+
+/// A pass over `count` tokens behind those in caches with room for `capacity`.
+fn graph_of(family: &dyn Family, count: usize, capacity: usize) -> Result<Graph> {
+    let mut graph = Graph::new();
+    let extent = Extent { batch: 1, context: count };
+    let forward = family.forward(&mut graph, extent, Mode::Continue { capacity })?;
+    graph.output("logits", forward.logits);
+    let (graph, _) = passes::run(&[&Tidy, &Fuse], graph).map_err(train::Error::from)?;
+    Ok(graph)
+}
+
+/// An arena for each cache.
+fn place_caches(graph: &Graph, residents: &mut Residents) {
+    for info in graph.values().iter().filter(|info| matches!(info.source, Source::State)) {
+        let name = info.name.clone().expect("states are named when made");
+        let kind = Type::new(DType::F32, [info.kind.shape.count()]);
+        residents.places.insert(name.clone(), Span { arena: residents.arenas.len(), offset_bytes: 0 });
+        residents.arenas.push(Arena { name, kind });
+    }
+}

@@ -1,0 +1,98 @@
+//! How a forward pass stands in its text: it sees the whole of it, or goes on behind what caches hold.
+
+use super::layers::located;
+use super::{Extent, Mode, Result};
+use crate::graph::Graph;
+use crate::ops::Value;
+use crate::ops::attention::{Attention, AttentionEmit};
+use crate::ops::cache_write::CacheWriteEmit;
+use crate::ops::embedding::EmbeddingEmit;
+use crate::ops::slice::SliceEmit;
+use crate::tensor::{DType, Type};
+
+/// Where the tokens of a forward pass stand.
+pub(super) enum Course {
+    /// From the start of each text.
+    Whole,
+    /// Behind what caches hold.
+    Behind(Behind),
+}
+
+/// What a pass behind caches reads beside its tokens.
+pub(super) struct Behind {
+    /// Position of the first token, U32 \[1\].
+    first: Value,
+    /// Position of each token, U32 [B, T].
+    each: Value,
+    /// Rows of which scores are wanted, U32 \[B\]; absent where each sequence has one token.
+    scored: Option<Value>,
+    /// Rows of a cache.
+    capacity: usize,
+}
+
+impl Course {
+    /// Declares the inputs that the mode asks for.
+    pub fn declare(graph: &mut Graph, extent: Extent, mode: Mode) -> Course {
+        let Mode::Continue { capacity } = mode else { return Course::Whole };
+        let mut numbers = |name: &str, shape: &[usize]| graph.input(name, Type::new(DType::U32, shape));
+        Course::Behind(Behind {
+            first: numbers("position", &[1]),
+            each: numbers("positions", &[extent.batch, extent.context]),
+            scored: (extent.context > 1).then(|| numbers("scored", &[extent.batch])),
+            capacity,
+        })
+    }
+
+    /// Positions there may be, for tables of angles.
+    pub fn positions(&self, extent: Extent) -> usize {
+        match self {
+            Course::Whole => extent.context,
+            Course::Behind(behind) => behind.capacity,
+        }
+    }
+
+    /// Position of each token where that is not its time.
+    pub fn given(&self) -> Option<Value> {
+        match self {
+            Course::Whole => None,
+            Course::Behind(behind) => Some(behind.each),
+        }
+    }
+
+    /// Rows of a table of positions, [T, C] or [B, T, C].
+    pub fn places(&self, graph: &mut Graph, table: Value, extent: Extent) -> crate::ops::Result<Value> {
+        match self {
+            Course::Whole => graph.slice(table, 0, 0, extent.context),
+            Course::Behind(behind) => graph.embedding(table, behind.each),
+        }
+    }
+
+    /// Attention of q [B, T, H, D] over k and v [B, T, G, D] and, behind caches, over what they hold: the states `scope.keys` and
+    /// `scope.values` F32 [B, S, G, D].
+    pub fn attend(
+        &self,
+        graph: &mut Graph,
+        scope: &str,
+        how: &Attention,
+        [q, k, v]: [Value; 3],
+        rng: Option<Value>,
+    ) -> crate::ops::Result<Value> {
+        let Course::Behind(behind) = self else { return graph.attention(how, [q, k, v], None, rng) };
+        let mut shape = graph.kind(k).shape.to_vec();
+        shape[1] = behind.capacity;
+        let caches =
+            ["keys", "values"].map(|name| graph.state(format!("{scope}.{name}"), Type::f32(&shape[..])));
+        let [k, v] = graph.cache_write(caches, [k, v], behind.first)?;
+        graph.attention_cached(how, [q, k, v], behind.first)
+    }
+
+    /// The rows of x [N, C] of which scores are wanted.
+    pub fn scored(&self, graph: &mut Graph, scope: &str, x: Value) -> Result<Value> {
+        match self {
+            Course::Behind(Behind { scored: Some(rows), .. }) => {
+                located(graph, scope, |g| g.embedding(x, *rows))
+            }
+            _ => Ok(x),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Attention of few queries over a cache of many keys: on the host rows read where they lie, on a device one workgroup for each
+//! query and head.
+
+use super::Attention;
+use super::fast::{Sources, normalise};
+use super::geometry::Geometry;
+use super::text::{Access, Buffers, columns};
+use crate::ops::fast::math::sum_of_pairs;
+use crate::ops::fast::widest;
+use crate::ops::launch::{Bind, Kernel, Launch};
+use crate::tensor::DType;
+use rayon::prelude::*;
+
+/// Queries to which this is meant for: with more, tiles that share keys are faster.
+pub(super) const FEW: usize = 8;
+
+/// Invocations of a workgroup, a power of two: keys scored in one turn.
+const LANES: usize = 128;
+
+/// out and lse on the host.
+pub(super) fn host(sources: &Sources, out: &mut [f32], lse: &mut [f32]) {
+    let g = sources.g;
+    let mut rows: Vec<(&mut [f32], f32)> = out.chunks_exact_mut(g.size).map(|out| (out, 0.0)).collect();
+    rows.par_iter_mut().enumerate().for_each(|(number, (out, lse))| {
+        let (h, t, b) = (number % g.heads, number / g.heads % g.queries, number / g.heads / g.queries);
+        let query = &sources.q[(b * g.queries + t) * g.query_stride + h * g.size..][..g.size];
+        let seen = g.reach(t);
+        let first = sources.key_row(b, h) + seen.start * g.key_stride;
+        let mut weights = vec![0.0; seen.len()];
+        score(query, &sources.k[first..], g.key_stride, g.scale, &mut weights);
+        *lse = normalise(&mut weights);
+        mix(&weights, &sources.v[first..], g.key_stride, out);
+    });
+    for (number, (_, found)) in rows.iter().enumerate() {
+        let (h, t, b) = (number % g.heads, number / g.heads % g.queries, number / g.heads / g.queries);
+        lse[(b * g.heads + h) * g.queries + t] = *found;
+    }
+}
+
+widest! {
+    /// Products of a query with keys `stride` apart.
+    fn score(query: &[f32], keys: &[f32], stride: usize, scale: f32, weights: &mut [f32]) {
+        for (s, weight) in weights.iter_mut().enumerate() {
+            *weight = sum_of_pairs(query, &keys[s * stride..][..query.len()], |q, k| q * k) * scale;
+        }
+    }
+}
+
+widest! {
+    /// The weighted sum of values `stride` apart.
+    fn mix(weights: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
+        out.fill(0.0);
+        for (s, &weight) in weights.iter().enumerate() {
+            let value = &values[s * stride..][..out.len()];
+            out.iter_mut().zip(value).for_each(|(o, v)| *o += weight * v);
+        }
+    }
+}
+
+/// The kernel with its bindings.
+pub(super) fn launch(how: &Attention, g: &Geometry, dtype: DType) -> Launch {
+    let parts = g.size.div_ceil(4);
+    let kernel = Kernel::new("attention_step")
+        .constant("LANES", LANES as u32)
+        .constant("PARTS", parts as u32)
+        .constant("SHARES", (LANES / parts) as u32)
+        .paste("COLUMNS", columns(4));
+    Buffers::new(g, Access::widest(g.size, dtype, false))
+        .sources(how)
+        .trailing(how, how.sources())
+        .write("out", "0u", Bind::Output(0))
+        .words("lse", "read_write", "f32", Bind::Output(1))
+        .launch(kernel, dtype, g, 1, g.batch * g.heads * g.queries)
+}
