@@ -1,5 +1,8 @@
 //! The `kiln` command as a user meets it: what it prints, what it refuses, with which exit code. All on `--device cpu`.
 
+#[path = "command_line/bench.rs"]
+mod bench;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -109,6 +112,10 @@ fn every_command_has_help_that_ends_in_examples() {
         "tokenizer decode",
         "tokenizer inspect",
         "inspect",
+        "bench",
+        "bench kernels",
+        "bench train",
+        "bench compare",
         "devices",
         "doctor",
         "tune",

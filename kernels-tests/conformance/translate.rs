@@ -2,6 +2,7 @@
 
 use kiln::gpu::loader::{Assembled, assemble};
 use kiln::gpu::qualify::stored_type;
+use kiln::gpu::roof;
 use kiln::ops::families;
 use kiln::ops::launch::{Caps, Kernel};
 use kiln::tensor::{DType, Type};
@@ -25,7 +26,7 @@ pub fn has_validator() -> bool {
     quiet.is_ok_and(|status| status.success())
 }
 
-/// Kernels that the cases launch on this adapter, on a plain GPU and on a driver on the CPU.
+/// Kernels that the cases launch on this adapter, on a plain GPU and on a driver on the CPU; and those that measure roofs.
 pub fn trials(own: &Caps) -> Vec<Translation> {
     let rich = Caps { f16: true, subgroup: true, subgroup_size: 32, int64: true, ..Caps::portable() };
     let adapters = [
@@ -46,6 +47,9 @@ pub fn trials(own: &Caps) -> Vec<Translation> {
                 }
             }
         }
+    }
+    for kernel in roof::kernels() {
+        by_shader.entry(kernel.shader).or_default().insert(kernel);
     }
     let validate = has_validator();
     let trial = |(shader, kernels): (&str, BTreeSet<Kernel>)| {

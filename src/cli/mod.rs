@@ -1,5 +1,6 @@
 //! The command line: one file a command. Exit code 0 on success, 2 for wrong usage, 1 for anything else.
 
+mod bench;
 mod costs;
 mod demo;
 mod devices;
@@ -38,6 +39,8 @@ enum Command {
     Demo(demo::Demo),
     /// Look at graph, plan, memory and costs of a recipe or model.
     Inspect(inspect::Inspect),
+    /// Measure kernels and training steps here, or compare two measurements.
+    Bench(bench::Bench),
     /// List the adapters of this machine.
     Devices(devices::Devices),
     /// Check every kernel on this machine's adapter against the reference.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Tokenizer(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Devices(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Tune(command) => command.run(),

@@ -93,11 +93,6 @@ impl GpuEngine {
         self.gpu.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
     }
 
-    /// Seconds the host has spent on submitting runs so far, the driver's part included, waiting left out.
-    pub fn host_seconds(&self) -> f64 {
-        self.submitting.as_secs_f64()
-    }
-
     /// Waits until nothing is under way.
     pub fn wait(&self) -> Result<()> {
         Ok(self.gpu.wait()?)
@@ -224,6 +219,11 @@ impl Engine for GpuEngine {
 
     fn memory_bytes(&self) -> u64 {
         self.held_bytes
+    }
+
+    /// The driver's part included.
+    fn host_seconds(&self) -> Option<f64> {
+        Some(self.submitting.as_secs_f64())
     }
 }
 

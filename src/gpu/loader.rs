@@ -147,9 +147,9 @@ mod tests {
         text.lines().filter_map(|line| line.trim().strip_prefix("#import ")).map(str::trim)
     }
 
-    /// Every kernel that any case launches, with f32 storage.
+    /// Every kernel that any case launches, with f32 storage, and those that measure roofs.
     fn kernels() -> Vec<Kernel> {
-        let mut kernels = BTreeSet::new();
+        let mut kernels: BTreeSet<Kernel> = crate::gpu::roof::kernels().into_iter().collect();
         let caps = Caps { f16: true, subgroup: true, subgroup_size: 8, int64: true, ..Caps::portable() };
         for (_, cases) in crate::ops::families() {
             for case in cases().list {
@@ -168,7 +168,7 @@ mod tests {
         let mut used: BTreeSet<&str> = kernels().iter().map(|k| k.shader).collect();
         used.extend(SHADERS.iter().flat_map(|(_, text)| imports(text)));
         let idle: Vec<_> = SHADERS.iter().map(|(stem, _)| *stem).filter(|s| !used.contains(s)).collect();
-        assert!(idle.is_empty(), "no case launches {idle:?}");
+        assert!(idle.is_empty(), "nothing launches {idle:?}");
     }
 
     #[test]

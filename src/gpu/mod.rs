@@ -10,6 +10,7 @@ pub mod pipeline;
 pub mod qualify;
 mod ready;
 pub mod reflect;
+pub mod roof;
 pub mod run;
 mod timing;
 mod transfer;

@@ -109,12 +109,17 @@ impl<'a> Bench<'a> {
         Ok(Bench { gpu, regions, inputs: input_regions, outputs: output_regions, in_place, steps, params })
     }
 
-    /// Fills the buffers anew, runs once and reads everything back.
-    pub fn run(&self) -> Result<Outcome> {
-        let device = &self.gpu.device;
+    /// Fills the buffers anew: inputs with their elements, all else with ones.
+    pub fn fill(&self) {
         for region in &self.regions {
             self.gpu.queue.write_buffer(&region.buffer, 0, &framed(&region.before));
         }
+    }
+
+    /// Fills the buffers anew, runs once and reads everything back.
+    pub fn run(&self) -> Result<Outcome> {
+        let device = &self.gpu.device;
+        self.fill();
         let total: u64 = self.regions.iter().map(|r| r.buffer.size()).sum();
         let back = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("trial readback"),
@@ -145,7 +150,7 @@ impl<'a> Bench<'a> {
         self.judge(&after)
     }
 
-    /// Runs `times` times without reading back and returns the elapsed seconds of one.
+    /// Runs `times` times without reading back and returns the elapsed seconds of one. Buffers hold zeros until [`Bench::fill`].
     pub fn time(&self, times: u32) -> Result<f64> {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         (0..times).for_each(|_| self.encode(&mut encoder));

@@ -31,6 +31,11 @@ pub trait Engine {
     /// Bytes of device memory held.
     fn memory_bytes(&self) -> u64;
 
+    /// Seconds the host has spent on submitting runs so far, waiting left out; `None` where the host computes itself.
+    fn host_seconds(&self) -> Option<f64> {
+        None
+    }
+
     /// Submits and waits.
     fn run(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Vec<Tensor>> {
         let ticket = self.submit(number, feeds)?;

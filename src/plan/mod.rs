@@ -12,7 +12,7 @@ mod slots;
 mod text;
 
 pub use engine::{Engine, Ticket};
-pub use host::HostEngine;
+pub use host::{HostEngine, all_threads};
 pub use lifetimes::{Storage, lifetimes};
 pub use lower::{Choose, first_variant, plan};
 pub use prepare::{order, prepare};

@@ -231,7 +231,8 @@ fn tokenizer_of(recipe: &Recipe, text: &str) -> Result<Tokenizer> {
     })
 }
 
-fn family_of(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn Family>> {
+/// The architecture of a recipe's model, over a tokenizer of so many tokens.
+pub fn family_of(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn Family>> {
     match &recipe.model {
         recipe::Model::Load { folder, .. } => Ok(model::open(folder)?),
         recipe::Model::Build(shape) => {

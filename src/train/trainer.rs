@@ -143,6 +143,11 @@ impl Trainer {
         self.engine.memory_bytes()
     }
 
+    /// Seconds the host has spent on submitting so far, waiting left out; `None` where the host computes itself.
+    pub fn host_seconds(&self) -> Option<f64> {
+        self.engine.host_seconds()
+    }
+
     /// The plans, for inspection: step, update, evaluation, and gathering if batches are accumulated.
     pub fn plans(&self) -> &[Plan] {
         &self.plans
@@ -291,6 +296,15 @@ impl Trainer {
             return Err(Error::NotFinite { step, what, culprit, checkpoint });
         }
         Ok(Some(outcome))
+    }
+
+    /// Loss of one batch, with its gradients left in their arena; nothing is learnt. Waits for the end.
+    pub fn differentiate(&mut self, mut batch: Feeds) -> Result<f64> {
+        batch.set("rng", self.rng(self.step * self.settings.accumulate as u64));
+        let ticket = submit_named(self.engine.as_mut(), &self.plans, STEP, &batch)?;
+        let loss = self.loss_of(ticket)?;
+        self.last_collected = Instant::now();
+        Ok(loss)
     }
 
     /// Mean loss over batches, each with its weight, without dropout and without learning. Steps under way finish first.

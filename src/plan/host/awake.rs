@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const PATIENCE: u32 = 64;
 
 /// Does `work` on a thread of the pool while all others stay awake.
-pub(super) fn all_threads<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub fn all_threads<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let done = AtomicBool::new(false);
     let flag = &done;
     rayon::scope(|scope| {

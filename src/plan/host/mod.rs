@@ -7,6 +7,8 @@ mod awake;
 mod replay;
 mod words;
 
+pub use awake::all_threads;
+
 use super::{Arena, Engine, Error, Plan, Result, Span, Ticket};
 use crate::tensor::{DType, Tensor, Type, View};
 use replay::Replay;

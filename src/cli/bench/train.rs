@@ -1,0 +1,371 @@
+//! `kiln bench train`: whole training steps of named models, with random weights over random tokens.
+
+use super::bed::Roofs;
+use super::report::{Report, device_json, load};
+use super::spread::{Spread, seconds, short, size};
+use crate::cli::{Usage, costs};
+use crate::data::groups::sorted_positions;
+use crate::graph::Feeds;
+use crate::model::{self, Extent, Family};
+use crate::plan::Plan;
+use crate::tensor::Tensor;
+use crate::tensor::random::Stream;
+use crate::train::Target;
+use crate::train::job::{Step, family_of};
+use crate::train::program::Program;
+use crate::train::recipe::{RawRecipe, Recipe};
+use crate::train::trainer::Trainer;
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A model to be trained for a few steps.
+struct Named {
+    name: &'static str,
+    preset: &'static str,
+    vocabulary: usize,
+    batch: usize,
+    context: usize,
+}
+
+/// The models there are, the smallest first.
+const MODELS: [Named; 4] = [
+    Named { name: "nano-small", preset: "gpt-nano", vocabulary: 65, batch: 12, context: 64 },
+    Named { name: "nano-large", preset: "gpt-mini", vocabulary: 65, batch: 4, context: 256 },
+    Named { name: "smollm2-135m", preset: "smollm2-135m", vocabulary: 49_152, batch: 1, context: 128 },
+    Named { name: "gpt2-124m", preset: "gpt2", vocabulary: 50_257, batch: 1, context: 1024 },
+];
+
+/// Steps before the first that counts.
+const WARM_UP: usize = 2;
+/// Steps that count at least, where their number is not given.
+const LEAST: usize = 3;
+/// Steps that count at most, where their number is not given.
+const MOST: usize = 100;
+/// Batches drawn beforehand, so that drawing takes no time of a step.
+const BATCHES: usize = 4;
+/// Small enough that random tokens do no harm.
+const RATE: f64 = 1e-4;
+/// What one start gives to measuring kernel variants; a build that takes longer may have left some unmeasured.
+const BUILD: Duration = Duration::from_millis(1400);
+/// Builds after which the variants are taken as they are.
+const BUILDS: usize = 8;
+
+/// Time whole training steps: forward, backward, clipping and AdamW, batch after batch without waiting.
+///
+/// Models: nano-small (GPT-2, 4 layers, 128 wide, 12 x 64 tokens), nano-large (6 layers, 384 wide, 4 x 256), smollm2-135m
+/// (Llama, 128 tokens), gpt2-124m (1024 tokens); all of them if none is named, less those that would take too long here.
+/// Weights and tokens are random. Kernel variants are measured first, as for any run, and no step is timed before that.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  kiln bench train\n  kiln bench train nano-small nano-large\n  kiln bench train smollm2-135m --device cpu --steps 5\n  kiln bench train nano-small --precision f16 --json -o half.json"
+)]
+pub struct Train {
+    /// The models; all if none is named.
+    #[arg(value_name = "MODEL")]
+    models: Vec<String>,
+    /// Steps to time; absent: as many as --seconds allows, 3 to 100.
+    #[arg(long, value_name = "N", value_parser = crate::cli::count)]
+    steps: Option<usize>,
+    /// About how long a model's steps may take.
+    #[arg(long, value_name = "N", default_value = "20", value_parser = super::positive)]
+    seconds: f64,
+    /// Storage of activations: f32 or f16.
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "f16"])]
+    precision: String,
+    /// gpu, cpu, an adapter's number, or part of its name.
+    #[arg(long, default_value = "gpu")]
+    device: String,
+    /// Write the report, in JSON, to this file as well.
+    #[arg(short, long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A model's figures.
+struct Figure {
+    describe: String,
+    weights: usize,
+    /// One step, from one to the next.
+    ms: Spread,
+    /// Forward and backward alone, with waiting for the loss.
+    gradient_ms: Spread,
+    flops: f64,
+    held_bytes: u64,
+    /// Share of the time that the host was busy submitting; absent where it computes, as a driver on the processor does within
+    /// the submission.
+    host_share: Option<f64>,
+    loss: f64,
+}
+
+impl Train {
+    /// Times, prints and writes the report.
+    pub fn run(self) -> anyhow::Result<()> {
+        let models = self.chosen()?;
+        let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
+        let load = load();
+        let roofs = Roofs::of(&target)?;
+        let (mut rows, mut rate) = (vec![], None);
+        for model in models {
+            eprintln!("{}: building", model.name);
+            let outcome = self.time(&target, model, rate);
+            if let Ok(figure) = &outcome {
+                rate = Some(1e3 * figure.flops / figure.ms.median);
+            }
+            rows.push((model, outcome.map_err(|error| crate::cli::message(&error))));
+        }
+        let measured = rows.iter().filter(|(_, outcome)| outcome.is_ok()).count();
+        let json_rows: Vec<Value> =
+            rows.iter().map(|(m, outcome)| self.json_of(m, outcome, &roofs)).collect();
+        let report = Report {
+            load,
+            kind: "train",
+            body: json!({ "device": device_json(&target), "roofs": roofs.json(), "rows": json_rows }),
+            text: self.text(&target, &roofs, &rows),
+        };
+        report.give(self.json, self.out.as_deref())?;
+        match measured {
+            0 => anyhow::bail!("nothing was measured: the report says why"),
+            _ => Ok(()),
+        }
+    }
+
+    fn chosen(&self) -> anyhow::Result<Vec<&'static Named>> {
+        const ALL: &[Named] = &MODELS;
+        if self.models.is_empty() {
+            return Ok(ALL.iter().collect());
+        }
+        let find = |name: &String| {
+            ALL.iter().find(|model| model.name == name.as_str()).ok_or_else(|| unknown(name).into())
+        };
+        self.models.iter().map(find).collect()
+    }
+
+    fn time(&self, target: &Target, model: &Named, rate: Option<f64>) -> anyhow::Result<Figure> {
+        let recipe = self.recipe(model)?;
+        let family = family_of(&recipe, 1)?;
+        let Step { weights, settings, extent } = Step::new(&recipe, family.as_ref())?;
+        let build = Step::loss(&recipe, family.as_ref(), extent);
+        let mut flops = 0.0;
+        for _ in 0..BUILDS {
+            let start = Instant::now();
+            let program = Program::new(target, &weights, &build, &settings)?;
+            flops = program.plans().take(2).map(|(_, plan)| flops_of(plan)).sum();
+            self.refuse_slow(flops, rate)?;
+            if target.is_host() || start.elapsed() < BUILD {
+                break;
+            }
+        }
+        let mut trainer = Trainer::new(target, &weights, &build, settings)?;
+        let first = model::initial(&family.parameters(), recipe.train.seed);
+        trainer.set_weights(|name, _| Ok(first.get(name)?.clone()))?;
+        drop(first);
+        let batches: Vec<Feeds> =
+            (0..BATCHES).map(|n| batch(n as u32, extent, family.vocabulary())).collect();
+        eprintln!("{}: running", model.name);
+        self.steps(&mut trainer, &batches, family.as_ref(), flops, target.caps().is_cpu)
+    }
+
+    /// Runs the steps: those under way overlap with what the host does, as in a run.
+    fn steps(
+        &self,
+        trainer: &mut Trainer,
+        batches: &[Feeds],
+        family: &dyn Family,
+        flops: f64,
+        on_host: bool,
+    ) -> anyhow::Result<Figure> {
+        let next = |trainer: &mut Trainer| {
+            let number = trainer.steps_done() as usize % batches.len();
+            trainer.submit(vec![batches[number].clone()], RATE)
+        };
+        for _ in 0..WARM_UP {
+            next(trainer)?;
+            trainer.collect(true)?;
+        }
+        let busy = trainer.host_seconds();
+        let start = Instant::now();
+        let (mut measured, mut loss) = (vec![], f64::NAN);
+        let mut submitted = 0;
+        loop {
+            let spent = start.elapsed().as_secs_f64();
+            let more = match self.steps {
+                Some(steps) => submitted < steps,
+                // Steps under way will take their time as well.
+                None => {
+                    submitted < LEAST
+                        || (submitted < MOST && enough_left(spent, &measured, submitted, self.seconds))
+                }
+            };
+            if more {
+                next(trainer)?;
+                submitted += 1;
+            }
+            while let Some(outcome) = trainer.collect(!more)? {
+                measured.push(outcome.elapsed_ms);
+                loss = outcome.loss;
+            }
+            if !more {
+                break;
+            }
+        }
+        let wall = start.elapsed().as_secs_f64();
+        let busy_until = trainer.host_seconds().filter(|_| !on_host);
+        let host_share = busy.zip(busy_until).map(|(before, after)| (after - before) / wall);
+        let mut gradients = vec![];
+        for number in 0..measured.len().clamp(1, 10) {
+            let feeds = batches[number % batches.len()].clone();
+            let start = Instant::now();
+            trainer.differentiate(feeds)?;
+            gradients.push(1e3 * start.elapsed().as_secs_f64());
+        }
+        Ok(Figure {
+            describe: family.describe(),
+            weights: trainer.weight_count(),
+            ms: Spread::of(measured).expect("one step at least"),
+            gradient_ms: Spread::of(gradients).expect("one at least"),
+            flops,
+            held_bytes: trainer.held_bytes(),
+            host_share,
+            loss,
+        })
+    }
+
+    /// Of models that nobody named, those are left out that would take long.
+    fn refuse_slow(&self, flops: f64, rate: Option<f64>) -> anyhow::Result<()> {
+        let Some(rate) = rate.filter(|_| self.models.is_empty()) else { return Ok(()) };
+        let expected = flops / rate;
+        if (WARM_UP + LEAST) as f64 * expected > 2.0 * self.seconds {
+            let step = seconds(expected);
+            anyhow::bail!("left out: a step would take about {step} at the rate before; it runs when named")
+        }
+        Ok(())
+    }
+
+    fn recipe(&self, model: &Named) -> anyhow::Result<Recipe> {
+        let Named { preset, vocabulary, batch, context, .. } = model;
+        let text = format!(
+            "[model]\npreset = \"{preset}\"\nvocabulary = {vocabulary}\n[train]\nbatch = {batch}\ncontext = {context}\n\
+             clip = 1.0\noptimizer = {{ kind = \"adamw\", betas = [0.9, 0.99], eps = 1e-8, weight_decay = 0.1 }}\n\
+             [precision]\nstorage = \"{}\"\n",
+            self.precision
+        );
+        Ok(RawRecipe::parse(&text, "the recipe of the bench")?.resolve()?)
+    }
+
+    fn json_of(&self, model: &Named, outcome: &Result<Figure, String>, roofs: &Roofs) -> Value {
+        let mut row = json!({
+            "model": model.name, "precision": self.precision, "batch": model.batch, "context": model.context,
+            "problem": outcome.as_ref().err(),
+        });
+        if let Ok(figure) = outcome {
+            let rate = 1e3 * figure.flops / figure.ms.median;
+            row["describe"] = json!(figure.describe);
+            row["weights"] = json!(figure.weights);
+            row["ms"] = figure.ms.json();
+            row["gradient_ms"] = figure.gradient_ms.json();
+            row["tokens_per_second"] = json!(model.tokens() * 1e3 / figure.ms.median);
+            row["flops"] = json!(figure.flops);
+            row["gflops"] = json!(rate / 1e9);
+            row["mfu"] = json!(rate / roofs.multiply);
+            row["held_bytes"] = json!(figure.held_bytes);
+            row["host_share"] = json!(figure.host_share);
+            row["loss"] = json!(figure.loss);
+        }
+        row
+    }
+
+    fn text(&self, target: &Target, roofs: &Roofs, rows: &[(&Named, Result<Figure, String>)]) -> String {
+        let mut text = format!("device  {}\nroofs   {}\n\n", target.describe(), roofs.text());
+        text += &format!(
+            "{:<14} {:<4} {:>6} {:>9} {:>19} {:>9} {:>8} {:>8} {:>5} {:>11} {:>6} {:>10}\n",
+            "model",
+            "type",
+            "steps",
+            "ms",
+            "quartiles",
+            "tokens/s",
+            "GFLOP",
+            "GFLOP/s",
+            "MFU",
+            "memory",
+            "host",
+            "gradient"
+        );
+        for (model, outcome) in rows {
+            let head = format!("{:<14} {:<4}", model.name, self.precision);
+            text += &match outcome {
+                Err(problem) => format!("{head} {problem}\n"),
+                Ok(figure) => format!("{head} {}\n", figure.line(model, roofs)),
+            };
+        }
+        text + "MFU: share of the multiply roof; gradient: forward and backward alone, ms; host: share of the time that the host \
+                is busy submitting, where it does not compute as well\n"
+    }
+}
+
+impl Named {
+    /// Tokens of a step.
+    fn tokens(&self) -> f64 {
+        (self.batch * self.context) as f64
+    }
+}
+
+impl Figure {
+    fn line(&self, model: &Named, roofs: &Roofs) -> String {
+        let rate = 1e3 * self.flops / self.ms.median;
+        let host = self.host_share.map_or("-".into(), |share| format!("{:.1} %", 100.0 * share));
+        format!(
+            "{:>6} {:>9} {:>19} {:>9} {:>8} {:>8} {:>3.0} % {:>11} {host:>6} {:>10}",
+            self.ms.samples,
+            short(self.ms.median),
+            format!("{}..{}", short(self.ms.low), short(self.ms.high)),
+            short(model.tokens() * 1e3 / self.ms.median),
+            short(self.flops / 1e9),
+            short(rate / 1e9),
+            100.0 * rate / roofs.multiply,
+            size(self.held_bytes as u128),
+            short(self.gradient_ms.median)
+        )
+    }
+}
+
+/// Whether another step still ends in time.
+fn enough_left(spent: f64, measured: &[f64], submitted: usize, most_seconds: f64) -> bool {
+    match measured.last() {
+        Some(ms) => spent + (submitted + 1 - measured.len()) as f64 * ms / 1e3 < most_seconds,
+        None => spent < most_seconds,
+    }
+}
+
+fn flops_of(plan: &Plan) -> f64 {
+    costs::rows(plan).iter().map(|row| row.flops).sum()
+}
+
+/// Random tokens, each to be followed by another.
+fn batch(number: u32, extent: Extent, vocabulary: usize) -> Feeds {
+    let positions = extent.positions();
+    let mut random = Stream::new(&[0x7374_6570, number]);
+    let mut draw = || (0..positions).map(|_| random.below(vocabulary as u64) as u32).collect::<Vec<u32>>();
+    let (tokens, targets) = (draw(), draw());
+    let groups = sorted_positions(&tokens, vocabulary);
+    Feeds::new()
+        .with("tokens", Tensor::u32([extent.batch, extent.context], tokens))
+        .with("targets", Tensor::i32([positions], targets.into_iter().map(|t| t as i32).collect()))
+        .with("order", Tensor::u32([groups.order.len()], groups.order))
+        .with("starts", Tensor::u32([groups.starts.len()], groups.starts))
+}
+
+fn unknown(name: &str) -> Usage {
+    let likeness = |model: &&Named| strsim::normalized_damerau_levenshtein(name, model.name);
+    let nearest = MODELS.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).expect("there are models");
+    let names: Vec<&str> = MODELS.iter().map(|model| model.name).collect();
+    Usage(format!(
+        "there is no model `{name}`; there are {}\n  hint: did you mean {}?",
+        names.join(", "),
+        nearest.name
+    ))
+}
