@@ -68,7 +68,7 @@ impl Kernels {
         let dtypes = self.dtypes(&target, &mut notes)?;
         let subjects = grid::subjects(&self.only, &self.shape, &dtypes, !is_processor(&target))?;
         let load = load();
-        let roofs = Roofs::of(&target)?;
+        let mut roofs = Roofs::of(&target)?;
         let spinner = ProgressBar::new_spinner();
         let (mut rows, mut rates) = (vec![], Rates::new());
         for (number, subject) in subjects.iter().enumerate() {
@@ -82,6 +82,9 @@ impl Kernels {
             }
         }
         spinner.finish_and_clear();
+        if lost(&target).is_none() {
+            notes.extend(roofs.again(&target)?);
+        }
         let measured = rows.iter().filter(|row| row.outcome.is_ok()).count();
         let report = Report {
             load,
@@ -218,7 +221,7 @@ impl Row {
 
     fn line(&self, subject: &Subject, roofs: &Roofs) -> String {
         let head = format!(
-            "{:<23} {:<16} {:<4} {:<26}",
+            "{:<23} {:<16} {:<4} {:<28}",
             subject.family.name,
             subject.shape,
             subject.dtype.name(),
@@ -250,7 +253,7 @@ fn text(target: &Target, roofs: &Roofs, notes: &[String], subjects: &[Subject], 
     let mut text = format!("device  {}\nroofs   {}\n", target.describe(), roofs.text());
     notes.iter().for_each(|note| text += &format!("note    {note}\n"));
     text += &format!(
-        "\n{:<23} {:<16} {:<4} {:<26} {:>9} {:>17} {:>16} {:>6}\n",
+        "\n{:<23} {:<16} {:<4} {:<28} {:>9} {:>17} {:>16} {:>6}\n",
         "family", "shape", "type", "variant", "ms", "quartiles", "rate", "roof"
     );
     rows.iter().for_each(|row| text += &row.line(&subjects[row.subject], roofs));

@@ -107,7 +107,7 @@ impl Train {
         let models = self.chosen()?;
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         let load = load();
-        let roofs = Roofs::of(&target)?;
+        let mut roofs = Roofs::of(&target)?;
         let (mut rows, mut rate) = (vec![], None);
         for model in models {
             eprintln!("{}: building", model.name);
@@ -117,14 +117,15 @@ impl Train {
             }
             rows.push((model, outcome.map_err(|error| crate::cli::message(&error))));
         }
+        let note = roofs.again(&target)?;
         let measured = rows.iter().filter(|(_, outcome)| outcome.is_ok()).count();
         let json_rows: Vec<Value> =
             rows.iter().map(|(m, outcome)| self.json_of(m, outcome, &roofs)).collect();
         let report = Report {
             load,
             kind: "train",
-            body: json!({ "device": device_json(&target), "roofs": roofs.json(), "rows": json_rows }),
-            text: self.text(&target, &roofs, &rows),
+            body: json!({ "device": device_json(&target), "roofs": roofs.json(), "notes": note.as_slice(), "rows": json_rows }),
+            text: self.text(&target, &roofs, note.as_deref(), &rows),
         };
         report.give(self.json, self.out.as_deref())?;
         match measured {
@@ -278,8 +279,15 @@ impl Train {
         row
     }
 
-    fn text(&self, target: &Target, roofs: &Roofs, rows: &[(&Named, Result<Figure, String>)]) -> String {
-        let mut text = format!("device  {}\nroofs   {}\n\n", target.describe(), roofs.text());
+    fn text(
+        &self,
+        target: &Target,
+        roofs: &Roofs,
+        note: Option<&str>,
+        rows: &[(&Named, Result<Figure, String>)],
+    ) -> String {
+        let mut text = format!("device  {}\nroofs   {}\n", target.describe(), roofs.text());
+        text += &note.map_or("\n".into(), |note| format!("note    {note}\n\n"));
         text += &format!(
             "{:<14} {:<4} {:>6} {:>9} {:>19} {:>9} {:>8} {:>8} {:>5} {:>11} {:>6} {:>10}\n",
             "model",
