@@ -45,7 +45,7 @@ impl Roofs {
         match target {
             Target::Host => Ok(host_roofs()),
             #[cfg(feature = "gpu")]
-            Target::Gpu { gpu, pipelines } => {
+            Target::Gpu { gpu, pipelines, .. } => {
                 let roof::Roofs { multiply, multiply_half, copy } = roof::measure(gpu, pipelines)?;
                 let how = "kernels that only multiply and add, and only copy; the best of several";
                 Ok(Roofs { multiply, multiply_half, copy, how })
@@ -245,7 +245,7 @@ pub fn too_slow(work: f64, rate: Option<f64>, most_seconds: f64) -> Option<Strin
 #[cfg(feature = "gpu")]
 pub fn adapter(target: &Target) -> Option<(&Gpu, &Pipelines)> {
     match target {
-        Target::Gpu { gpu, pipelines } => Some((gpu, pipelines)),
+        Target::Gpu { gpu, pipelines, .. } => Some((gpu, pipelines)),
         Target::Host => None,
     }
 }

@@ -4,6 +4,8 @@ use super::bed::{self, HostBench, Ready, Roofs};
 use super::grid::{self, Input, Rate, Subject};
 use super::report::{Report, device_json, load};
 use super::spread::{Spread, short};
+#[cfg(feature = "gpu")]
+use crate::gpu::tune::{Ledger, remembered_in, verdict_key};
 use crate::ops::Cost;
 use crate::tensor::{DType, Tensor, Type};
 use crate::train::Target;
@@ -153,8 +155,12 @@ impl Kernels {
         if let Some((gpu, pipelines)) = bed::adapter(target) {
             let in_place = subject.op.in_place();
             let variants = subject.op.launch(&kinds, &outputs, gpu.caps());
+            let ledger = Ledger::open(remembered_in(), &gpu.listing);
             for variant in &variants {
                 try_one(&variant.name, &mut |inputs| {
+                    if let Some(reason) = ledger.wrong(&verdict_key(variant, &kinds)) {
+                        anyhow::bail!("it computes wrongly here and is never used: {reason}");
+                    }
                     let given: Vec<_> = inputs.iter().cloned().zip(kinds.iter().cloned()).collect();
                     let bench =
                         crate::gpu::run::Bench::new(gpu, pipelines, variant, &given, &outputs, in_place)?;

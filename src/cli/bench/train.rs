@@ -17,6 +17,8 @@ use crate::train::recipe::{RawRecipe, Recipe};
 use crate::train::trainer::Trainer;
 use clap::Args;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -47,8 +49,9 @@ const MOST: usize = 100;
 const BATCHES: usize = 4;
 /// Small enough that random tokens do no harm.
 const RATE: f64 = 1e-4;
-/// What one start gives to measuring kernel variants; a build that takes longer may have left some unmeasured.
-const BUILD: Duration = Duration::from_millis(1400);
+/// A build that takes so long has spent its time for measuring kernel variants and may have left some; one that takes longer was
+/// told to measure all.
+const MEASURING: Range<Duration> = Duration::from_millis(1400)..Duration::from_secs(15);
 /// Builds after which the variants are taken as they are.
 const BUILDS: usize = 8;
 
@@ -99,6 +102,8 @@ struct Figure {
     /// the submission.
     host_share: Option<f64>,
     loss: f64,
+    /// Dispatches of each kernel variant in a step and its update.
+    variants: BTreeMap<String, usize>,
 }
 
 impl Train {
@@ -156,10 +161,11 @@ impl Train {
             let program = Program::new(target, &weights, &build, &settings)?;
             flops = program.plans().take(2).map(|(_, plan)| flops_of(plan)).sum();
             self.refuse_slow(flops, rate)?;
-            if target.is_host() || start.elapsed() < BUILD {
+            if target.is_host() || !MEASURING.contains(&start.elapsed()) {
                 break;
             }
         }
+        target.told().last().iter().for_each(|report| eprintln!("{}: {report}", model.name));
         let mut trainer = Trainer::new(target, &weights, &build, settings)?;
         let first = model::initial(&family.parameters(), recipe.train.seed);
         trainer.set_weights(|name, _| Ok(first.get(name)?.clone()))?;
@@ -167,7 +173,7 @@ impl Train {
         let batches: Vec<Feeds> =
             (0..BATCHES).map(|n| batch(n as u32, extent, family.vocabulary())).collect();
         eprintln!("{}: running", model.name);
-        self.steps(&mut trainer, &batches, family.as_ref(), flops, target.caps().is_cpu)
+        self.steps(&mut trainer, &batches, family.as_ref(), flops, target)
     }
 
     /// Runs the steps: those under way overlap with what the host does, as in a run.
@@ -177,7 +183,7 @@ impl Train {
         batches: &[Feeds],
         family: &dyn Family,
         flops: f64,
-        on_host: bool,
+        target: &Target,
     ) -> anyhow::Result<Figure> {
         let next = |trainer: &mut Trainer| {
             let number = trainer.steps_done() as usize % batches.len();
@@ -214,7 +220,7 @@ impl Train {
             }
         }
         let wall = start.elapsed().as_secs_f64();
-        let busy_until = trainer.host_seconds().filter(|_| !on_host);
+        let busy_until = trainer.host_seconds().filter(|_| !target.caps().is_cpu);
         let host_share = busy.zip(busy_until).map(|(before, after)| (after - before) / wall);
         let mut gradients = vec![];
         for number in 0..measured.len().clamp(1, 10) {
@@ -232,6 +238,8 @@ impl Train {
             held_bytes: trainer.held_bytes(),
             host_share,
             loss,
+            // The host takes no notice of the variants in its plans.
+            variants: if target.is_host() { BTreeMap::new() } else { variants_of(&trainer.plans()[..2]) },
         })
     }
 
@@ -275,6 +283,7 @@ impl Train {
             row["held_bytes"] = json!(figure.held_bytes);
             row["host_share"] = json!(figure.host_share);
             row["loss"] = json!(figure.loss);
+            row["variants"] = json!(figure.variants);
         }
         row
     }
@@ -351,6 +360,13 @@ fn enough_left(spent: f64, measured: &[f64], submitted: usize, most_seconds: f64
 
 fn flops_of(plan: &Plan) -> f64 {
     costs::rows(plan).iter().map(|row| row.flops).sum()
+}
+
+fn variants_of(plans: &[Plan]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    let dispatches = plans.iter().flat_map(|plan| &plan.dispatches);
+    dispatches.for_each(|dispatch| *counts.entry(dispatch.variant.clone()).or_default() += 1);
+    counts
 }
 
 /// Random tokens, each to be followed by another.
