@@ -446,3 +446,21 @@ fn a_word_that_kiln_tune_does_not_know_and_a_ledger_that_cannot_be_read_are_told
     let book: Value = serde_json::from_str(&std::fs::read_to_string(&ledger).unwrap()).unwrap();
     assert!(book["adapters"].as_object().is_some_and(|a| a.len() == 1), "{book}");
 }
+
+#[test]
+fn a_profile_tells_the_time_of_every_operator_and_changes_nothing_that_is_kept() {
+    let bench = Bench::new();
+    let plain = bench.train(&["--out", "plain", "--json"]).json();
+    let profiled = bench.train(&["--out", "timed", "--json", "--profile"]).json();
+    assert_eq!(plain["loss"], profiled["loss"]);
+    let weights =
+        |run: &str| std::fs::read(bench.path(run).join("checkpoints/step-000003/model.safetensors")).unwrap();
+    assert_eq!(weights("plain"), weights("timed"));
+    let table = std::fs::read_to_string(bench.path("timed/profile.txt")).unwrap();
+    assert!(table.contains("matmul") && table.contains("adamw") && table.contains("GFLOP/s"), "{table}");
+    let trace: Value =
+        serde_json::from_slice(&std::fs::read(bench.path("timed/profile.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let timed = events.iter().filter(|e| e["ph"] == "X" && e["dur"].as_f64().is_some_and(|us| us >= 0.0));
+    assert!(timed.count() > 10, "{trace}");
+}

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Train a model as a recipe says. Without a recipe: a small GPT on the built-in stories.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln train\n  kiln train recipe.toml\n  kiln train --data input.txt --set train.steps=500 --set model.preset=gpt-micro\n  kiln train --resume runs/shakespeare --set train.steps=4000\n  kiln train recipe.toml --device cpu"
+    after_help = "Examples:\n  kiln train\n  kiln train recipe.toml\n  kiln train --data input.txt --set train.steps=500 --set model.preset=gpt-micro\n  kiln train --resume runs/shakespeare --set train.steps=4000\n  kiln train recipe.toml --device cpu\n  kiln train recipe.toml --set train.steps=20 --profile"
 )]
 pub struct Train {
     /// The recipe, in TOML.
@@ -30,6 +30,9 @@ pub struct Train {
     /// Put the run here.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Time one more step operator by operator in the end: profile.txt and, for Perfetto, profile.json in the run folder.
+    #[arg(long)]
+    profile: bool,
     /// Print the summary as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -55,6 +58,9 @@ impl Train {
         }
         if let Some(folder) = self.resume.as_ref().or(self.out.as_ref()) {
             raw.insert("run.folder", toml::Value::String(folder.display().to_string()))?;
+        }
+        if self.profile {
+            raw.insert("run.profile", toml::Value::Boolean(true))?;
         }
         let recipe = raw.resolve()?;
         let stop = stop_on_interrupt()?;

@@ -172,6 +172,11 @@ impl Engine for GpuEngine {
         Ok(unpack(&bytes, kind)?)
     }
 
+    fn profile(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Vec<(usize, f64)>> {
+        let times = GpuEngine::profile(self, number, feeds)?;
+        Ok(self.plans[number].steps.iter().map(|step| step.node).zip(times).collect())
+    }
+
     fn submit(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Ticket> {
         self.gpu.check()?;
         let (start, waited) = (Instant::now(), self.waiting);

@@ -35,6 +35,8 @@ pub(super) struct Step {
     pub(super) buffers: wgpu::BindGroup,
     pub(super) params_offset: u32,
     pub(super) groups: [u32; 3],
+    /// Number of its node in the plan's graph.
+    pub(super) node: usize,
 }
 
 /// One result: where it is on the device and in the readback buffer.
@@ -117,7 +119,13 @@ impl Ready {
             let ranges: Vec<_> = dispatch.bindings.iter().map(|b| range(b, &at)).collect();
             let buffers = pipeline.bind(gpu, &ranges)?;
             let params_offset = (number as u64 * window) as u32;
-            steps.push(Step { pipeline, buffers, params_offset, groups: dispatch.groups });
+            steps.push(Step {
+                pipeline,
+                buffers,
+                params_offset,
+                groups: dispatch.groups,
+                node: dispatch.node,
+            });
         }
         let (mut reads, mut read_bytes) = (vec![], 0);
         for read in &plan.reads {

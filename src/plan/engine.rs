@@ -36,6 +36,11 @@ pub trait Engine {
         None
     }
 
+    /// Runs a plan as [`Engine::run`] does and tells the time of each dispatch or operator, in ms with its node's number.
+    ///
+    /// What the plan overwrites may be overwritten more than once, so weights are not to be used after an update.
+    fn profile(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Vec<(usize, f64)>>;
+
     /// Submits and waits.
     fn run(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Vec<Tensor>> {
         let ticket = self.submit(number, feeds)?;

@@ -5,6 +5,7 @@ mod error;
 pub mod job;
 pub mod layout;
 pub mod metrics;
+pub mod profile;
 pub mod program;
 pub mod progress;
 pub mod recipe;

@@ -188,6 +188,8 @@ pub struct Run {
     pub device: String,
     /// Recipe, metrics and checkpoints go here.
     pub folder: PathBuf,
+    /// Whether one more step is timed operator by operator in the end.
+    pub profile: bool,
     /// When checkpoints are written.
     pub save: Save,
     /// When metrics are written.

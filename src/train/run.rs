@@ -3,6 +3,7 @@
 use super::checkpoint::{Loaded, Snapshot, Store as Checkpoints, Stored};
 use super::job::{Job, feeds_of, tokenizer_in};
 use super::metrics::{Evaluation, Metrics, Resume, Step};
+use super::profile;
 use super::progress::{Progress, Status};
 use super::recipe::{FILE_NAME, Recipe};
 use super::schedule::PlateauState;
@@ -215,8 +216,31 @@ impl Lane {
         if interrupted {
             self.save(false)?;
         }
+        if self.job.recipe.run.profile && !interrupted {
+            self.profile()?;
+        }
         self.progress.finish();
         Ok(self.summary(interrupted))
+    }
+
+    /// Times one more step, which no checkpoint sees, and leaves table and trace in the run folder.
+    fn profile(&mut self) -> Result<()> {
+        let extent = self.job.extent();
+        let batches = (0..self.job.recipe.train.accumulate)
+            .map(|_| Ok(training_feeds(self.batches.next_batch()?, extent)))
+            .collect::<Result<Vec<_>>>()?;
+        let rows = self.trainer.profile(batches, 0.0)?;
+        let (table, folder) = (profile::table(&rows), &self.job.recipe.run.folder);
+        let trace = profile::trace(&rows, &self.trainer.describe()).to_string();
+        for (name, text) in [(profile::TABLE_NAME, &table), (profile::TRACE_NAME, &trace)] {
+            let path = folder.join(name);
+            let failed = |source| super::recipe::Error::File { path: path.clone(), source };
+            std::fs::write(&path, text).map_err(failed)?;
+        }
+        let most: Vec<&str> = table.lines().take(15).collect();
+        self.progress.println(&most.join("\n"));
+        self.progress.println(&format!("profile  {}", folder.join(profile::TRACE_NAME).display()));
+        Ok(())
     }
 
     /// Draws the step's batches and submits it.

@@ -4,6 +4,7 @@
 //! from then on only feeds batches and collects numbers.
 
 use super::layout::{Layout, Placed};
+use super::profile;
 use super::program::{EVALUATE, GATHER, STEP, UPDATE, gradient_name};
 pub use super::program::{Memory, Program};
 use super::recipe::{Clip, LossScale, Optimizer};
@@ -93,6 +94,7 @@ pub struct Trainer {
     in_flight: VecDeque<Flight>,
     last_collected: Instant,
     memory: Memory,
+    on_host: bool,
 }
 
 struct Flight {
@@ -126,6 +128,7 @@ impl Trainer {
             in_flight: VecDeque::new(),
             last_collected: Instant::now(),
             memory,
+            on_host: target.is_host(),
         };
         for (span, tensor) in trainer.arenas.fixed(&trainer.layout, &trainer.settings) {
             trainer.engine.write(span, &tensor)?;
@@ -332,6 +335,33 @@ impl Trainer {
         self.last_collected += time;
     }
 
+    /// Where the time of one more step goes, batch by batch and node by node. The weights are of no use after it.
+    pub fn profile(&mut self, batches: Vec<Feeds>, rate: f64) -> Result<Vec<profile::Row>> {
+        let mut rows = vec![];
+        for (number, mut batch) in batches.into_iter().enumerate() {
+            batch.set("rng", self.rng(self.step * self.settings.accumulate as u64 + number as u64));
+            rows.extend(self.profile_plan("step", STEP, &batch)?);
+            if update::gathers(&self.settings) {
+                let scalars = update::gather_scalars(&self.settings, number);
+                rows.extend(self.profile_plan("gather", GATHER, &Feeds::new().with("scalars", scalars))?);
+            }
+        }
+        let scalars = update::scalars(&self.settings, rate, self.step);
+        rows.extend(self.profile_plan("update", UPDATE, &Feeds::new().with("scalars", scalars))?);
+        Ok(rows)
+    }
+
+    fn profile_plan(
+        &mut self,
+        name: &'static str,
+        number: usize,
+        feeds: &Feeds,
+    ) -> Result<Vec<profile::Row>> {
+        let list = named(&self.plans[number], feeds)?;
+        let times = self.engine.profile(number, &list)?;
+        Ok(profile::rows(name, &self.plans[number], &times, self.on_host))
+    }
+
     fn loss_of(&mut self, ticket: Ticket) -> Result<f64> {
         Ok(self.engine.collect(ticket, true)?.expect("waited for")[0].to_f64()[0])
     }
@@ -383,13 +413,14 @@ fn all_finite(tensor: &Tensor) -> bool {
 
 /// Feeds a plan by name.
 fn submit_named(engine: &mut dyn Engine, plans: &[Plan], number: usize, feeds: &Feeds) -> Result<Ticket> {
+    Ok(engine.submit(number, &named(&plans[number], feeds)?)?)
+}
+
+/// Values in the order in which a plan takes them.
+fn named<'a>(plan: &Plan, feeds: &'a Feeds) -> Result<Vec<&'a Tensor>> {
     let missing = |name: &str| crate::graph::Error::Missing { name: name.to_string() };
-    let list: Vec<&Tensor> = plans[number]
-        .feeds
-        .iter()
-        .map(|feed| feeds.get(&feed.name).ok_or_else(|| missing(&feed.name)))
-        .collect::<Result<_, _>>()?;
-    Ok(engine.submit(number, &list)?)
+    let get = |name: &str| feeds.get(name).ok_or_else(|| missing(name));
+    Ok(plan.feeds.iter().map(|feed| get(&feed.name)).collect::<Result<_, _>>()?)
 }
 
 /// Parameters and loss, in the storage asked for.

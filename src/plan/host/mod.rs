@@ -70,6 +70,11 @@ impl Engine for HostEngine {
         Ok(self.finished.remove(&ticket))
     }
 
+    fn profile(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Vec<(usize, f64)>> {
+        self.run(number, feeds)?;
+        Ok(self.times(number).into_iter().map(|(node, time)| (node, time.as_secs_f64() * 1e3)).collect())
+    }
+
     fn memory_bytes(&self) -> u64 {
         let arenas: usize = self.arenas.iter().map(|a| 4 * a.words.len()).sum();
         arenas as u64 + self.plans.iter().map(Replay::memory_bytes).sum::<u64>()
