@@ -113,7 +113,13 @@ impl Trainer {
         build: &BuildLoss,
         settings: Settings,
     ) -> Result<Trainer> {
-        let Program { plans, layout, arenas, memory } = Program::new(target, weights, build, &settings)?;
+        let program = Program::new(target, weights, build, &settings)?;
+        Trainer::of(target, program, settings)
+    }
+
+    /// The memory of a program that was built with these settings; weights are zero until they are set.
+    pub fn of(target: &Target, program: Program, settings: Settings) -> Result<Trainer> {
+        let Program { plans, layout, arenas, memory } = program;
         if let Some(have_bytes) = target.memory_bytes().filter(|&have| have < memory.total()) {
             return Err(crate::plan::Error::DoesNotFit { need_bytes: memory.total(), have_bytes }.into());
         }

@@ -18,7 +18,6 @@ use crate::train::trainer::Trainer;
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -49,17 +48,14 @@ const MOST: usize = 100;
 const BATCHES: usize = 4;
 /// Small enough that random tokens do no harm.
 const RATE: f64 = 1e-4;
-/// A build that takes so long has spent its time for measuring kernel variants and may have left some; one that takes longer was
-/// told to measure all.
-const MEASURING: Range<Duration> = Duration::from_millis(1400)..Duration::from_secs(15);
-/// Builds after which the variants are taken as they are.
-const BUILDS: usize = 8;
+/// A build that takes so long has spent its time for measuring kernel variants, and may have left some.
+const MEASURING: Duration = Duration::from_millis(1400);
 
 /// Time whole training steps: forward, backward, clipping and AdamW, batch after batch without waiting.
 ///
 /// Models: nano-small (GPT-2, 4 layers, 128 wide, 12 x 64 tokens), nano-large (6 layers, 384 wide, 4 x 256), smollm2-135m
 /// (Llama, 128 tokens), gpt2-124m (1024 tokens); all of them if none is named, less those that would take too long here.
-/// Weights and tokens are random. Kernel variants are measured first, as for any run, and no step is timed before that.
+/// Weights and tokens are random. Kernel variants are measured first, for as long as --seconds at most; what was left is told.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  kiln bench train\n  kiln bench train nano-small nano-large\n  kiln bench train smollm2-135m --device cpu --steps 5\n  kiln bench train nano-small --precision f16 --json -o half.json"
@@ -104,6 +100,8 @@ struct Figure {
     loss: f64,
     /// Dispatches of each kernel variant in a step and its update.
     variants: BTreeMap<String, usize>,
+    /// What choosing them had to tell.
+    kernels: Option<String>,
 }
 
 impl Train {
@@ -155,25 +153,27 @@ impl Train {
         let family = family_of(&recipe, 1)?;
         let Step { weights, settings, extent } = Step::new(&recipe, family.as_ref())?;
         let build = Step::loss(&recipe, family.as_ref(), extent);
-        let mut flops = 0.0;
-        for _ in 0..BUILDS {
-            let start = Instant::now();
+        let start = Instant::now();
+        let (program, flops) = loop {
+            let began = Instant::now();
             let program = Program::new(target, &weights, &build, &settings)?;
-            flops = program.plans().take(2).map(|(_, plan)| flops_of(plan)).sum();
+            let flops = program.plans().take(2).map(|(_, plan)| flops_of(plan)).sum();
             self.refuse_slow(flops, rate)?;
-            if target.is_host() || !MEASURING.contains(&start.elapsed()) {
-                break;
+            let settled = target.is_host() || began.elapsed() < MEASURING;
+            if settled || start.elapsed().as_secs_f64() > self.seconds {
+                break (program, flops);
             }
-        }
-        target.told().last().iter().for_each(|report| eprintln!("{}: {report}", model.name));
-        let mut trainer = Trainer::new(target, &weights, &build, settings)?;
+        };
+        let kernels = target.told().pop();
+        kernels.iter().for_each(|told| eprintln!("{}: {told}", model.name));
+        let mut trainer = Trainer::of(target, program, settings)?;
         let first = model::initial(&family.parameters(), recipe.train.seed);
         trainer.set_weights(|name, _| Ok(first.get(name)?.clone()))?;
         drop(first);
         let batches: Vec<Feeds> =
             (0..BATCHES).map(|n| batch(n as u32, extent, family.vocabulary())).collect();
         eprintln!("{}: running", model.name);
-        self.steps(&mut trainer, &batches, family.as_ref(), flops, target)
+        Ok(Figure { kernels, ..self.steps(&mut trainer, &batches, family.as_ref(), flops, target)? })
     }
 
     /// Runs the steps: those under way overlap with what the host does, as in a run.
@@ -240,6 +240,7 @@ impl Train {
             loss,
             // The host takes no notice of the variants in its plans.
             variants: if target.is_host() { BTreeMap::new() } else { variants_of(&trainer.plans()[..2]) },
+            kernels: None,
         })
     }
 
@@ -284,6 +285,7 @@ impl Train {
             row["host_share"] = json!(figure.host_share);
             row["loss"] = json!(figure.loss);
             row["variants"] = json!(figure.variants);
+            row["kernels"] = json!(figure.kernels);
         }
         row
     }
