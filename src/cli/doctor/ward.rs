@@ -91,29 +91,34 @@ pub fn round(gpu: &Gpu, device: &str, only: &str, until: Option<Duration>) -> Ch
     whole
 }
 
-/// The cases in rounds, one of each operator in each storage at a time, the larger ones first: if the time is up, no kernel
-/// has been left out for the sake of another.
+/// The cases in rounds: first one for each kernel, then one of each operator in each storage at a time, the larger ones
+/// first. If the time is up, no kernel has been left out for the sake of another.
 fn beds(gpu: &Gpu, only: &str) -> Vec<Bed> {
     let mut beds = vec![];
     let mut rounds: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut seen: BTreeSet<String> = BTreeSet::new();
     for (family, cases) in families() {
         for case in cases().list.into_iter().rev().map(Arc::new) {
             for storage in [DType::F32, DType::F16] {
                 let name = format!("{family}/{} {}/{storage}", case.op.name(), case.label);
-                let kernels = |v: &Variant| format!("{name}/{}", v.name).contains(only);
                 // Some operators take single precision alone, by their signature; anything else is for the trial to tell.
-                let wanted = match Trial::types(&case, storage) {
+                let (wanted, kernels) = match Trial::types(&case, storage) {
                     Ok((inputs, outputs)) => {
-                        case.op.launch(&inputs, &outputs, gpu.caps()).iter().any(kernels)
+                        let variants = case.op.launch(&inputs, &outputs, gpu.caps());
+                        let wanted = variants.iter().any(|v| format!("{name}/{}", v.name).contains(only));
+                        (wanted, variants.iter().map(|v| verdict_key(v, &inputs)).collect())
                     }
-                    Err(_) => storage == DType::F32,
+                    Err(_) => (storage == DType::F32, vec![]),
                 };
-                if !wanted && !name.contains(only) {
+                if case.op.is_view() || (!wanted && !name.contains(only)) {
                     continue;
                 }
                 let round = rounds.entry((case.op.name().into(), storage.to_string())).or_default();
                 *round += 1;
-                beds.push((*round, Bed { case: case.clone(), storage, name }));
+                // The first case of a kernel is never put off.
+                let is_new = kernels.into_iter().fold(false, |new, kernel| seen.insert(kernel) || new);
+                let round = if is_new { 0 } else { *round };
+                beds.push((round, Bed { case: case.clone(), storage, name }));
             }
         }
     }
