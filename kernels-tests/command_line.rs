@@ -289,6 +289,8 @@ fn a_flag_or_command_that_does_not_exist_is_wrong_usage() {
     bench
         .kiln(&["tokenizer", "train", "--data", "text.txt", "--vocabulary", "9", "-o", "t"])
         .refused(2, &["257", "hint"]);
+    bench.kiln(&["train", "absent.toml"]).refused(2, &["absent.toml", "hint: a recipe is a TOML file"]);
+    bench.kiln(&["train", "--resume", "absent"]).refused(2, &["absent", "--resume takes a run's folder"]);
     bench.kiln(&["doctor", "--device", "cpu"]).refused(2, &["reference", "hint"]);
 }
 

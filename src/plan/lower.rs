@@ -164,3 +164,38 @@ fn lower_node(plan: &mut Plan, number: usize, variant: &Variant, caps: &Caps, sl
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::pointwise::PointwiseEmit;
+
+    fn product() -> Graph {
+        let mut graph = Graph::new();
+        let (x, y) = (graph.input("x", Type::f32([64, 8])), graph.input("y", Type::f32([64, 8])));
+        let z = graph.within("layer.3", |graph| graph.mul(x, y)).unwrap();
+        graph.output("z", z);
+        graph
+    }
+
+    #[test]
+    fn a_binding_over_the_limit_is_an_error_that_names_what_and_how_much() {
+        let caps = |max_binding_bytes| Caps { max_binding_bytes, ..Caps::portable() };
+        let planned = |limit| plan(&product(), &Residents::default(), &caps(limit), &mut first_variant);
+        assert!(planned(2048).is_ok());
+        let error = planned(2047).unwrap_err().to_string();
+        for part in ["layer.3 mul", "2048 bytes", "limit of 2047", "hint"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_operator_whose_kernels_have_all_failed_is_an_error_that_sends_to_the_doctor() {
+        let error =
+            plan(&product(), &Residents::default(), &Caps::portable(), &mut |_, _, _| None).unwrap_err();
+        assert!(
+            error.to_string().contains("mul: every kernel has failed")
+                && error.to_string().contains("kiln doctor")
+        );
+    }
+}

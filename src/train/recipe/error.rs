@@ -11,7 +11,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum Error {
     /// The file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), hint_of(source))]
     File { path: PathBuf, source: std::io::Error },
     /// The text is not TOML.
     #[error("{origin}: not valid TOML: {message}")]
@@ -86,5 +86,14 @@ impl Origins {
                 None => return Origin::Default,
             }
         }
+    }
+}
+
+fn hint_of(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::NotFound => {
+            "\n  hint: a recipe is a TOML file; without one `kiln train` uses the defaults, and --resume takes a run's folder"
+        }
+        _ => "",
     }
 }
