@@ -6,6 +6,8 @@ use crate::ops::dropout::DropoutEmit;
 use crate::ops::embedding::EmbeddingEmit;
 use crate::ops::layer_norm::LayerNormEmit;
 use crate::ops::matmul::{Form, MatmulEmit};
+use crate::ops::pointwise::PointwiseEmit;
+use crate::ops::reshape::ReshapeEmit;
 use crate::ops::rms_norm::RmsNormEmit;
 use crate::ops::{self, Value};
 use crate::tensor::{DType, Type};
@@ -64,6 +66,27 @@ impl Layers {
     pub fn linear(&self, graph: &mut Graph, module: &str, form: Form, x: Value) -> Result<Value> {
         let (weight, bias) = (self.weight(module), self.find(module, "bias"));
         located(graph, module, |graph| graph.linear(form, x, weight, bias))
+    }
+
+    /// `onto + x W + bias`: where there is one row and no bias, `onto` takes its place, which spares a pass.
+    pub fn linear_onto(
+        &self,
+        graph: &mut Graph,
+        module: &str,
+        form: Form,
+        x: Value,
+        onto: Value,
+    ) -> Result<Value> {
+        let shape = graph.kind(onto).shape.clone();
+        if shape.rows() > 1 || self.find(module, "bias").is_some() {
+            let y = self.linear(graph, module, form, x)?;
+            return located(graph, module, |graph| graph.add(onto, y));
+        }
+        let weight = self.weight(module);
+        located(graph, module, |graph| {
+            let row = graph.reshape(onto, [shape.last()].into())?;
+            graph.linear(form, x, weight, Some(row))
+        })
     }
 
     /// Layer norm with the module's gain and, where the model has one, bias.

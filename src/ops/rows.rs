@@ -9,6 +9,8 @@ const SUMS: usize = 16;
 
 /// Rows from which one invocation per row keeps every core of a CPU driver busy.
 const ROWS_FOR_LANES: usize = 16;
+/// Columns up to which a CPU driver is done with a row sooner than it brings a workgroup together.
+const COLUMNS_FOR_LANES: usize = 2048;
 
 /// Sum of `term` over a row.
 pub(crate) fn sum_of<R: Real>(x: &[R], term: impl Fn(R) -> R) -> R {
@@ -127,7 +129,7 @@ pub(crate) fn variants(
     let group = give(kernel.entry("group_per_row").constant("LANES", lanes_for(packs, caps)), rows);
     let mut variants =
         vec![Variant::single(format!("{name}_group"), group), Variant::single(format!("{name}_row"), row)];
-    if caps.is_cpu && rows >= ROWS_FOR_LANES {
+    if caps.is_cpu && (rows >= ROWS_FOR_LANES || cols <= COLUMNS_FOR_LANES) {
         variants.reverse();
     }
     variants
@@ -167,7 +169,8 @@ mod tests {
             found.into_iter().map(|v| v.name).collect::<Vec<_>>()
         };
         assert_eq!(names([768, 65], &caps), ["x_row", "x_group"]);
-        assert_eq!(names([2, 65], &caps), ["x_group", "x_row"]);
+        assert_eq!(names([2, 65], &caps), ["x_row", "x_group"]);
+        assert_eq!(names([2, 50_000], &caps), ["x_group", "x_row"]);
         assert_eq!(names([768, 65], &Caps::portable()), ["x_group", "x_row"]);
     }
 }

@@ -24,11 +24,8 @@ impl Llama {
         let mut hidden = vec![];
         for layer in 0..self.layers {
             hidden.push(x);
-            let block = format!("model.layers.{layer}");
-            let attended = self.attend(graph, &mut layers, extent, layer, x, (&course, tables))?;
-            x = located(graph, &block, |g| g.add(x, attended))?;
-            let fed = self.feed_forward(graph, &layers, layer, x)?;
-            x = located(graph, &block, |g| g.add(x, fed))?;
+            x = self.attend(graph, &mut layers, extent, layer, x, (&course, tables))?;
+            x = self.feed_forward(graph, &layers, layer, x)?;
         }
         let x = layers.rms_norm(graph, "model.norm", x, self.norm_epsilon)?;
         hidden.push(x);
@@ -38,17 +35,18 @@ impl Llama {
         Ok(Forward { logits, hidden })
     }
 
+    /// The stream with what attention adds to it.
     fn attend(
         &self,
         graph: &mut Graph,
         layers: &mut Layers,
         extent: Extent,
         layer: usize,
-        x: Value,
+        stream: Value,
         (course, tables): (&Course, [Value; 2]),
     ) -> Result<Value> {
         let module = |name: &str| format!("model.layers.{layer}.{name}");
-        let x = layers.rms_norm(graph, &module("input_layernorm"), x, self.norm_epsilon)?;
+        let x = layers.rms_norm(graph, &module("input_layernorm"), stream, self.norm_epsilon)?;
         let q = self.heads_of(graph, layers, extent, &module("self_attn.q_"), self.heads, x)?;
         let k = self.heads_of(graph, layers, extent, &module("self_attn.k_"), self.kv_heads, x)?;
         let v = layers.linear(graph, &module("self_attn.v_proj"), Form::Nt, x)?;
@@ -66,7 +64,7 @@ impl Llama {
             let mixed = course.attend(g, &module("self_attn"), &how, [q, k, v], rng)?;
             g.reshape(mixed, [extent.positions(), self.heads * self.head_size].into())
         })?;
-        layers.linear(graph, &module("self_attn.o_proj"), Form::Nt, mixed)
+        layers.linear_onto(graph, &module("self_attn.o_proj"), Form::Nt, mixed, stream)
     }
 
     /// Queries or keys [B, T, heads, D], normed where the dialect does; `prefix` ends before `proj` or `norm`.
@@ -92,13 +90,14 @@ impl Llama {
         [extent.batch, extent.context, heads, self.head_size]
     }
 
-    fn feed_forward(&self, graph: &mut Graph, layers: &Layers, layer: usize, x: Value) -> Result<Value> {
+    /// The stream with what the feed-forward part adds to it.
+    fn feed_forward(&self, graph: &mut Graph, layers: &Layers, layer: usize, stream: Value) -> Result<Value> {
         let module = |name: &str| format!("model.layers.{layer}.{name}");
-        let x = layers.rms_norm(graph, &module("post_attention_layernorm"), x, self.norm_epsilon)?;
+        let x = layers.rms_norm(graph, &module("post_attention_layernorm"), stream, self.norm_epsilon)?;
         let gate = layers.linear(graph, &module("mlp.gate_proj"), Form::Nt, x)?;
         let up = layers.linear(graph, &module("mlp.up_proj"), Form::Nt, x)?;
         let gate = layers.activate(graph, &module("mlp.act_fn"), self.activation, gate)?;
         let product = located(graph, &module("mlp"), |g| g.mul(gate, up))?;
-        layers.linear(graph, &module("mlp.down_proj"), Form::Nt, product)
+        layers.linear_onto(graph, &module("mlp.down_proj"), Form::Nt, product, stream)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Matmul;
 use super::geometry::{Form, Geometry};
-use crate::ops::fast::math::{LANES, sum_of_pairs};
+use crate::ops::fast::math::LANES;
 use crate::ops::fast::product::{Matrix, product, product_here};
 use crate::ops::fast::{rows_of_piece, widest};
 use crate::tensor::View;
@@ -46,6 +46,9 @@ pub(super) fn compute(op: &Matmul, inputs: &[View], c: &mut [f32]) {
     });
 }
 
+/// Rows of B that are read at a time.
+const ROWS: usize = 8;
+
 /// One row of A: B is read where it lies, once, its columns shared out. Every sum has one order, however they are cut.
 fn one_row(
     form: Form,
@@ -66,17 +69,55 @@ fn one_row(
     });
 }
 
+/// Sums kept side by side for each row of B.
+const SUMS: usize = 16;
+
 widest! {
-    /// c[j] = a . b[j] for rows of B.
+    /// c[j] = a . b[j] for rows of B, several at a time: memory is faster where it is read in several places.
     fn along_k(a: &[f32], b: &[f32], c: &mut [f32]) {
-        for (c, b) in c.iter_mut().zip(b.chunks_exact(a.len())) {
-            *c = sum_of_pairs(a, b, |a, b| a * b);
+        let (runs, rest) = c.as_chunks_mut::<ROWS>();
+        let (whole, last) = b[..(runs.len() * ROWS + rest.len()) * a.len()].split_at(runs.len() * ROWS * a.len());
+        for (c, b) in runs.iter_mut().zip(whole.chunks_exact(ROWS * a.len())) {
+            *c = dots(a, b);
+        }
+        for (c, b) in rest.iter_mut().zip(last.chunks_exact(a.len())) {
+            [*c] = dots(a, b);
         }
     }
 }
 
-/// Rows of B that are added at a time: C then moves once for all of them.
-const ROWS: usize = 8;
+/// Products of a row with some rows of B.
+#[inline(always)]
+fn dots<const N: usize>(a: &[f32], b: &[f32]) -> [f32; N] {
+    let (parts, tail) = a.as_chunks::<SUMS>();
+    let row = |i: usize| b[i * a.len()..][..a.len()].as_chunks::<SUMS>();
+    let rows: [&[[f32; SUMS]]; N] = std::array::from_fn(|i| &row(i).0[..parts.len()]);
+    let mut sums = [[0.0f32; SUMS]; N];
+    for (p, a) in parts.iter().enumerate() {
+        for r in 0..N {
+            for i in 0..SUMS {
+                sums[r][i] += a[i] * rows[r][p][i];
+            }
+        }
+    }
+    // Plain loops: a closure that borrowed the sums would keep them in memory.
+    let mut products = [0.0; N];
+    for r in 0..N {
+        let mut sums = sums[r];
+        let mut half = SUMS / 2;
+        while half > 0 {
+            for i in 0..half {
+                sums[i] += sums[i + half];
+            }
+            half /= 2;
+        }
+        products[r] = sums[0];
+        for (a, b) in tail.iter().zip(row(r).1) {
+            products[r] += a * b;
+        }
+    }
+    products
+}
 
 widest! {
     /// c = sum over p of a[p] b[p] for rows of B `stride` apart.
