@@ -176,7 +176,7 @@ impl Train {
         Ok(Figure { kernels, ..self.steps(&mut trainer, &batches, family.as_ref(), flops, target)? })
     }
 
-    /// Runs the steps: those under way overlap with what the host does, as in a run.
+    /// Runs the steps: on a GPU those under way overlap with what the host does, as in a run.
     fn steps(
         &self,
         trainer: &mut Trainer,
@@ -189,39 +189,28 @@ impl Train {
             let number = trainer.steps_done() as usize % batches.len();
             trainer.submit(vec![batches[number].clone()], RATE)
         };
+        // A processor does nothing beside: there every step is waited for, and its time is its own.
+        let wait = target.is_host() || target.caps().is_cpu;
         for _ in 0..WARM_UP {
             next(trainer)?;
-            trainer.collect(true)?;
+            while trainer.collect(wait)?.is_some() {}
         }
-        let busy = trainer.host_seconds();
-        let start = Instant::now();
+        let (busy, start) = (trainer.host_seconds(), Instant::now());
         let (mut measured, mut loss) = (vec![], f64::NAN);
-        let mut submitted = 0;
-        loop {
-            let spent = start.elapsed().as_secs_f64();
-            let more = match self.steps {
-                Some(steps) => submitted < steps,
-                // Steps under way will take their time as well.
-                None => {
-                    submitted < LEAST
-                        || (submitted < MOST && enough_left(spent, &measured, submitted, self.seconds))
+        while self.goes_on(&measured, start.elapsed().as_secs_f64()) {
+            next(trainer)?;
+            while let Some(outcome) = trainer.collect(wait)? {
+                if outcome.step >= WARM_UP as u64 {
+                    measured.push(outcome.elapsed_ms);
+                    loss = outcome.loss;
                 }
-            };
-            if more {
-                next(trainer)?;
-                submitted += 1;
-            }
-            while let Some(outcome) = trainer.collect(!more)? {
-                measured.push(outcome.elapsed_ms);
-                loss = outcome.loss;
-            }
-            if !more {
-                break;
             }
         }
         let wall = start.elapsed().as_secs_f64();
         let busy_until = trainer.host_seconds().filter(|_| !target.caps().is_cpu);
         let host_share = busy.zip(busy_until).map(|(before, after)| (after - before) / wall);
+        // Those still under way have no successor to keep the device from idling: they do not count.
+        while trainer.collect(true)?.is_some() {}
         let mut gradients = vec![];
         for number in 0..measured.len().clamp(1, 10) {
             let feeds = batches[number % batches.len()].clone();
@@ -242,6 +231,16 @@ impl Train {
             variants: if target.is_host() { BTreeMap::new() } else { variants_of(&trainer.plans()[..2]) },
             kernels: None,
         })
+    }
+
+    /// Whether another step is to be timed.
+    fn goes_on(&self, measured: &[f64], spent: f64) -> bool {
+        let count = measured.len();
+        match (self.steps, measured.last()) {
+            (Some(steps), _) => count < steps,
+            (None, Some(ms)) => count < LEAST || count < MOST && spent + ms / 1e3 < self.seconds,
+            (None, None) => true,
+        }
     }
 
     /// Of models that nobody named, those are left out that would take long.
@@ -349,14 +348,6 @@ impl Figure {
             size(self.held_bytes as u128),
             short(self.gradient_ms.median)
         )
-    }
-}
-
-/// Whether another step still ends in time.
-fn enough_left(spent: f64, measured: &[f64], submitted: usize, most_seconds: f64) -> bool {
-    match measured.last() {
-        Some(ms) => spent + (submitted + 1 - measured.len()) as f64 * ms / 1e3 < most_seconds,
-        None => spent < most_seconds,
     }
 }
 
