@@ -106,7 +106,7 @@ fn beds(gpu: &Gpu, only: &str) -> Vec<Bed> {
                     Ok((inputs, outputs)) => {
                         let variants = case.op.launch(&inputs, &outputs, gpu.caps());
                         let wanted = variants.iter().any(|v| format!("{name}/{}", v.name).contains(only));
-                        (wanted, variants.iter().map(|v| verdict_key(v, &inputs)).collect())
+                        (wanted, variants.iter().map(|v| verdict_key(v, &inputs)).collect::<Vec<_>>())
                     }
                     Err(_) => (storage == DType::F32, vec![]),
                 };
@@ -116,7 +116,8 @@ fn beds(gpu: &Gpu, only: &str) -> Vec<Bed> {
                 let round = rounds.entry((case.op.name().into(), storage.to_string())).or_default();
                 *round += 1;
                 // The first case of a kernel is never put off.
-                let is_new = kernels.into_iter().fold(false, |new, kernel| seen.insert(kernel) || new);
+                let is_new =
+                    kernels.into_iter().map(|kernel| seen.insert(kernel)).filter(|new| *new).count() > 0;
                 let round = if is_new { 0 } else { *round };
                 beds.push((round, Bed { case: case.clone(), storage, name }));
             }
