@@ -1,11 +1,10 @@
 //! Which variant of an operator is the fastest on this adapter: measured once per shape, then remembered in a ledger.
 //!
 //! Only operators with enough work are measured, and only within a budget of time: for the rest the operator's own
-//! preference stands, and a later start measures on. The winner must first agree
-//! with the operator's reference, or with the next fastest kernel where the reference takes too long, on random inputs;
-//! a variant that does not is never used again on this driver. Variants
-//! differ in the order of their sums, so a run that resumes must keep the choices it began with: [`Tuner::choices`] tells
-//! them, [`Tuner::fix`] holds to them.
+//! preference stands, and a later start measures on. The winner must first agree with the operator's reference, or with the
+//! next fastest kernel where the reference takes too long, on random inputs; a variant that does not is never used again on
+//! this driver. Variants differ in the order of their sums, so a run that resumes must keep the choices it began with:
+//! [`Tuner::choices`] tells them, [`Tuner::fix`] holds to them.
 
 pub use super::ledger::{Choices, Ledger, remembered_in};
 use super::qualify::close;
