@@ -29,12 +29,12 @@ pub fn check(case: &Case, trial: &Trial) -> Result<(), String> {
 /// Bits of each output. Memory comes filled with NaN, as a slot comes with what its last tenant left.
 fn run(case: &Case, trial: &Trial, threads: usize) -> Result<Vec<Vec<u32>>, String> {
     let kinds: Vec<Type> = trial.outputs.iter().map(held).collect();
-    let mut words: Vec<Vec<u32>> = kinds.iter().map(|k| vec![f32::NAN.to_bits(); k.shape.count()]).collect();
+    let mut words: Vec<Vec<u32>> = kinds.iter().map(|k| vec![f32::NAN.to_bits(); k.host_words()]).collect();
     let tensors: Vec<_> = trial.inputs.iter().map(|(tensor, _)| tensor.to_precision(DType::F32)).collect();
     let types: Vec<Type> = tensors.iter().map(|t| t.host_type()).collect();
     let mut inputs: Vec<View> = tensors.iter().map(View::of_tensor).collect();
     for &(output, input) in case.op.in_place() {
-        words[output].copy_from_slice(inputs[input].words());
+        ViewMut::of_words(&kinds[output], &mut words[output]).bytes().copy_from_slice(inputs[input].bytes());
         inputs[input] = View::absent(&types[input]);
     }
     let mut outputs: Vec<ViewMut> =

@@ -32,6 +32,7 @@ pub fn pack(name: &str, tensor: &Tensor, kind: &Type) -> Result<Vec<u8>> {
         }
         (Data::I32(x), DType::I32) => bytemuck::cast_slice(x).to_vec(),
         (Data::U32(x), DType::U32) => bytemuck::cast_slice(x).to_vec(),
+        (Data::I8(x), DType::I8) => bytemuck::cast_slice(x).to_vec(),
         _ => return Err(misfit()),
     };
     bytes.resize(bytes.len().next_multiple_of(WORD as usize), 0);
@@ -49,6 +50,7 @@ pub fn unpack(bytes: &[u8], kind: &Type) -> Result<Tensor> {
         }
         DType::I32 => Data::I32(bytemuck::pod_collect_to_vec(bytes)),
         DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(bytes)),
+        DType::I8 => Data::I8(bytemuck::pod_collect_to_vec(bytes)),
         DType::F64 => return Err(Error::Storage { dtype: DType::F64 }),
     };
     Ok(Tensor { shape: kind.shape.clone(), data })
@@ -64,6 +66,15 @@ mod tests {
         let kind = Type::new(DType::F16, [3]);
         let bytes = pack("x", &tensor, &kind).unwrap();
         assert_eq!(bytes, [0x00, 0x3c, 0x00, 0xb8, 0xff, 0x7b, 0, 0]);
+        assert_eq!(unpack(&bytes, &kind).unwrap(), tensor);
+    }
+
+    #[test]
+    fn five_signed_bytes_are_padded_to_two_words_and_come_back() {
+        let tensor = Tensor::i8([5], vec![-128, -1, 0, 1, 127]);
+        let kind = Type::new(DType::I8, [5]);
+        let bytes = pack("x", &tensor, &kind).unwrap();
+        assert_eq!(bytes, [0x80, 0xff, 0, 1, 0x7f, 0, 0, 0]);
         assert_eq!(unpack(&bytes, &kind).unwrap(), tensor);
     }
 

@@ -163,7 +163,7 @@ pub enum Error {
         problem: String,
     },
     /// A value has a storage type the device does not hold.
-    #[error("a {dtype} value cannot be stored on the device")]
+    #[error("shaders have no {dtype} elements")]
     Storage {
         /// The type.
         dtype: DType,

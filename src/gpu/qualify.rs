@@ -107,7 +107,7 @@ pub fn tolerance(case: &Case) -> f64 {
 /// Allowed is the rounding of the storage, relative to the element, plus `tolerance` relative to the larger of the
 /// element and the root mean square of the whole: terms of a sum may cancel.
 pub fn close(got: &Tensor, expected: &Tensor, storage: DType, tolerance: f64) -> Result<(), String> {
-    let exact = matches!(got.data, Data::I32(_) | Data::U32(_));
+    let exact = matches!(got.data, Data::I32(_) | Data::U32(_) | Data::I8(_));
     let (got, expected) = (got.to_f64(), expected.to_f64());
     let finite = expected.iter().filter(|e| e.is_finite());
     let (squares, count) = finite.fold((0.0, 0.0), |(sum, n), e| (sum + e * e, n + 1.0));

@@ -8,7 +8,7 @@ use super::bytes::{WORD, pack, stored_bytes, unpack};
 use super::pipeline::{Pipeline, params, window};
 use super::{Gpu, Pipelines, Result};
 use crate::ops::launch::{Bind, Variant};
-use crate::tensor::{Tensor, Type};
+use crate::tensor::{DType, Tensor, Type};
 use std::sync::Arc;
 
 /// Bytes before and behind the elements: a multiple of every adapter's offset alignment.
@@ -73,7 +73,7 @@ impl<'a> Bench<'a> {
             let name = format!("input {i}");
             let bytes = pack(&name, tensor, kind)?;
             input_regions.push(regions.len());
-            regions.push(region(gpu, name, bytes, kind.size_bytes() as usize)?);
+            regions.push(region(gpu, name, bytes, used_bytes(kind))?);
         }
         let mut output_regions = vec![];
         for (o, kind) in outputs.iter().enumerate() {
@@ -81,7 +81,7 @@ impl<'a> Bench<'a> {
                 Some((_, input)) => input_regions[*input],
                 None => {
                     let bytes = vec![FILL; stored_bytes(kind) as usize];
-                    regions.push(region(gpu, format!("output {o}"), bytes, kind.size_bytes() as usize)?);
+                    regions.push(region(gpu, format!("output {o}"), bytes, used_bytes(kind))?);
                     regions.len() - 1
                 }
             };
@@ -208,6 +208,12 @@ impl<'a> Bench<'a> {
         }
         Ok(outcome)
     }
+}
+
+/// Bytes a kernel may write: packed integers are stored as whole words.
+fn used_bytes(kind: &Type) -> usize {
+    let bytes = if kind.dtype == DType::I8 { stored_bytes(kind) } else { kind.size_bytes() };
+    bytes as usize
 }
 
 fn region(gpu: &Gpu, name: String, before: Vec<u8>, used: usize) -> Result<Region> {

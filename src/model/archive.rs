@@ -206,6 +206,7 @@ fn stored(data: &Data) -> (&'static str, &[u8]) {
         Data::F32(elements) => ("F32", bytemuck::cast_slice(elements)),
         Data::I32(elements) => ("I32", bytemuck::cast_slice(elements)),
         Data::U32(elements) => ("U32", bytemuck::cast_slice(elements)),
+        Data::I8(elements) => ("I8", bytemuck::cast_slice(elements)),
     }
 }
 

@@ -79,7 +79,7 @@ impl Operator for CacheWrite {
         let extent = Extent::of(inputs[0].shape, inputs[2].shape);
         let position = inputs[4].as_u32()[0] as usize;
         for (i, output) in outputs.iter_mut().enumerate() {
-            extent.copy(inputs[2 + i].words(), position, output.words());
+            extent.copy(inputs[2 + i].floats(), position, output.floats());
         }
     }
 

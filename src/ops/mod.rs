@@ -193,7 +193,7 @@ fn host_by_reference<O: Operator + ?Sized>(op: &O, inputs: &[View], outputs: &mu
     let mut results: Vec<Tensor> = outputs.iter().map(|o| Tensor::zeros(&o.as_view().host_type())).collect();
     op.reference(&tensors.iter().collect::<Vec<_>>(), &mut results);
     for (output, result) in outputs.iter_mut().zip(&results) {
-        output.words().copy_from_slice(View::of_tensor(result).words());
+        output.bytes().copy_from_slice(View::of_tensor(result).bytes());
     }
 }
 
@@ -288,6 +288,7 @@ macro_rules! in_type {
             (Data::F32($x), Data::F32($y)) => $body,
             (Data::I32($x), Data::I32($y)) => $body,
             (Data::U32($x), Data::U32($y)) => $body,
+            (Data::I8($x), Data::I8($y)) => $body,
             (x, y) => panic!("the element type stays: {} from {}", y.dtype(), x.dtype()),
         }
     };

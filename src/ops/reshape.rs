@@ -36,6 +36,7 @@ impl Operator for Reshape {
             (Data::F32(y), Data::F32(x)) => y.copy_from_slice(x),
             (Data::I32(y), Data::I32(x)) => y.copy_from_slice(x),
             (Data::U32(y), Data::U32(x)) => y.copy_from_slice(x),
+            (Data::I8(y), Data::I8(x)) => y.copy_from_slice(x),
             (y, x) => panic!("reshape keeps the element type: {} from {}", y.dtype(), x.dtype()),
         }
     }

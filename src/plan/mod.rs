@@ -111,7 +111,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Arena {
     /// Name for reports.
     pub name: String,
-    /// The whole arena as one value; arenas hold f32 or u32.
+    /// The whole arena as one value; arenas hold f32, u32 or i8.
     pub kind: Type,
 }
 

@@ -13,6 +13,8 @@ pub enum DType {
     I32,
     /// Unsigned 32-bit integer.
     U32,
+    /// Signed 8-bit integer; on a device four lie in a 32-bit word, the first in its lowest byte.
+    I8,
 }
 
 impl DType {
@@ -22,6 +24,7 @@ impl DType {
             DType::F64 => 8,
             DType::F32 | DType::I32 | DType::U32 => 4,
             DType::F16 => 2,
+            DType::I8 => 1,
         }
     }
 
@@ -38,6 +41,7 @@ impl DType {
             DType::F16 => "f16",
             DType::I32 => "i32",
             DType::U32 => "u32",
+            DType::I8 => "i8",
         }
     }
 
@@ -47,7 +51,7 @@ impl DType {
             DType::F64 => f64::EPSILON,
             DType::F32 => f32::EPSILON as f64,
             DType::F16 => 9.765625e-4,
-            DType::I32 | DType::U32 => 0.0,
+            DType::I32 | DType::U32 | DType::I8 => 0.0,
         }
     }
 }

@@ -32,6 +32,15 @@ impl Type {
     pub fn size_bytes(&self) -> u64 {
         (self.shape.count() * self.dtype.size_bytes()) as u64
     }
+
+    /// 32-bit words in which the host holds the value for an engine: one for each float or integer, whatever the storage,
+    /// and one for four bytes.
+    pub fn host_words(&self) -> usize {
+        match self.dtype {
+            DType::I8 => self.shape.count().div_ceil(4),
+            _ => self.shape.count(),
+        }
+    }
 }
 
 impl std::fmt::Display for Type {
@@ -51,6 +60,8 @@ pub enum Data {
     I32(Vec<i32>),
     /// u32 elements.
     U32(Vec<u32>),
+    /// i8 elements.
+    I8(Vec<i8>),
 }
 
 impl Data {
@@ -61,6 +72,7 @@ impl Data {
             Data::F32(_) => DType::F32,
             Data::I32(_) => DType::I32,
             Data::U32(_) => DType::U32,
+            Data::I8(_) => DType::I8,
         }
     }
 
@@ -71,6 +83,7 @@ impl Data {
             Data::F32(v) => v.len(),
             Data::I32(v) => v.len(),
             Data::U32(v) => v.len(),
+            Data::I8(v) => v.len(),
         }
     }
 
@@ -86,6 +99,7 @@ impl Data {
             DType::F32 | DType::F16 => Data::F32(vec![0.0; count]),
             DType::I32 => Data::I32(vec![0; count]),
             DType::U32 => Data::U32(vec![0; count]),
+            DType::I8 => Data::I8(vec![0; count]),
         }
     }
 }
@@ -122,6 +136,11 @@ impl Tensor {
     /// i32 elements, under the same condition as [`Tensor::f32`].
     pub fn i32(shape: impl Into<Shape>, elements: Vec<i32>) -> Self {
         Tensor::new(shape, Data::I32(elements)).expect("element count follows from the shape")
+    }
+
+    /// i8 elements, under the same condition as [`Tensor::f32`].
+    pub fn i8(shape: impl Into<Shape>, elements: Vec<i8>) -> Self {
+        Tensor::new(shape, Data::I8(elements)).expect("element count follows from the shape")
     }
 
     /// One f32 without axes.
@@ -165,6 +184,14 @@ impl Tensor {
         }
     }
 
+    /// i8 elements; panics for another type.
+    pub fn as_i8(&self) -> &[i8] {
+        match &self.data {
+            Data::I8(v) => v,
+            other => panic!("expected i8 elements, found {}", other.dtype()),
+        }
+    }
+
     /// All elements widened to f64, whatever they are.
     pub fn to_f64(&self) -> Vec<f64> {
         match &self.data {
@@ -172,13 +199,14 @@ impl Tensor {
             Data::F32(v) => v.iter().map(|&x| x as f64).collect(),
             Data::I32(v) => v.iter().map(|&x| x as f64).collect(),
             Data::U32(v) => v.iter().map(|&x| x as f64).collect(),
+            Data::I8(v) => v.iter().map(|&x| x as f64).collect(),
         }
     }
 
     /// Float elements converted to host precision `dtype` (F16 rounds through binary16); integers unchanged.
     pub fn to_precision(&self, dtype: DType) -> Tensor {
         let data = match (&self.data, dtype) {
-            (Data::I32(_) | Data::U32(_), _) => self.data.clone(),
+            (Data::I32(_) | Data::U32(_) | Data::I8(_), _) => self.data.clone(),
             (_, DType::F64) => Data::F64(self.to_f64()),
             (_, DType::F16) => Data::F32(self.to_f64().iter().map(|&x| f16::from_f64(x).to_f32()).collect()),
             (_, _) => Data::F32(self.to_f64().iter().map(|&x| x as f32).collect()),

@@ -15,6 +15,7 @@ enum Words<'a> {
     F32(&'a [f32]),
     I32(&'a [i32]),
     U32(&'a [u32]),
+    I8(&'a [i8]),
 }
 
 /// A value to be written.
@@ -30,16 +31,18 @@ enum WordsMut<'a> {
     F32(&'a mut [f32]),
     I32(&'a mut [i32]),
     U32(&'a mut [u32]),
+    I8(&'a mut [i8]),
 }
 
 impl<'a> View<'a> {
     /// A value of type `kind` in the first of `words`, which must be enough.
     pub fn of_words(kind: &'a Type, words: &'a [u32]) -> Self {
-        let words = &words[..kind.shape.count()];
+        let words = &words[..kind.host_words()];
         let words = match kind.dtype {
             DType::U32 => Words::U32(words),
             DType::I32 => Words::I32(bytemuck::cast_slice(words)),
             DType::F32 | DType::F16 => Words::F32(bytemuck::cast_slice(words)),
+            DType::I8 => Words::I8(&bytemuck::cast_slice(words)[..kind.shape.count()]),
             DType::F64 => panic!("f64 is the referee's precision, not an engine's"),
         };
         View { shape: &kind.shape, words }
@@ -56,6 +59,7 @@ impl<'a> View<'a> {
             Data::F32(v) => Words::F32(v),
             Data::I32(v) => Words::I32(v),
             Data::U32(v) => Words::U32(v),
+            Data::I8(v) => Words::I8(v),
             Data::F64(_) => panic!("f64 is the referee's precision, not an engine's"),
         };
         View { shape: &tensor.shape, words }
@@ -85,13 +89,27 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The elements as bare words, for what only moves them.
-    pub fn words(&self) -> &'a [u32] {
+    /// i8 elements; panics for another type.
+    pub fn as_i8(&self) -> &'a [i8] {
+        match self.words {
+            Words::I8(v) => v,
+            _ => panic!("expected i8 elements"),
+        }
+    }
+
+    /// The elements as bare bytes, for what only moves them.
+    pub fn bytes(&self) -> &'a [u8] {
         match self.words {
             Words::F32(v) => bytemuck::cast_slice(v),
             Words::I32(v) => bytemuck::cast_slice(v),
-            Words::U32(v) => v,
+            Words::U32(v) => bytemuck::cast_slice(v),
+            Words::I8(v) => bytemuck::cast_slice(v),
         }
+    }
+
+    /// The same elements under another shape of equal count.
+    pub fn reshaped(self, shape: &'a Shape) -> Self {
+        View { shape, ..self }
     }
 
     /// The type as held on the host.
@@ -100,6 +118,7 @@ impl<'a> View<'a> {
             Words::F32(_) => DType::F32,
             Words::I32(_) => DType::I32,
             Words::U32(_) => DType::U32,
+            Words::I8(_) => DType::I8,
         };
         Type::new(dtype, self.shape.clone())
     }
@@ -110,6 +129,7 @@ impl<'a> View<'a> {
             Words::F32(v) => Data::F32(v.to_vec()),
             Words::I32(v) => Data::I32(v.to_vec()),
             Words::U32(v) => Data::U32(v.to_vec()),
+            Words::I8(v) => Data::I8(v.to_vec()),
         };
         Tensor { shape: self.shape.clone(), data }
     }
@@ -118,11 +138,12 @@ impl<'a> View<'a> {
 impl<'a> ViewMut<'a> {
     /// A value of type `kind` in the first of `words`, which must be enough.
     pub fn of_words(kind: &'a Type, words: &'a mut [u32]) -> Self {
-        let words = &mut words[..kind.shape.count()];
+        let words = &mut words[..kind.host_words()];
         let words = match kind.dtype {
             DType::U32 => WordsMut::U32(words),
             DType::I32 => WordsMut::I32(bytemuck::cast_slice_mut(words)),
             DType::F32 | DType::F16 => WordsMut::F32(bytemuck::cast_slice_mut(words)),
+            DType::I8 => WordsMut::I8(&mut bytemuck::cast_slice_mut(words)[..kind.shape.count()]),
             DType::F64 => panic!("f64 is the referee's precision, not an engine's"),
         };
         ViewMut { shape: &kind.shape, words }
@@ -134,6 +155,7 @@ impl<'a> ViewMut<'a> {
             Data::F32(v) => WordsMut::F32(v),
             Data::I32(v) => WordsMut::I32(v),
             Data::U32(v) => WordsMut::U32(v),
+            Data::I8(v) => WordsMut::I8(v),
             Data::F64(_) => panic!("f64 is the referee's precision, not an engine's"),
         };
         ViewMut { shape: &tensor.shape, words }
@@ -147,12 +169,21 @@ impl<'a> ViewMut<'a> {
         }
     }
 
-    /// The elements as bare words, for what only moves them.
-    pub fn words(&mut self) -> &mut [u32] {
+    /// i8 elements to be written; panics for another type.
+    pub fn as_i8(&mut self) -> &mut [i8] {
+        match &mut self.words {
+            WordsMut::I8(v) => v,
+            _ => panic!("expected i8 elements"),
+        }
+    }
+
+    /// The elements as bare bytes, for what only moves them.
+    pub fn bytes(&mut self) -> &mut [u8] {
         match &mut self.words {
             WordsMut::F32(v) => bytemuck::cast_slice_mut(v),
             WordsMut::I32(v) => bytemuck::cast_slice_mut(v),
-            WordsMut::U32(v) => v,
+            WordsMut::U32(v) => bytemuck::cast_slice_mut(v),
+            WordsMut::I8(v) => bytemuck::cast_slice_mut(v),
         }
     }
 
@@ -162,6 +193,7 @@ impl<'a> ViewMut<'a> {
             WordsMut::F32(v) => Words::F32(v),
             WordsMut::I32(v) => Words::I32(v),
             WordsMut::U32(v) => Words::U32(v),
+            WordsMut::I8(v) => Words::I8(v),
         };
         View { shape: self.shape, words }
     }
@@ -179,5 +211,15 @@ mod tests {
         assert_eq!(View::of_words(&count, &words[1..]).as_u32(), [2, u32::MAX]);
         assert_eq!(View::of_words(&signed, &words[2..]).as_i32(), [-1]);
         assert_eq!(View::of_words(&float, &words).to_tensor(), Tensor::f32([1], vec![1.5]));
+    }
+
+    #[test]
+    fn five_bytes_lie_in_two_words_the_first_lowest() {
+        let mut words = [0x04_03_02_ff_u32, 0x0000_0080, 7];
+        let kind = Type::new(DType::I8, [5]);
+        assert_eq!(kind.host_words(), 2);
+        assert_eq!(View::of_words(&kind, &words).to_tensor(), Tensor::i8([5], vec![-1, 2, 3, 4, -128]));
+        ViewMut::of_words(&kind, &mut words).as_i8()[4] = 1;
+        assert_eq!(words, [0x04_03_02_ff, 1, 7]);
     }
 }

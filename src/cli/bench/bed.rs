@@ -158,10 +158,11 @@ pub struct HostBench<'a> {
 impl<'a> HostBench<'a> {
     /// Memory for the outputs; what is overwritten in place is copied once.
     pub fn new(op: &'a dyn Operator, inputs: &'a [Tensor], outputs: &[Type]) -> Self {
-        let zeros = |kind: &Type| (kind.clone(), vec![0u32; kind.shape.count()]);
+        let zeros = |kind: &Type| (kind.clone(), vec![0u32; kind.host_words()]);
         let mut outputs: Vec<(Type, Vec<u32>)> = outputs.iter().map(zeros).collect();
         for &(output, input) in op.in_place() {
-            outputs[output].1.copy_from_slice(View::of_tensor(&inputs[input]).words());
+            let (kind, words) = &mut outputs[output];
+            ViewMut::of_words(kind, words).bytes().copy_from_slice(View::of_tensor(&inputs[input]).bytes());
         }
         HostBench { op, inputs, kinds: inputs.iter().map(Tensor::host_type).collect(), outputs }
     }

@@ -10,7 +10,7 @@ mod words;
 pub use awake::all_threads;
 
 use super::{Arena, Engine, Error, Plan, Result, Span, Ticket};
-use crate::tensor::{DType, Tensor, Type, View};
+use crate::tensor::{DType, Tensor, Type, View, ViewMut};
 use replay::Replay;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -33,7 +33,7 @@ struct Store {
 impl HostEngine {
     /// An engine with zeroed arenas. Variants of the plans do not matter here: they are the device's.
     pub fn new(arenas: &[Arena], plans: Vec<Plan>) -> Self {
-        let store = |a: &Arena| Store { dtype: a.kind.dtype, words: Words::zeros(a.kind.shape.count()) };
+        let store = |a: &Arena| Store { dtype: a.kind.dtype, words: Words::zeros(a.kind.host_words()) };
         let plans = plans.into_iter().map(Replay::new).collect();
         HostEngine { arenas: arenas.iter().map(store).collect(), plans, finished: HashMap::new(), next: 0 }
     }
@@ -93,19 +93,22 @@ impl Store {
         if got != self.dtype {
             return Err(Error::Feed { expected: self.dtype.to_string(), got: got.to_string() });
         }
-        let range = self.range(span, tensor.data.len())?;
-        self.words[range].copy_from_slice(View::of_tensor(&tensor).words());
+        let kind = tensor.host_type();
+        let range = self.range(span, &kind)?;
+        ViewMut::of_words(&kind, &mut self.words[range])
+            .bytes()
+            .copy_from_slice(View::of_tensor(&tensor).bytes());
         Ok(())
     }
 
     fn take(&self, span: Span, kind: &Type) -> Result<Tensor> {
-        let range = self.range(span, kind.shape.count())?;
         let held = Type::new(self.dtype, kind.shape.clone());
+        let range = self.range(span, &held)?;
         Ok(View::of_words(&held, &self.words[range]).to_tensor())
     }
 
-    fn range(&self, span: Span, count: usize) -> Result<std::ops::Range<usize>> {
-        let range = first_word(span)..first_word(span) + count;
+    fn range(&self, span: Span, kind: &Type) -> Result<std::ops::Range<usize>> {
+        let range = first_word(span)..first_word(span) + kind.host_words();
         if range.end <= self.words.len() {
             return Ok(range);
         }

@@ -56,7 +56,7 @@ impl Replay {
         for (at, info) in plan.graph.values().iter().enumerate() {
             homes[at] = plan.places[at].map(|place| match place {
                 Place::Slot(slot) => {
-                    slot_words[slot] = info.kind.shape.count().max(slot_words[slot]);
+                    slot_words[slot] = info.kind.host_words().max(slot_words[slot]);
                     Home::Buffer(Buffer::Slot(slot), 0)
                 }
                 Place::Arena(span) => Home::Buffer(Buffer::Arena(span.arena), first_word(span)),
@@ -192,9 +192,9 @@ impl Step {
             let (mut rest, mut at) = (&mut words[..], 0);
             for &(first, number) in parts {
                 let kind = &self.outputs[number];
-                let (mine, others) = rest[first - at..].split_at_mut(kind.shape.count());
+                let (mine, others) = rest[first - at..].split_at_mut(kind.host_words());
                 outputs[number] = Some(ViewMut::of_words(kind, mine));
-                (rest, at) = (others, first + kind.shape.count());
+                (rest, at) = (others, first + kind.host_words());
             }
         }
         let mut outputs: Vec<ViewMut> = outputs.into_iter().flatten().collect();
@@ -214,7 +214,7 @@ impl Step {
 
 /// A tensor under the shape of a view of it.
 fn reshaped<'a>(tensor: &'a Tensor, kind: &'a Type) -> View<'a> {
-    View::of_words(kind, View::of_tensor(tensor).words())
+    View::of_tensor(tensor).reshaped(&kind.shape)
 }
 
 fn round_to_half(x: &mut [f32]) {

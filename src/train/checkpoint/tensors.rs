@@ -29,6 +29,7 @@ impl Stored<'_> {
             Data::F32(elements) => (Dtype::F32, bytemuck::cast_slice(elements)),
             Data::I32(elements) => (Dtype::I32, bytemuck::cast_slice(elements)),
             Data::U32(elements) => (Dtype::U32, bytemuck::cast_slice(elements)),
+            Data::I8(elements) => (Dtype::I8, bytemuck::cast_slice(elements)),
         };
         Stored { dtype, shape: tensor.shape.to_vec(), bytes: Cow::Borrowed(bytes) }
     }
@@ -41,6 +42,7 @@ impl Stored<'_> {
             Dtype::F32 => Data::F32(elements(bytes)),
             Dtype::I32 => Data::I32(elements(bytes)),
             Dtype::U32 => Data::U32(elements(bytes)),
+            Dtype::I8 => Data::I8(elements(bytes)),
             Dtype::F16 => {
                 Data::F32(elements::<u16>(bytes).iter().map(|&x| f16::from_bits(x).to_f32()).collect())
             }
