@@ -104,7 +104,7 @@ fn replay(
     run(recipe, false, &AtomicBool::new(false), &mut |_| {})?;
     let step = |line: &Line| match line {
         Line::Step(s) => Some((s.loss, s.grad_norm)),
-        Line::Evaluation(_) => None,
+        _ => None,
     };
     Ok(metrics::read(&folder)?.iter().filter_map(step).collect())
 }

@@ -1,5 +1,9 @@
 //! Whole runs in small: resumed, accumulated, interrupted, gone wrong.
 
+#[path = "training/recover.rs"]
+#[cfg(feature = "gpu")]
+mod recover;
+
 use kiln::graph::{Feeds, Graph};
 use kiln::model::Mode;
 use kiln::ops::Value;
@@ -49,7 +53,7 @@ fn train(recipe: Recipe, resume: bool) -> Result<kiln::train::run::Summary, Erro
 fn losses(folder: &Path) -> Vec<(u64, f64, f64)> {
     let step = |line: &Line| match line {
         Line::Step(s) => Some((s.step, s.loss, s.grad_norm)),
-        Line::Evaluation(_) => None,
+        _ => None,
     };
     metrics::read(folder).unwrap().iter().filter_map(step).collect()
 }

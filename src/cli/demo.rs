@@ -52,7 +52,7 @@ impl Demo {
             .iter()
             .filter_map(|line| match line {
                 Line::Step(step) => Some((step.step as f64, step.loss)),
-                Line::Evaluation(_) => None,
+                _ => None,
             })
             .collect();
         println!("{}", curve(&points, summary.floor, 70, 16));

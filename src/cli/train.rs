@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Train a model as a recipe says. Without a recipe: a small GPT on the built-in stories.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln train\n  kiln train recipe.toml\n  kiln train --data input.txt --set train.steps=500 --set model.preset=gpt-micro\n  kiln train --resume runs/shakespeare --set train.steps=4000\n  kiln train recipe.toml --device cpu\n  kiln train recipe.toml --set train.steps=20 --profile"
+    after_help = "Examples:\n  kiln train\n  kiln train recipe.toml\n  kiln train --data input.txt --set train.steps=500 --set model.preset=gpt-micro\n  kiln train --resume runs/shakespeare --set train.steps=4000\n  kiln train recipe.toml --device cpu\n  kiln train recipe.toml --set train.steps=20 --profile\n  kiln train recipe.toml --recover"
 )]
 pub struct Train {
     /// The recipe, in TOML.
@@ -33,6 +33,9 @@ pub struct Train {
     /// Time one more step operator by operator in the end: profile.txt and, for Perfetto, profile.json in the run folder.
     #[arg(long)]
     profile: bool,
+    /// If the device is lost, open it anew and go on from the newest checkpoint.
+    #[arg(long)]
+    recover: bool,
     /// Print the summary as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -61,6 +64,9 @@ impl Train {
         }
         if self.profile {
             raw.insert("run.profile", toml::Value::Boolean(true))?;
+        }
+        if self.recover {
+            raw.insert("run.recover", toml::Value::Boolean(true))?;
         }
         let recipe = raw.resolve()?;
         let stop = stop_on_interrupt()?;

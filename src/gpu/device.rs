@@ -3,6 +3,7 @@
 //! Errors that the driver reports later, and the loss of the device, are kept here until [`Gpu::check`] asks for them:
 //! nothing in this floor panics because a driver did.
 
+use super::quiet::unless_it_panics;
 use super::{Error, Result};
 use crate::ops::launch::Caps;
 use std::sync::{Arc, Mutex};
@@ -89,7 +90,25 @@ impl Gpu {
             let existing: Vec<_> = found.iter().map(|(listing, _)| listing.to_string()).collect();
             return Err(Error::NotFound { wanted: wanted.into(), existing: existing.join("; ") });
         };
-        let (listing, adapter) = found.swap_remove(chosen);
+        Self::open_adapter(found.swap_remove(chosen))
+    }
+
+    /// Opens the adapter of this listing anew, after its device was lost. No other adapter is taken in its place.
+    pub fn open_again(listing: &Listing) -> Result<Gpu> {
+        let mut found = adapters();
+        let same = |other: &Listing| {
+            (&other.name, &other.backend, &other.driver) == (&listing.name, &listing.backend, &listing.driver)
+        };
+        found.retain(|(other, _)| same(other));
+        let at = found.iter().position(|(other, _)| other.index == listing.index).unwrap_or(0);
+        if found.is_empty() {
+            let existing: Vec<_> = list().iter().map(Listing::to_string).collect();
+            return Err(Error::NotFound { wanted: listing.name.clone(), existing: existing.join("; ") });
+        }
+        Self::open_adapter(found.swap_remove(at))
+    }
+
+    fn open_adapter((listing, adapter): (Listing, wgpu::Adapter)) -> Result<Gpu> {
         let request = wgpu::DeviceDescriptor {
             label: Some("kiln"),
             required_features: adapter.features() & welcome_features(),
@@ -124,16 +143,40 @@ impl Gpu {
 
     /// Waits until one submission is done; all of them without an index.
     pub(super) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let outcome = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
-        self.check()?;
-        outcome.map(|_| ()).map_err(|e| self.refused(e))
+        self.ask(wgpu::PollType::Wait { submission_index, timeout: None })
     }
 
     /// Lets finished work report without waiting.
     pub(super) fn poll(&self) -> Result<()> {
-        let outcome = self.device.poll(wgpu::PollType::Poll);
+        self.ask(wgpu::PollType::Poll)
+    }
+
+    /// Gives the device up: whatever is asked of it from now on fails as if the driver had lost it.
+    pub fn destroy(&self) {
+        self.device.destroy();
+    }
+
+    /// Asks the driver for news. Where the device is lost wgpu 30 panics in this call, after it has told the callback.
+    fn ask(&self, how: wgpu::PollType) -> Result<()> {
+        let outcome = unless_it_panics(|| self.device.poll(how));
         self.check()?;
-        outcome.map(|_| ()).map_err(|e| self.refused(e))
+        match outcome {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.cause_of(error)),
+            Err(reason) => Err(Error::Lost { adapter: self.listing.name.clone(), reason }),
+        }
+    }
+
+    /// The loss of the device if that is behind a complaint, else the complaint.
+    pub(super) fn cause_of(&self, complaint: impl std::fmt::Display) -> Error {
+        let refused = || Error::Refused { adapter: self.listing.name.clone(), reason: complaint.to_string() };
+        self.loss().unwrap_or_else(refused)
+    }
+
+    /// The loss of the device, if it is lost: told by a poll, and only once nothing is under way any more.
+    fn loss(&self) -> Option<Error> {
+        let _ = unless_it_panics(|| self.device.poll(wgpu::PollType::wait_indefinitely()));
+        self.check().err().filter(|error| matches!(error, Error::Lost { .. }))
     }
 
     /// Runs `make` and turns a complaint of wgpu's validation into an error.
@@ -144,15 +187,11 @@ impl Gpu {
         let made = make();
         for scope in [internal, validation, memory] {
             if let Some(error) = pollster::block_on(scope.pop()) {
-                return Err(typed(&self.listing.name, error));
+                return Err(self.loss().unwrap_or_else(|| typed(&self.listing.name, error)));
             }
         }
         self.check()?;
         Ok(made)
-    }
-
-    pub(super) fn refused(&self, reason: impl std::fmt::Display) -> Error {
-        Error::Refused { adapter: self.listing.name.clone(), reason: reason.to_string() }
     }
 }
 
@@ -172,9 +211,11 @@ fn watch(device: &wgpu::Device, adapter: &str, failure: &Arc<Mutex<Option<Error>
     device.on_uncaptured_error(Arc::new(move |error| keep_error(typed(&name, error))));
     let name = adapter.to_string();
     device.set_device_lost_callback(move |reason, message| {
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            keep(Error::Lost { adapter: name.clone(), reason: message });
-        }
+        let reason = match reason {
+            wgpu::DeviceLostReason::Destroyed => "it was given up".to_string(),
+            wgpu::DeviceLostReason::Unknown => message,
+        };
+        keep(Error::Lost { adapter: name.clone(), reason });
     });
 }
 

@@ -8,6 +8,7 @@ pub mod ledger;
 pub mod loader;
 pub mod pipeline;
 pub mod qualify;
+mod quiet;
 mod ready;
 pub mod reflect;
 pub mod roof;
@@ -58,7 +59,7 @@ pub enum Error {
     },
     /// The device is gone: reset by a watchdog, unplugged or crashed.
     #[error(
-        "{adapter}: the device was lost: {reason}\n  hint: resume from the last checkpoint; if it repeats, lower train.batch"
+        "{adapter}: the device was lost: {reason}\n  hint: try again; if it repeats, with a smaller batch"
     )]
     Lost {
         /// Name of the adapter.
@@ -182,7 +183,10 @@ pub enum Error {
 
 impl From<Error> for crate::plan::Error {
     fn from(error: Error) -> Self {
-        crate::plan::Error::Device { reason: error.to_string() }
+        match error {
+            Error::Lost { adapter, reason } => crate::plan::Error::Lost { device: adapter, reason },
+            other => crate::plan::Error::Device { reason: other.to_string() },
+        }
     }
 }
 

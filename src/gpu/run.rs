@@ -139,7 +139,7 @@ impl<'a> Bench<'a> {
         })?;
         back.map_async(wgpu::MapMode::Read, .., |_| {});
         self.gpu.wait()?;
-        let view = back.get_mapped_range(..).map_err(|e| self.gpu.refused(e))?;
+        let view = back.get_mapped_range(..).map_err(|e| self.gpu.cause_of(e))?;
         let mut rest = &view[..];
         let mut after = vec![];
         for region in &self.regions {

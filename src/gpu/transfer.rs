@@ -86,7 +86,7 @@ impl Exchange {
         }
         match self.state.load(Ordering::Acquire) {
             WITH_HOST => Ok(()),
-            _ => Err(gpu.check().err().unwrap_or_else(|| gpu.refused("a buffer could not be mapped"))),
+            _ => Err(gpu.cause_of("a buffer could not be mapped")),
         }
     }
 
@@ -99,14 +99,14 @@ impl Exchange {
     /// Writes into it at an offset of whole words; the host must have it.
     pub(super) fn put(&self, gpu: &Gpu, offset: u64, bytes: &[u8]) -> Result<()> {
         let range = offset..offset + bytes.len() as u64;
-        let mut view = self.buffer.get_mapped_range_mut(range).map_err(|e| gpu.refused(e))?;
+        let mut view = self.buffer.get_mapped_range_mut(range).map_err(|e| gpu.cause_of(e))?;
         view.copy_from_slice(bytes);
         Ok(())
     }
 
     /// Reads from it at an offset of whole words; the host must have it.
     pub(super) fn get(&self, gpu: &Gpu, offset: u64, bytes: u64) -> Result<Vec<u8>> {
-        let view = self.buffer.get_mapped_range(offset..offset + bytes).map_err(|e| gpu.refused(e))?;
+        let view = self.buffer.get_mapped_range(offset..offset + bytes).map_err(|e| gpu.cause_of(e))?;
         Ok(view.to_vec())
     }
 }

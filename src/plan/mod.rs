@@ -95,7 +95,17 @@ pub enum Error {
         /// Bytes there are.
         have_bytes: u64,
     },
-    /// The device refused, failed or went away.
+    /// The device is gone.
+    #[error(
+        "{device}: the device was lost: {reason}\n  hint: try again; if it repeats, with a smaller batch"
+    )]
+    Lost {
+        /// Name of the device.
+        device: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The device refused or failed.
     #[error("device: {reason}")]
     Device {
         /// In the driver's words, with a hint where there is one.

@@ -1,5 +1,7 @@
 //! What can go wrong in a run.
 
+use std::path::Path;
+
 /// Why a run could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -61,6 +63,22 @@ pub enum Error {
         /// Where the last good checkpoint is.
         checkpoint: String,
     },
+    /// The device went away in mid-run.
+    #[error(
+        "{device}: the device was lost after step {step}: {reason}\n  the last checkpoint is {checkpoint}\n  hint: {hint}; with --recover a run does so by itself; if it repeats, lower train.batch"
+    )]
+    Lost {
+        /// Name of the device.
+        device: String,
+        /// The driver's words.
+        reason: String,
+        /// Steps whose numbers came back.
+        step: u64,
+        /// Where the last checkpoint is.
+        checkpoint: String,
+        /// The command that goes on from there.
+        hint: String,
+    },
     /// A run folder that cannot be used.
     #[error("{path}: {problem}\n  hint: {hint}")]
     Folder {
@@ -79,6 +97,25 @@ pub enum Error {
         /// What does not fit.
         problem: String,
     },
+}
+
+impl Error {
+    /// The loss of the device with the way back from it: how far the run came, its last checkpoint, and the command that
+    /// goes on from there. Any other error stays as it is.
+    pub(super) fn with_way_back(self, step: u64, checkpoint: Option<&Path>, folder: &Path) -> Error {
+        let (device, reason) = match self {
+            Error::Plan(crate::plan::Error::Lost { device, reason }) => (device, reason),
+            #[cfg(feature = "gpu")]
+            Error::Gpu(crate::gpu::Error::Lost { adapter, reason }) => (adapter, reason),
+            other => return other,
+        };
+        let hint = match checkpoint {
+            Some(_) => format!("`kiln train --resume {}` goes on from there", folder.display()),
+            None => "start again, with a smaller run.save.every".to_string(),
+        };
+        let checkpoint = checkpoint.map_or("none yet".to_string(), |path| path.display().to_string());
+        Error::Lost { device, reason, step, checkpoint, hint }
+    }
 }
 
 impl From<crate::ops::Error> for Error {

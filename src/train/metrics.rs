@@ -3,6 +3,7 @@
 //! ```text
 //! {"step":249,"loss":2.41,"grad_norm":0.83,"lr":0.00098,"tokens_per_s":1920.0,"ms":400.0}
 //! {"step":250,"train_loss":2.40,"val_loss":2.43}
+//! {"step":250,"lost":"NVIDIA L4: the device was lost after step 257: .."}
 //! ```
 //! A number that is not finite is written as `null`, which JSON can say and every reader understands. Each line is handed
 //! to the system whole, so that a killed run tears at most its last line.
@@ -59,14 +60,25 @@ pub struct Evaluation {
     pub val_loss: f64,
 }
 
+/// The device was lost, and the run went on from a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Steps taken when that checkpoint was written; zero where there was none.
+    pub step: u64,
+    /// What happened.
+    pub lost: String,
+}
+
 /// A line of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
 pub enum Line {
     /// A training step.
     Step(Step),
     /// An evaluation.
     Evaluation(Evaluation),
+    /// A recovery.
+    Recovery(Recovery),
 }
 
 /// From where a resumed run will write again. Everything from there on is dropped from the file.
@@ -126,6 +138,11 @@ impl Metrics {
         self.write(evaluation)
     }
 
+    /// Adds a recovery.
+    pub fn recovery(&mut self, recovery: &Recovery) -> Result<(), Error> {
+        self.write(recovery)
+    }
+
     fn write(&mut self, line: &impl Serialize) -> Result<(), Error> {
         let written = serde_json::to_vec(line).map_err(io::Error::from).and_then(|mut bytes| {
             bytes.push(b'\n');
@@ -173,7 +190,12 @@ fn stays(line: &[u8], from: Resume) -> bool {
     let Ok(Value::Object(object)) = serde_json::from_slice(line) else {
         return false;
     };
-    let limit = if object.contains_key("train_loss") { from.evaluation } else { from.step };
+    let limit = match () {
+        () if object.contains_key("train_loss") => from.evaluation,
+        // Nothing makes a recovery again; it belongs before the steps that follow it.
+        () if object.contains_key("lost") => from.step + 1,
+        () => from.step,
+    };
     object.get("step").and_then(Value::as_u64).is_some_and(|step| step < limit)
 }
 

@@ -3,12 +3,14 @@
 pub mod checkpoint;
 mod error;
 pub mod job;
+mod lane;
 pub mod layout;
 pub mod metrics;
 pub mod profile;
 pub mod program;
 pub mod progress;
 pub mod recipe;
+mod recover;
 pub mod run;
 pub mod schedule;
 mod target;

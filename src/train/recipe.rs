@@ -190,6 +190,8 @@ pub struct Run {
     pub folder: PathBuf,
     /// Whether one more step is timed operator by operator in the end.
     pub profile: bool,
+    /// Whether a run whose device is lost opens it anew and goes on from its newest checkpoint.
+    pub recover: bool,
     /// When checkpoints are written.
     pub save: Save,
     /// When metrics are written.

@@ -78,6 +78,19 @@ impl Target {
         Ok(Target::Host)
     }
 
+    /// The same device opened anew, after it was lost; never another one. The host is never lost.
+    pub fn open_again(&self) -> Result<Target, Error> {
+        match self {
+            Target::Host => Ok(Target::Host),
+            #[cfg(feature = "gpu")]
+            Target::Gpu { gpu, anew, .. } => {
+                let gpu = Arc::new(Gpu::open_again(&gpu.listing)?);
+                let pipelines = Pipelines::new(&gpu);
+                Ok(Target::Gpu { gpu, pipelines, told: Mutex::default(), anew: *anew })
+            }
+        }
+    }
+
     /// What operators may use. The host takes any kernel's word: it runs none.
     pub fn caps(&self) -> Caps {
         match self {

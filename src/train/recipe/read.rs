@@ -13,7 +13,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("data", &["text", "tokenizer", "validation", "windows"]),
     ("train", TRAIN),
     ("precision", &["storage", "loss_scale"]),
-    ("run", &["device", "folder", "profile", "save", "log"]),
+    ("run", &["device", "folder", "profile", "recover", "save", "log"]),
 ];
 
 const MODEL: &[&str] = &[

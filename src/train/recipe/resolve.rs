@@ -208,6 +208,7 @@ fn run(section: &Section) -> Result<Run, Error> {
     Ok(Run {
         device: device.or("gpu".to_string()),
         profile: section.flag("profile")?.or(false),
+        recover: section.flag("recover")?.or(false),
         folder: PathBuf::from(section.text("folder")?.or("runs/default".to_string())),
         save: Save {
             every: at_least_one(&save, "every", last)?.or(250),
