@@ -1,7 +1,7 @@
 //! Every operator x case x storage type x variant, from the operators' own tables.
 //!
 //! `reference` trials need no device: signature, f32 reference, expansion, gradient. Nor do `host` trials: what the host engine
-//! runs. `f32` and `f16` trials run a kernel.
+//! runs. `f32`, `f16` and `bf16` trials run a kernel.
 //! `translate` trials turn every kernel into SPIR-V, MSL and HLSL. `KILN_DEVICE` picks the adapter; without one the
 //! kernel trials are ignored and counted, or fail if `KILN_REQUIRE_GPU=1`.
 
@@ -53,7 +53,7 @@ fn main() {
             let own = case.clone();
             let check = move || host::check(&own).map_err(Failed::from);
             trials.push(Trial::test(format!("{name}/reference"), check));
-            for storage in [DType::F32, DType::F16] {
+            for storage in [DType::F32, DType::F16, DType::BF16] {
                 let Some(trial) = ready(&case, storage) else {
                     count(&format!("cases that hold no {storage}"));
                     continue;
@@ -99,7 +99,7 @@ fn count_kernels(counts: &mut BTreeMap<String, usize>, translations: &[translate
 /// The case in a storage type; `None` if it has no float to store so. That f32 fits is checked by the host trial.
 fn ready(case: &Case, storage: DType) -> Option<Arc<qualify::Trial>> {
     let follows = case.inputs.iter().any(|t| t.data.dtype() == DType::F64);
-    if storage == DType::F16 && !follows {
+    if storage.is_half() && !follows {
         return None;
     }
     qualify::Trial::new(case, storage).ok().map(Arc::new)
@@ -126,12 +126,11 @@ fn run(
         Err(error) if required => return Err(error.as_str().into()),
         Err(_) => return Ok(Completion::ignored_with("no adapter")),
     };
-    let half = trial.kinds().iter().chain(&trial.outputs).any(|kind| kind.dtype == DType::F16);
-    if half && !device.gpu.caps().f16 {
-        return Ok(Completion::ignored_with("the adapter has no 16-bit floats"));
-    }
     let variants = case.op.launch(&trial.kinds(), &trial.outputs, device.gpu.caps());
     let variant = variants.get(number).ok_or("no kernel for these types")?;
+    if variant.needs_f16() && !device.gpu.caps().f16 {
+        return Ok(Completion::ignored_with("the adapter has no 16-bit floats"));
+    }
     trial.check(&device.gpu, &device.pipelines, case, variant)?;
     Ok(Completion::Completed)
 }

@@ -2,14 +2,17 @@
 //!
 //! `KILN_DEVICE` picks the adapter; without one the trials are ignored, or fail if `KILN_REQUIRE_GPU=1`.
 
+use kiln::gpu::bytes::pack;
+use kiln::gpu::run::Bench;
 use kiln::gpu::tune::Mode;
 use kiln::gpu::{Gpu, GpuEngine, Ledger, Pipelines, Tuner};
 use kiln::graph::{Graph, Node, gradient};
-use kiln::ops::Emit;
+use kiln::ops::cast::Cast;
 use kiln::ops::launch::{Bind, Caps, Variant};
 use kiln::ops::matmul::MatmulEmit;
 use kiln::ops::pointwise::PointwiseEmit;
 use kiln::ops::reduce::ReduceEmit;
+use kiln::ops::{Emit, Operator};
 use kiln::plan::{Arena, Engine, Error, HostEngine, Plan, Residents, Span, first_variant, plan};
 use kiln::tensor::random::Stream;
 use kiln::tensor::{DType, Data, Tensor, Type};
@@ -29,6 +32,7 @@ const TRIALS: &[(&str, Body)] = &[
     ("a_kernel_that_computes_something_else_is_found_out_and_not_used", impostor),
     ("each_dispatch_of_a_plan_is_timed", timed),
     ("two_plans_share_slots_and_arenas", two_plans),
+    ("a_cast_to_packed_halves_gives_the_bits_the_host_gives", packed_bits),
 ];
 
 fn main() {
@@ -47,6 +51,58 @@ fn main() {
         })
     };
     libtest_mimic::run(&arguments, TRIALS.iter().map(trial).collect()).exit();
+}
+
+/// Signed values around every edge of f16 and bf16, in an odd and an even number; without 16-bit arithmetic, by request.
+fn packed_bits(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let edges = [
+        0x0000_0000u32,
+        0x0000_0001,
+        0x0080_0000,
+        0x3300_0000,
+        0x3300_0001,
+        0x3380_0000,
+        0x33c0_0000,
+        0x387f_c000,
+        0x387f_e000,
+        0x387f_ffff,
+        0x3880_0000,
+        0x3f80_0000,
+        0x3f80_1000,
+        0x3f80_3000,
+        0x3f80_8000,
+        0x3f81_8000,
+        0x477f_e000,
+        0x477f_efff,
+        0x477f_f000,
+        0x7f7f_7fff,
+        0x7f7f_8000,
+        0x7f7f_ffff,
+        0x7f80_0000,
+        0x7fc0_0000,
+        0x7f80_0001,
+    ];
+    let both: Vec<f32> = edges.iter().flat_map(|&bits| [bits, bits | 1 << 31]).map(f32::from_bits).collect();
+    let caps = Caps { f16: false, ..gpu.caps().clone() };
+    let pipelines = Pipelines::new(gpu);
+    for dtype in [DType::F16, DType::BF16] {
+        for count in [both.len() - 1, both.len() / 8 * 8] {
+            let from = [Type::f32([count])];
+            let to = [Type::new(dtype, [count])];
+            let x = Tensor::f32([count], both[..count].to_vec());
+            let variants = Cast { dtype }.launch(&from, &to, &caps);
+            let given = [(x.clone(), from[0].clone())];
+            let outcome = Bench::new(gpu, &pipelines, &variants[0], &given, &to, &[])?.run()?;
+            let expected = pack("x", &x, &to[0])?;
+            for (i, (got, expected)) in outcome.bits[0].chunks(2).zip(expected.chunks(2)).enumerate() {
+                if got != expected {
+                    let text = format!("{dtype}: {:?} becomes {got:?}, the host gives {expected:?}", both[i]);
+                    return Err(text.into());
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// loss = mean(gelu(x * w + b)), with the gradients of w and b written into the second arena.

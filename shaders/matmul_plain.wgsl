@@ -19,8 +19,7 @@ override LANES: u32 = 64u;
 
 #import math
 
-@group(0) @binding(0) var<storage, read> a: array<Elem>;
-@group(0) @binding(1) var<storage, read> b: array<Elem>;
+#paste INPUT
 #paste OUTPUT
 @group(1) @binding(0) var<uniform> params: Params;
 
@@ -43,7 +42,7 @@ fn forward(
     var b_at = outer * params.b_outer + inner * params.b_inner + column * select(1u, params.k, FORM == 1u);
     var sum = 0.0;
     for (var k = 0u; k < params.k; k += 1u) {
-        sum += f32(a[a_at]) * f32(b[b_at]);
+        sum += read_a(a_at) * read_b(b_at);
         a_at += a_step;
         b_at += b_step;
     }

@@ -14,8 +14,8 @@ pub fn check(case: &Case, trial: &Trial) -> Result<(), String> {
     let first = run(case, trial, 1)?;
     for (o, kind) in trial.outputs.iter().enumerate() {
         let mut got = View::of_words(&held(kind), &first[o]).to_tensor();
-        if kind.dtype == DType::F16 {
-            got = got.to_precision(DType::F16);
+        if kind.dtype.is_half() {
+            got = got.to_precision(kind.dtype);
         }
         close(&got, &trial.expected[o], kind.dtype, trial.tolerance)
             .map_err(|problem| format!("output {o} ({kind}): {problem}"))?;

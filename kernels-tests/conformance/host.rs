@@ -106,6 +106,10 @@ fn probe(case: &Case, kinds: &[Type]) -> Result<Probe, String> {
     let outputs = kiln::ops::Emit::apply(&mut graph, case.op.clone(), &inner).map_err(|e| e.to_string())?;
     let mut loss: Option<Value> = None;
     for (o, &output) in outputs.iter().enumerate().filter(|(o, _)| carries_gradient(case, *o)) {
+        // bf16 is storage, with which nothing is computed: what reads it widens it first.
+        let stored = graph.kind(output).dtype;
+        let wide = if stored == DType::BF16 { DType::F32 } else { stored };
+        let output = graph.cast(output, wide).map_err(|e| e.to_string())?;
         let kind = graph.kind(output).clone();
         let upstream = (0..kind.shape.count()).map(|_| random.normal()).collect();
         feeds.set(format!("up{o}"), Tensor { shape: kind.shape.clone(), data: Data::F64(upstream) });

@@ -38,7 +38,7 @@ pub fn trials(own: &Caps) -> Vec<Translation> {
     let mut by_shader: BTreeMap<&str, BTreeSet<Kernel>> = BTreeMap::new();
     for (_, cases) in families() {
         for case in cases().list {
-            for storage in [DType::F32, DType::F16] {
+            for storage in [DType::F32, DType::F16, DType::BF16] {
                 let kinds: Vec<Type> = case.inputs.iter().map(|t| stored_type(t, storage)).collect();
                 let Ok(outputs) = case.op.signature(&kinds) else { continue };
                 let variants = adapters.iter().flat_map(|caps| case.op.launch(&kinds, &outputs, caps));

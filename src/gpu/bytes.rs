@@ -2,8 +2,8 @@
 
 use super::{Error, Result};
 use crate::tensor::{DType, Data, Tensor, Type};
-use half::f16;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 /// Alignment of copies and bindings in bytes; an odd count of 16-bit elements is padded to it.
 pub const WORD: u64 = 4;
@@ -30,6 +30,11 @@ pub fn pack(name: &str, tensor: &Tensor, kind: &Type) -> Result<Vec<u8>> {
             half.convert_from_f32_slice(x);
             bytemuck::cast_slice(&half).to_vec()
         }
+        (Data::F32(x), DType::BF16) => {
+            let mut half = vec![bf16::ZERO; x.len()];
+            half.convert_from_f32_slice(x);
+            bytemuck::cast_slice(&half).to_vec()
+        }
         (Data::I32(x), DType::I32) => bytemuck::cast_slice(x).to_vec(),
         (Data::U32(x), DType::U32) => bytemuck::cast_slice(x).to_vec(),
         (Data::I8(x), DType::I8) => bytemuck::cast_slice(x).to_vec(),
@@ -46,6 +51,10 @@ pub fn unpack(bytes: &[u8], kind: &Type) -> Result<Tensor> {
         DType::F32 => Data::F32(bytemuck::pod_collect_to_vec(bytes)),
         DType::F16 => {
             let half: Vec<f16> = bytemuck::pod_collect_to_vec(bytes);
+            Data::F32(half.iter().map(|x| x.to_f32()).collect())
+        }
+        DType::BF16 => {
+            let half: Vec<bf16> = bytemuck::pod_collect_to_vec(bytes);
             Data::F32(half.iter().map(|x| x.to_f32()).collect())
         }
         DType::I32 => Data::I32(bytemuck::pod_collect_to_vec(bytes)),
@@ -66,6 +75,12 @@ mod tests {
         let kind = Type::new(DType::F16, [3]);
         let bytes = pack("x", &tensor, &kind).unwrap();
         assert_eq!(bytes, [0x00, 0x3c, 0x00, 0xb8, 0xff, 0x7b, 0, 0]);
+        assert_eq!(unpack(&bytes, &kind).unwrap(), tensor);
+        // bf16 is the upper half of f32.
+        let tensor = Tensor::f32([3], vec![1.0, -0.5, 65536.0]);
+        let kind = Type::new(DType::BF16, [3]);
+        let bytes = pack("x", &tensor, &kind).unwrap();
+        assert_eq!(bytes, [0x80, 0x3f, 0x00, 0xbf, 0x80, 0x47, 0, 0]);
         assert_eq!(unpack(&bytes, &kind).unwrap(), tensor);
     }
 

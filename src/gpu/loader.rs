@@ -126,7 +126,7 @@ fn constant(kernel: &Kernel, line: &str, value: Option<u32>) -> Result<String> {
 fn wgsl_name(dtype: DType) -> Result<&'static str> {
     match dtype {
         DType::F32 | DType::F16 | DType::I32 | DType::U32 => Ok(dtype.name()),
-        DType::F64 | DType::I8 => Err(Error::Storage { dtype }),
+        DType::F64 | DType::BF16 | DType::I8 => Err(Error::Storage { dtype }),
     }
 }
 

@@ -163,7 +163,7 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// A value has a storage type the device does not hold.
+    /// A kernel was to be made for a storage type that WGSL lacks.
     #[error("shaders have no {dtype} elements")]
     Storage {
         /// The type.

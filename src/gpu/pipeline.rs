@@ -128,12 +128,11 @@ fn fits(gpu: &Gpu, kernel: &Kernel, reflection: &Reflection) -> Result<()> {
     let caps = gpu.caps();
     let invocations: u32 = reflection.workgroup.iter().product();
     let buffers = reflection.written.len();
-    let sixteen_bit = kernel.types.iter().any(|(_, dtype)| *dtype == crate::tensor::DType::F16);
     let (need, have) = if invocations > caps.max_invocations {
         (format!("{invocations} invocations in a workgroup"), caps.max_invocations.to_string())
     } else if buffers > caps.max_storage_buffers as usize {
         (format!("{buffers} storage buffers"), caps.max_storage_buffers.to_string())
-    } else if sixteen_bit && !caps.f16 {
+    } else if kernel.needs_f16() && !caps.f16 {
         ("16-bit floats (SHADER_F16)".into(), "none".into())
     } else {
         return Ok(());

@@ -78,7 +78,9 @@ pub(super) fn shared_slots(maker: &mut Maker, plans: &[Plan]) -> Result<Vec<wgpu
 /// Packs a tensor whose floats may be held in any precision.
 pub(super) fn pack_float(name: &str, tensor: &Tensor, kind: &Type) -> Result<Vec<u8>> {
     match (tensor.data.dtype(), kind.dtype) {
-        (DType::F64, DType::F32 | DType::F16) => Ok(pack(name, &tensor.to_precision(DType::F32), kind)?),
+        (DType::F64, DType::F32 | DType::F16 | DType::BF16) => {
+            Ok(pack(name, &tensor.to_precision(DType::F32), kind)?)
+        }
         _ => Ok(pack(name, tensor, kind)?),
     }
 }

@@ -8,7 +8,7 @@ use super::bytes::{WORD, pack, stored_bytes, unpack};
 use super::pipeline::{Pipeline, params, window};
 use super::{Gpu, Pipelines, Result};
 use crate::ops::launch::{Bind, Variant};
-use crate::tensor::{DType, Tensor, Type};
+use crate::tensor::{Tensor, Type};
 use std::sync::Arc;
 
 /// Bytes before and behind the elements: a multiple of every adapter's offset alignment.
@@ -18,7 +18,7 @@ const FILL: u8 = 0xff;
 
 /// What a variant did.
 pub struct Outcome {
-    /// The outputs, f16 widened to f32.
+    /// The outputs, 16-bit floats widened to f32.
     pub outputs: Vec<Tensor>,
     /// The outputs bit by bit.
     pub bits: Vec<Vec<u8>>,
@@ -33,7 +33,7 @@ struct Region {
     name: String,
     /// Contents before the run, whole words.
     before: Vec<u8>,
-    /// Bytes that belong to elements; the padding behind them is guard.
+    /// Bytes that belong to elements; behind them the guard begins. An output's padding to a whole word is its own.
     used: usize,
     buffer: wgpu::Buffer,
 }
@@ -210,10 +210,9 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Bytes a kernel may write: packed integers are stored as whole words.
+/// Bytes a kernel may write: packed integers and halves are stored as whole words.
 fn used_bytes(kind: &Type) -> usize {
-    let bytes = if kind.dtype == DType::I8 { stored_bytes(kind) } else { kind.size_bytes() };
-    bytes as usize
+    stored_bytes(kind) as usize
 }
 
 fn region(gpu: &Gpu, name: String, before: Vec<u8>, used: usize) -> Result<Region> {

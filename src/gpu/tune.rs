@@ -271,18 +271,17 @@ fn differs(
 ) -> Option<String> {
     let elements: usize = outputs.iter().map(|kind| kind.shape.count()).sum();
     let length = (node.op.cost(inputs, outputs).flops / 2.0 / elements.max(1) as f64).max(1.0);
-    let half = inputs.iter().any(|kind| kind.dtype == DType::F16);
     // Both sides have rounded, and the host's halves are rounded in other places than the device's.
-    let tolerance =
-        64.0 * DType::F32.epsilon() * length.sqrt() + if half { 4.0 * DType::F16.epsilon() } else { 0.0 };
+    let half = outputs.iter().find(|kind| kind.dtype.is_half()).map_or(0.0, |kind| kind.dtype.epsilon());
+    let tolerance = 64.0 * DType::F32.epsilon() * length.sqrt() + 4.0 * half;
     let mut pairs = outputs.iter().zip(got.iter().zip(expected));
     pairs.find_map(|(kind, (got, expected))| close(got, expected, kind.dtype, tolerance).err())
 }
 
-/// The name under which a verdict on a variant stands: with its storage, since the shader is another in f16.
+/// The name under which a verdict on a variant stands: with its storage, since the shader is another in 16 bits.
 pub fn verdict_key(variant: &Variant, inputs: &[Type]) -> String {
-    let half = inputs.iter().any(|kind| kind.dtype == DType::F16);
-    format!("{} {}", variant.name, if half { DType::F16 } else { DType::F32 })
+    let half = inputs.iter().map(|kind| kind.dtype).find(|dtype| dtype.is_half());
+    format!("{} {}", variant.name, half.unwrap_or(DType::F32))
 }
 
 /// Seconds of one run: the first compiles, the second tells how often to repeat, the best of three counts.

@@ -1,6 +1,7 @@
 //! Reverse-mode differentiation, graph to graph: each operator writes its own derivative.
 
 use super::{Error, Graph, Result, Source};
+use crate::ops::cast::CastEmit;
 use crate::ops::pointwise::PointwiseEmit;
 use crate::ops::{Emit, Site, Value};
 use crate::tensor::{DType, Tensor};
@@ -43,7 +44,9 @@ pub fn gradient_from(
         for ((&input, gradient), &needed) in node.inputs.iter().zip(gradients).zip(&needed) {
             let Some(gradient) = gradient.filter(|_| needed) else { continue };
             let total = match of[input.index()] {
-                Some(before) => graph.within(&scope, |graph| graph.add(before, gradient)).map_err(located)?,
+                Some(before) => {
+                    graph.within(&scope, |graph| total(graph, before, gradient)).map_err(located)?
+                }
                 None => gradient,
             };
             of[input.index()] = Some(total);
@@ -52,14 +55,23 @@ pub fn gradient_from(
     Ok(wrt.iter().map(|v| of[v.index()]).collect())
 }
 
+/// The sum of two gradients of a value. What reads a value of 16 bits may hand back either its type or f32: then f32 stands.
+fn total(graph: &mut Graph, before: Value, gradient: Value) -> crate::ops::Result<Value> {
+    if graph.kind(before).dtype == graph.kind(gradient).dtype {
+        return graph.add(before, gradient);
+    }
+    let [before, gradient] = [graph.cast(before, DType::F32)?, graph.cast(gradient, DType::F32)?];
+    graph.add(before, gradient)
+}
+
 /// For each value, whether it depends on one of `from` through floats.
 fn leading_from(graph: &Graph, from: &[Value]) -> Vec<bool> {
     let mut leads = vec![false; graph.values.len()];
     from.iter().for_each(|v| leads[v.index()] = true);
     for (at, value) in graph.values.iter().enumerate() {
         if let Source::Node { node, .. } = value.source {
-            let float = matches!(value.kind.dtype, DType::F32 | DType::F16);
-            leads[at] |= float && graph.nodes[node].inputs.iter().any(|v| leads[v.index()]);
+            leads[at] |=
+                value.kind.dtype.is_float() && graph.nodes[node].inputs.iter().any(|v| leads[v.index()]);
         }
     }
     leads

@@ -37,7 +37,7 @@ impl Feeds {
 /// What `trace` tells of each node before its outputs are dropped: node number and outputs.
 pub type Trace<'a> = dyn FnMut(usize, &[&Tensor]) + 'a;
 
-/// Computes the graph's results; floats are held in `precision` (f32, where values of type f16 are rounded, or f64).
+/// Computes the graph's results; floats are held in `precision` (f32, where values of type f16 or bf16 are rounded, or f64).
 pub fn evaluate(graph: &Graph, feeds: &Feeds, precision: DType) -> Result<HashMap<String, Tensor>> {
     trace(graph, feeds, precision, &mut |_, _| {})
 }
@@ -60,8 +60,9 @@ pub fn trace(
             node.inputs.iter().map(|v| values[v.index()].as_ref().expect("made before it is read")).collect();
         node.op.reference(&inputs, &mut outputs);
         for (&value, output) in node.outputs.iter().zip(&mut outputs) {
-            if graph.kind(value).dtype == DType::F16 && precision == DType::F32 {
-                *output = output.to_precision(DType::F16);
+            let dtype = graph.kind(value).dtype;
+            if dtype.is_half() && precision == DType::F32 {
+                *output = output.to_precision(dtype);
             }
         }
         see(number, &outputs.iter().collect::<Vec<_>>());
@@ -103,7 +104,7 @@ fn leaf(graph: &Graph, value: Value, feeds: &Feeds, precision: DType) -> Result<
         }
     };
     let rounded =
-        if info.kind.dtype == DType::F16 && precision == DType::F32 { DType::F16 } else { precision };
+        if info.kind.dtype.is_half() && precision == DType::F32 { info.kind.dtype } else { precision };
     Ok(Some(tensor.to_precision(rounded)))
 }
 

@@ -3,7 +3,7 @@
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::reduce::split;
 use super::slice::{SliceEmit, pack, wide};
-use super::{Cases, Emit, Error, Operator, Result, Site, Value, in_type};
+use super::{Cases, Emit, Error, Operator, Result, Site, Value, expect_nameable, in_type};
 use crate::tensor::{Data, Tensor, Type};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ impl Operator for Concat {
         let Some(first) = inputs.first() else {
             return Err(Error::InputCount { op, expected: 1, got: 0 });
         };
+        expect_nameable(op, "x", first)?;
         if self.axis >= first.shape.len() {
             let expected = format!("one with an axis {}", self.axis);
             return Err(Error::Shape { op, input: "x", expected, got: first.shape.clone() });

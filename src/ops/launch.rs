@@ -84,6 +84,11 @@ impl Kernel {
         self
     }
 
+    /// True if it has elements of f16, which not every adapter computes with.
+    pub fn needs_f16(&self) -> bool {
+        self.types.iter().any(|(_, dtype)| *dtype == DType::F16)
+    }
+
     /// Fills a paste line.
     pub fn paste(mut self, name: &'static str, text: impl Into<String>) -> Self {
         self.paste.push((name, text.into()));
@@ -190,6 +195,11 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// True if any of its kernels has elements of f16.
+    pub fn needs_f16(&self) -> bool {
+        self.launches.iter().any(|launch| launch.kernel.needs_f16())
+    }
+
     /// A variant of a single dispatch.
     pub fn single(name: impl Into<String>, launch: Launch) -> Self {
         Variant { name: name.into(), launches: vec![launch], scratch: vec![] }

@@ -250,8 +250,24 @@ pub(crate) fn expect_shape(
     Err(Error::Shape { op, input, expected: format!("{expected:?}"), got: got.shape.clone() })
 }
 
-/// Checks that an input holds floats.
+/// Checks that an input holds floats that are computed with; bf16 is storage, which matmul and cast alone read.
 pub(crate) fn expect_float(op: &'static str, input: &'static str, got: &Type) -> Result<()> {
+    if got.dtype.is_float() && got.dtype != DType::BF16 {
+        return Ok(());
+    }
+    Err(Error::Element { op, input, expected: "f32 or f16", got: got.dtype })
+}
+
+/// Checks that an input has elements WGSL can name, for operators that move elements without looking at them.
+pub(crate) fn expect_nameable(op: &'static str, input: &'static str, got: &Type) -> Result<()> {
+    match got.dtype {
+        DType::BF16 => Err(Error::Element { op, input, expected: "any type but bf16", got: got.dtype }),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that an input holds floats in any storage.
+pub(crate) fn expect_any_float(op: &'static str, input: &'static str, got: &Type) -> Result<()> {
     if got.dtype.is_float() {
         return Ok(());
     }

@@ -4,7 +4,7 @@
 
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::reduce::split;
-use super::{Cases, Emit, Error, Operator, Result, Site, Value, expect_inputs, in_type};
+use super::{Cases, Emit, Error, Operator, Result, Site, Value, expect_inputs, expect_nameable, in_type};
 use crate::tensor::{Data, Tensor, Type};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -42,6 +42,7 @@ impl Operator for Slice {
 
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
         let [x] = expect_inputs("slice", inputs)?;
+        expect_nameable("slice", "x", x)?;
         if self.axis >= x.shape.len() || self.start >= self.end || self.end > x.shape[self.axis] {
             let expected = format!("an axis {} that contains {}..{}", self.axis, self.start, self.end);
             return Err(Error::Shape { op: "slice", input: "x", expected, got: x.shape.clone() });
@@ -85,6 +86,7 @@ impl Operator for SliceGradient {
 
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
         let [up] = expect_inputs("slice_gradient", inputs)?;
+        expect_nameable("slice_gradient", "up", up)?;
         if self.axis >= up.shape.len() || self.start + up.shape[self.axis] > self.length {
             let expected = format!("one that fits {} positions from {}", self.length, self.start);
             let got = up.shape.clone();

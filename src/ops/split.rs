@@ -4,7 +4,7 @@ use super::cast::CastEmit;
 use super::concat::ConcatEmit;
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::slice::{pack, wide};
-use super::{Cases, Emit, Error, Operator, Result, Site, Value, expect_inputs, in_type};
+use super::{Cases, Emit, Error, Operator, Result, Site, Value, expect_inputs, expect_nameable, in_type};
 use crate::tensor::{Data, Tensor, Type};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -42,6 +42,7 @@ impl Operator for Split {
 
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
         let [x] = expect_inputs("split", inputs)?;
+        expect_nameable("split", "x", x)?;
         let total: usize = self.sizes.iter().sum();
         if x.shape.get(self.axis) != Some(&total) || self.sizes.contains(&0) {
             let expected = format!("axis {} to be made of {:?}", self.axis, self.sizes);

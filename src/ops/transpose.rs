@@ -3,7 +3,7 @@
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::reshape::ReshapeEmit;
 use super::slice::{pack, wide};
-use super::{Cases, Emit, Error, Operator, Result, Site, Value, expect_inputs, in_type};
+use super::{Cases, Emit, Error, Operator, Result, Site, Value, expect_inputs, expect_nameable, in_type};
 use crate::tensor::{Data, Shape, Tensor, Type, strides_of};
 use rayon::prelude::*;
 use std::fmt::Write;
@@ -50,6 +50,7 @@ impl Operator for Transpose {
 
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
         let [x] = expect_inputs("transpose", inputs)?;
+        expect_nameable("transpose", "x", x)?;
         let mut sorted = self.order.clone();
         sorted.sort_unstable();
         if !sorted.iter().copied().eq(0..x.shape.len()) {

@@ -4,7 +4,7 @@ use super::{Pass, Promise};
 use crate::graph::{self, Graph, Node, Rewriter, Source, without_dead_nodes};
 use crate::ops::pointwise::Pointwise;
 use crate::ops::{Emit, Value};
-use crate::tensor::{DType, Tensor, Type};
+use crate::tensor::{Tensor, Type};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -79,13 +79,13 @@ fn folded(rewriter: &Rewriter, node: &Node) -> Option<Tensor> {
         let info = rewriter.new.info(rewriter.get(value));
         match &info.source {
             // Half precision constants do not exist on the host, so a result of that type is left to the device.
-            Source::Constant(tensor) if info.kind.dtype != DType::F16 => inputs.push(tensor.clone()),
+            Source::Constant(tensor) if !info.kind.dtype.is_half() => inputs.push(tensor.clone()),
             _ => return None,
         }
         types.push(info.kind.clone());
     }
     let kind = node.op.signature(&types).ok()?.remove(0);
-    if kind.shape.count() > MOST_FOLDED || kind.dtype == DType::F16 {
+    if kind.shape.count() > MOST_FOLDED || kind.dtype.is_half() {
         return None;
     }
     let mut outputs = [Tensor::zeros(&kind)];

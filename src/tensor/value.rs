@@ -1,7 +1,7 @@
 //! Tensors on the host and the types of values in a graph.
 
 use super::{DType, Error, Real, Shape};
-use half::f16;
+use half::{bf16, f16};
 
 /// What is known of a value before it exists: how it is stored and its shape.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +49,7 @@ impl std::fmt::Display for Type {
     }
 }
 
-/// Elements on the host. Values stored as f16 on a device are held here as f32 rounded to f16.
+/// Elements on the host. Values stored as f16 or bf16 on a device are held here as f32 rounded to it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Data {
     /// f64 elements.
@@ -92,11 +92,11 @@ impl Data {
         self.len() == 0
     }
 
-    /// Zeros; an f16 value is held as f32.
+    /// Zeros; a value of two bytes is held as f32.
     pub fn zeros(dtype: DType, count: usize) -> Data {
         match dtype {
             DType::F64 => Data::F64(vec![0.0; count]),
-            DType::F32 | DType::F16 => Data::F32(vec![0.0; count]),
+            DType::F32 | DType::F16 | DType::BF16 => Data::F32(vec![0.0; count]),
             DType::I32 => Data::I32(vec![0; count]),
             DType::U32 => Data::U32(vec![0; count]),
             DType::I8 => Data::I8(vec![0; count]),
@@ -148,7 +148,7 @@ impl Tensor {
         Tensor::f32([], vec![x])
     }
 
-    /// Zeros of a type; f16 is held as f32.
+    /// Zeros of a type; f16 and bf16 are held as f32.
     pub fn zeros(of: &Type) -> Self {
         Tensor { shape: of.shape.clone(), data: Data::zeros(of.dtype, of.shape.count()) }
     }
@@ -203,12 +203,15 @@ impl Tensor {
         }
     }
 
-    /// Float elements converted to host precision `dtype` (F16 rounds through binary16); integers unchanged.
+    /// Float elements converted to host precision `dtype` (F16 and BF16 round to their storage); integers unchanged.
     pub fn to_precision(&self, dtype: DType) -> Tensor {
         let data = match (&self.data, dtype) {
             (Data::I32(_) | Data::U32(_) | Data::I8(_), _) => self.data.clone(),
             (_, DType::F64) => Data::F64(self.to_f64()),
             (_, DType::F16) => Data::F32(self.to_f64().iter().map(|&x| f16::from_f64(x).to_f32()).collect()),
+            (_, DType::BF16) => {
+                Data::F32(self.to_f64().iter().map(|&x| bf16::from_f64(x).to_f32()).collect())
+            }
             (_, _) => Data::F32(self.to_f64().iter().map(|&x| x as f32).collect()),
         };
         Tensor { shape: self.shape.clone(), data }

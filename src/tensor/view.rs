@@ -2,7 +2,7 @@
 
 use super::{DType, Data, Shape, Tensor, Type};
 
-/// A value to be read. Floats are f32; values stored as f16 are held as f32 rounded to f16.
+/// A value to be read. Floats are f32; values stored as f16 or bf16 are held as f32 rounded to it.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// Sizes of the axes.
@@ -41,7 +41,7 @@ impl<'a> View<'a> {
         let words = match kind.dtype {
             DType::U32 => Words::U32(words),
             DType::I32 => Words::I32(bytemuck::cast_slice(words)),
-            DType::F32 | DType::F16 => Words::F32(bytemuck::cast_slice(words)),
+            DType::F32 | DType::F16 | DType::BF16 => Words::F32(bytemuck::cast_slice(words)),
             DType::I8 => Words::I8(&bytemuck::cast_slice(words)[..kind.shape.count()]),
             DType::F64 => panic!("f64 is the referee's precision, not an engine's"),
         };
@@ -142,7 +142,7 @@ impl<'a> ViewMut<'a> {
         let words = match kind.dtype {
             DType::U32 => WordsMut::U32(words),
             DType::I32 => WordsMut::I32(bytemuck::cast_slice_mut(words)),
-            DType::F32 | DType::F16 => WordsMut::F32(bytemuck::cast_slice_mut(words)),
+            DType::F32 | DType::F16 | DType::BF16 => WordsMut::F32(bytemuck::cast_slice_mut(words)),
             DType::I8 => WordsMut::I8(&mut bytemuck::cast_slice_mut(words)[..kind.shape.count()]),
             DType::F64 => panic!("f64 is the referee's precision, not an engine's"),
         };

@@ -146,7 +146,13 @@ pub fn subjects(
             true => own.copied().collect(),
             false => given.iter().map(Vec::as_slice).collect(),
         };
-        for &dtype in dtypes.iter().filter(|&&dtype| dtype == DType::F32 || !family.single) {
+        let takes = |dtype: DType| match dtype {
+            DType::F32 => true,
+            // bf16 is storage, which matmul alone reads.
+            DType::BF16 => family.axes == MATMUL_AXES,
+            _ => !family.single,
+        };
+        for &dtype in dtypes.iter().filter(|&&dtype| takes(dtype)) {
             for &sizes in &list {
                 subjects.push(family.at(sizes, dtype)?);
             }
@@ -184,6 +190,7 @@ impl Family {
     }
 }
 
+const MATMUL_AXES: &str = "MxNxK";
 const CUBES: [&[usize]; 3] = [&[256, 256, 256], &[512, 512, 512], &[1024, 1024, 1024]];
 const LARGE_CUBES: &[&[usize]] = &[&[2048, 2048, 2048], &[4096, 4096, 4096]];
 const ROWS: &[&[usize]] = &[&[768, 128], &[1024, 768], &[4096, 1024]];
@@ -286,7 +293,7 @@ const FAMILIES: &[Family] = &[
 
 const fn matmul(name: &'static str, make: Make) -> Family {
     let (rate, single) = (Rate::Flops, false);
-    Family { name, axes: "MxNxK", rate, single, shapes: &[], large: LARGE_CUBES, make }
+    Family { name, axes: MATMUL_AXES, rate, single, shapes: &[], large: LARGE_CUBES, make }
 }
 
 const fn rows(name: &'static str, make: Make) -> Family {
@@ -309,7 +316,7 @@ fn matmul_at(form: Form, sizes: &[usize], dtype: DType) -> (Arc<dyn Operator>, V
     let a = if form == Form::Tn { [k, m] } else { [m, k] };
     let b = if form == Form::Nt { [n, k] } else { [k, n] };
     let inputs = [a, b].map(|sizes| Input::new(dtype, &sizes, Fill::Normal));
-    (Arc::new(Matmul::new(form)), inputs.into())
+    (Arc::new(Matmul::of(form, dtype, dtype)), inputs.into())
 }
 
 fn logits_at(sizes: &[usize], dtype: DType) -> [Input; 2] {

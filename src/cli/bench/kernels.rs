@@ -30,8 +30,8 @@ pub struct Kernels {
     /// Time this shape instead of the grid, such as 768x512x128. May be given again.
     #[arg(long, value_name = "SIZES")]
     shape: Vec<String>,
-    /// Time this storage type alone: f32 or f16.
-    #[arg(long, value_name = "TYPE", value_parser = ["f32", "f16"])]
+    /// Time this storage type alone: f32, f16 or, of matmul, bf16.
+    #[arg(long, value_name = "TYPE", value_parser = ["f32", "f16", "bf16"])]
     dtype: Option<String>,
     /// gpu, cpu, an adapter's number, or part of its name.
     #[arg(long, default_value = "gpu")]
@@ -114,6 +114,10 @@ impl Kernels {
                 Err(super::super::Usage(format!("--dtype f16: {why}\n  hint: --dtype f32")).into())
             }
             Some("f16") => Ok(vec![DType::F16]),
+            Some("bf16") if target.is_host() => {
+                Err(super::super::Usage(format!("--dtype bf16: {why}\n  hint: --dtype f32")).into())
+            }
+            Some("bf16") => Ok(vec![DType::BF16]),
             Some(_) => Ok(vec![DType::F32]),
             None if half => Ok(vec![DType::F32, DType::F16]),
             None => {

@@ -99,7 +99,7 @@ fn beds(gpu: &Gpu, only: &str) -> Vec<Bed> {
     let mut seen: BTreeSet<String> = BTreeSet::new();
     for (family, cases) in families() {
         for case in cases().list.into_iter().rev().map(Arc::new) {
-            for storage in [DType::F32, DType::F16] {
+            for storage in [DType::F32, DType::F16, DType::BF16] {
                 let name = format!("{family}/{} {}/{storage}", case.op.name(), case.label);
                 // Some operators take single precision alone, by their signature; anything else is for the trial to tell.
                 let (wanted, kernels) = match Trial::types(&case, storage) {
@@ -171,27 +171,25 @@ impl Chart {
     ) {
         let stored = case.inputs.iter().any(|t| t.data.dtype() == DType::F64);
         // Views have no kernel; a case without floats is the same in every storage.
-        if case.op.is_view() || (storage == DType::F16 && !stored) {
+        if case.op.is_view() || (storage.is_half() && !stored) {
             return;
         }
         let trial = match Trial::new(case, storage) {
             Ok(trial) => trial,
             // Some operators take single precision alone, by their signature.
-            Err(_) if storage == DType::F16 => return,
+            Err(_) if storage.is_half() => return,
             Err(error) if name.contains(only) => return self.fail(name.into(), error.to_string()),
             Err(_) => return,
         };
-        let half = trial.kinds().iter().chain(&trial.outputs).any(|kind| kind.dtype == DType::F16);
-        if half && !gpu.caps().f16 {
-            return self.miss("the adapter has no 16-bit floats");
-        }
         let variants = case.op.launch(&trial.kinds(), &trial.outputs, gpu.caps());
         if variants.is_empty() && name.contains(only) {
             self.fail(name.into(), "there is no kernel for these types on this adapter".into());
         }
         for variant in variants {
             let full = format!("{name}/{}", variant.name);
-            if full.contains(only) {
+            if variant.needs_f16() && !gpu.caps().f16 {
+                self.miss("the adapter has no 16-bit floats");
+            } else if full.contains(only) {
                 let key = verdict_key(&variant, &trial.kinds());
                 self.tell(full, &variant, key, trial.check(gpu, pipelines, case, &variant));
             }

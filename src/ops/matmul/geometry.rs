@@ -127,11 +127,11 @@ pub(super) fn fit(form: Form, a: &Shape, b: &Shape) -> Result<([usize; 2], [usiz
     Ok(([m, k], [n, k], Shape::new(sizes)))
 }
 
-/// Types the operands and the output of a plain matmul have, checked.
-pub(super) fn output(form: Form, a: &Type, b: &Type) -> Result<Type> {
+/// Shape of the output, with the operands checked.
+pub(super) fn output(form: Form, a: &Type, b: &Type) -> Result<Shape> {
     let (_, _, shape) = fit(form, &a.shape, &b.shape)?;
     Geometry::of(form, &a.shape, &b.shape)?;
-    Ok(a.with_shape(shape))
+    Ok(shape)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Which kernels a matmul may use on an adapter, with their tiles.
 
+use super::access::{Access, single};
 use super::geometry::{Form, Geometry};
-use super::register::{self, Access};
-use super::{Matmul, tile, vector};
+use super::{Matmul, register, tile, vector};
 use crate::ops::launch::{Bind, Caps, Kernel, Launch, Variant};
 use crate::ops::pointwise;
 use crate::tensor::DType;
@@ -17,8 +17,10 @@ const BUSY: usize = 256;
 /// Tiles below which rows are cut finer, so that every core gets some.
 const FEW_TILES: usize = 8;
 
-pub(super) fn variants(op: &Matmul, sizes: Geometry, dtype: DType, caps: &Caps) -> Vec<Variant> {
-    let plan = Plan { op, sizes, dtype };
+/// `types` are the storage of A, of B and of the output.
+pub(super) fn variants(op: &Matmul, sizes: Geometry, types: [DType; 3], caps: &Caps) -> Vec<Variant> {
+    let [a, b, c] = types;
+    let plan = Plan { op, sizes, operands: [a, b], c };
     let shared = [plan.register(1, false, "matmul_register")];
     let broadcast = (caps.subgroup && [2, 4, 8].contains(&caps.subgroup_size))
         .then(|| plan.register(caps.subgroup_size as usize, caps.int64, "matmul_broadcast"));
@@ -38,12 +40,17 @@ pub(super) fn variants(op: &Matmul, sizes: Geometry, dtype: DType, caps: &Caps) 
 struct Plan<'a> {
     op: &'a Matmul,
     sizes: Geometry,
-    dtype: DType,
+    /// Storage of A and of B.
+    operands: [DType; 2],
+    /// Storage of the output and of the bias.
+    c: DType,
 }
 
 impl Plan<'_> {
     fn plain(&self) -> Variant {
-        let kernel = Kernel::new("matmul_plain").constant("FORM", self.op.form as u32);
+        let [a, b] = self.operands;
+        let input = single(0, "a", a) + &single(1, "b", b);
+        let kernel = Kernel::new("matmul_plain").constant("FORM", self.op.form as u32).paste("INPUT", input);
         let count = self.sizes.matrices() * self.sizes.m * self.sizes.n;
         let launch = self.launch(kernel, "array<Elem>", count.div_ceil(64)).param("count", count);
         Variant::single("matmul_plain", launch)
@@ -54,16 +61,16 @@ impl Plan<'_> {
         let form = self.op.form;
         // Broadcasting makes up for the accumulators of a longer chunk; alone, 8 x 16 sums are what registers bear.
         let (chunk, columns) = if lanes == 1 { (4, 16) } else { (8, 8) };
-        let access = |axis| Access::widest(self.dtype, axis, chunk, int64);
+        let access = |i: usize, axis| Access::widest(self.operands[i], axis, chunk, int64);
         let mut template = register::Template {
             form,
             chunk,
             lanes,
             rows: 8,
             columns,
-            a: access(if form == Form::Tn { m } else { k }),
-            b: access(if form == Form::Nt { k } else { n }),
-            c: access(n),
+            a: access(0, if form == Form::Tn { m } else { k }),
+            b: access(1, if form == Form::Nt { k } else { n }),
+            c: Access::widest_output(self.c, n, chunk, int64),
             ragged_k: !k.is_multiple_of(chunk),
         };
         let tile_n = template.tile_n();
@@ -71,7 +78,7 @@ impl Plan<'_> {
         if lanes > 1 {
             let fits = |&rows: &usize| m > rows / 2 && tiles(rows) >= FEW_TILES;
             // Guarded single stores and packing to f16 are most of a driver's compile: there fewer rows halve it.
-            let most = if matches!(template.c, Access::Single | Access::Pairs) { 16 } else { 32 };
+            let most = if matches!(template.c, Access::Single | Access::Pairs(_)) { 16 } else { 32 };
             template.rows = [32, 16].into_iter().filter(|&rows| rows <= most).find(fits).unwrap_or(8);
         }
         let tiles = tiles(template.rows);
@@ -89,7 +96,7 @@ impl Plan<'_> {
     /// Kernels for a few rows of A, where reading B is all the work.
     fn vectors(&self, caps: &Caps) -> Vec<Variant> {
         let Geometry { m, n, k, .. } = self.sizes;
-        let templates = vector::Template::fitting(self.op.form, self.dtype, [m, n, k], caps);
+        let templates = vector::Template::fitting(self.op.form, self.operands, [m, n, k], caps);
         let alone = self.sizes.matrices() == 1 && self.op.form != Form::Tn;
         let variant = |template: vector::Template| {
             let tiles = n.div_ceil(template.tile_n());
@@ -118,6 +125,7 @@ impl Plan<'_> {
         let form = self.op.form;
         let template = tile::Template {
             form,
+            operands: self.operands,
             row_quads,
             column_quads,
             a_fours: if form == Form::Tn { m } else { k }.is_multiple_of(4),
@@ -145,7 +153,7 @@ impl Plan<'_> {
 
     /// Completes a launch with what all kernels share.
     fn launch(&self, kernel: Kernel, output: &str, groups: usize) -> Launch {
-        let kernel = kernel.retype("Elem", self.dtype).paste("OUTPUT", self.output(output));
+        let kernel = kernel.retype("Elem", self.c).paste("OUTPUT", self.output(output));
         let mut bindings = vec![Bind::Input(0), Bind::Input(1)];
         if self.op.has_bias {
             bindings.push(Bind::Input(2));

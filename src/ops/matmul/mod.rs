@@ -1,9 +1,14 @@
 //! Matrix multiplication: `C[b] = activation(A[b] op B[b] + bias)`, batched, with either operand stored transposed.
 //!
-//! The sum over K is kept in f32 whatever the storage. Derivatives are matmuls of other forms, so no transpose is ever
+//! The sum over K is kept in f32 whatever the storage. Operands of 16 bits, f16 or bf16, are read as packed words, which
+//! needs no 16-bit arithmetic; they may stand beside each other and beside f32 where the output is f32. The gradient of such
+//! an operand then is f32 too: it comes from sums in f32, and nothing is gained by rounding it before what follows has seen it.
+//!
+//! Derivatives are matmuls of other forms, so no transpose is ever
 //! computed. `matmul_plain` is the referee, `matmul_tile` is for GPUs, `matmul_register` and, where subgroups have a fixed
 //! small size, `matmul_broadcast` for drivers that run on the CPU; `matmul_vector` is for the few rows of a text's next token.
 
+mod access;
 mod fast;
 mod geometry;
 mod launch;
@@ -19,14 +24,14 @@ use super::pointwise::Pointwise;
 use super::reduce::ReduceEmit;
 use super::reshape::ReshapeEmit;
 use super::{
-    Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape,
+    Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_any_float, expect_dtype, expect_shape,
     is_double,
 };
-use crate::tensor::{Data, Shape, Tensor, Type, View, ViewMut};
+use crate::tensor::{DType, Data, Shape, Tensor, Type, View, ViewMut};
 use geometry::Geometry;
 use std::sync::Arc;
 
-/// `C = activation(A op B + bias)`. Inputs: A, B and, where `has_bias`, the bias `[N]`.
+/// `C = activation(A op B + bias)`. Inputs: A, B and, where `has_bias`, the bias `[N]`, stored as the output is.
 #[derive(Clone, Debug)]
 pub struct Matmul {
     /// Which operand is stored transposed.
@@ -35,12 +40,25 @@ pub struct Matmul {
     pub has_bias: bool,
     /// A program of one input and one output applied to each element.
     pub activation: Option<Pointwise>,
+    /// Storage of the output: without it that of both operands, f32 or f16; with it f32, from operands of any storage each.
+    pub output: Option<DType>,
 }
 
 impl Matmul {
     /// A matmul of that form and nothing more.
     pub fn new(form: Form) -> Self {
-        Matmul { form, has_bias: false, activation: None }
+        Matmul { form, has_bias: false, activation: None, output: None }
+    }
+
+    /// A matmul for operands of these types: stored as they are if they are alike and not bf16, in f32 otherwise.
+    pub fn of(form: Form, a: DType, b: DType) -> Self {
+        let output = (a != b || a == DType::BF16).then_some(DType::F32);
+        Matmul { output, ..Matmul::new(form) }
+    }
+
+    /// Stores the output as `output`, whatever the operands are.
+    pub fn with_output(self, output: DType) -> Self {
+        Matmul { output: Some(output), ..self }
     }
 
     /// Adds a bias as third input.
@@ -51,6 +69,26 @@ impl Matmul {
     /// Applies a program of one input and one output to each element.
     pub fn with_activation(self, activation: Pointwise) -> Self {
         Matmul { activation: Some(activation), ..self }
+    }
+
+    /// Storage of the output for these operands.
+    fn stored(&self, a: &Type, b: &Type) -> Result<DType> {
+        let refuse = |expected: &str, got: DType| {
+            let (expected, got) = (expected.to_string(), got.to_string());
+            Err(Error::Setting { op: "matmul", setting: "output", expected, got })
+        };
+        match self.output {
+            None => {
+                expect_dtype("matmul", "b", b, a.dtype)?;
+                if a.dtype == DType::BF16 {
+                    refuse("f32, where operands are bf16", a.dtype)
+                } else {
+                    Ok(a.dtype)
+                }
+            }
+            Some(DType::F32) => expect_any_float("matmul", "b", b).map(|()| DType::F32),
+            Some(other) => refuse("f32 or none", other),
+        }
     }
 
     fn geometry(&self, inputs: &[Type]) -> Geometry {
@@ -119,6 +157,9 @@ impl Operator for Matmul {
         if self.has_bias {
             text += ",bias";
         }
+        if let Some(output) = self.output {
+            text += &format!(",output={output}");
+        }
         if let Some(activation) = &self.activation {
             text += &format!(",then={}({})", activation.name(), activation.settings());
         }
@@ -131,11 +172,10 @@ impl Operator for Matmul {
             return Err(Error::InputCount { op: "matmul", expected, got: inputs.len() });
         }
         let (a, b) = (&inputs[0], &inputs[1]);
-        expect_float("matmul", "a", a)?;
-        expect_dtype("matmul", "b", b, a.dtype)?;
-        let c = geometry::output(self.form, a, b)?;
+        expect_any_float("matmul", "a", a)?;
+        let c = Type::new(self.stored(a, b)?, geometry::output(self.form, a, b)?);
         if let Some(bias) = inputs.get(2) {
-            expect_dtype("matmul", "bias", bias, a.dtype)?;
+            expect_dtype("matmul", "bias", bias, c.dtype)?;
             expect_shape("matmul", "bias", bias, &[c.shape.last()])?;
         }
         if let Some(activation) = &self.activation
@@ -197,7 +237,8 @@ impl Operator for Matmul {
 
     fn expand(&self, emit: &mut dyn Emit, inputs: &[Value]) -> Option<Result<Vec<Value>>> {
         (self.has_bias || self.activation.is_some()).then(|| {
-            let mut y = emit.matmul_form(self.form, inputs[0], inputs[1])?;
+            let bare = Matmul { output: self.output, ..Matmul::new(self.form) };
+            let mut y = emit.apply_one(Arc::new(bare), &inputs[..2])?;
             if self.has_bias {
                 y = emit.apply_one(Arc::new(Pointwise::single("add", 0.0)), &[y, inputs[2]])?;
             }
@@ -209,7 +250,8 @@ impl Operator for Matmul {
     }
 
     fn launch(&self, inputs: &[Type], outputs: &[Type], caps: &Caps) -> Vec<Variant> {
-        launch::variants(self, self.geometry(inputs), outputs[0].dtype, caps)
+        let types = [inputs[0].dtype, inputs[1].dtype, outputs[0].dtype];
+        launch::variants(self, self.geometry(inputs), types, caps)
     }
 
     fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
@@ -231,7 +273,7 @@ fn add_rows<R: Copy>(c: &mut [R], bias: &[R], add: fn(R, R) -> R) {
 pub trait MatmulEmit {
     /// `A B` with the last two axes of each; the axes before them are broadcast.
     fn matmul(&mut self, a: Value, b: Value) -> Result<Value>;
-    /// A matmul with an operand stored transposed.
+    /// A matmul with an operand stored transposed; operands of different types, and of bf16, give f32.
     fn matmul_form(&mut self, form: Form, a: Value, b: Value) -> Result<Value>;
     /// `X W + bias` with W as [in, out] (`Form::Nn`) or [out, in] (`Form::Nt`).
     fn linear(&mut self, form: Form, x: Value, weight: Value, bias: Option<Value>) -> Result<Value>;
@@ -243,12 +285,16 @@ impl<E: Emit + ?Sized> MatmulEmit for E {
     }
 
     fn matmul_form(&mut self, form: Form, a: Value, b: Value) -> Result<Value> {
-        self.apply_one(Arc::new(Matmul::new(form)), &[a, b])
+        let op = Matmul::of(form, self.type_of(a).dtype, self.type_of(b).dtype);
+        self.apply_one(Arc::new(op), &[a, b])
     }
 
     fn linear(&mut self, form: Form, x: Value, weight: Value, bias: Option<Value>) -> Result<Value> {
         match bias {
-            Some(bias) => self.apply_one(Arc::new(Matmul::new(form).with_bias()), &[x, weight, bias]),
+            Some(bias) => {
+                let op = Matmul::of(form, self.type_of(x).dtype, self.type_of(weight).dtype);
+                self.apply_one(Arc::new(op.with_bias()), &[x, weight, bias])
+            }
             None => self.matmul_form(form, x, weight),
         }
     }
@@ -289,6 +335,16 @@ pub fn cases() -> Cases {
         }
         add_case(&mut cases, Matmul::new(form).with_bias(), &[2, 1], [1, 72, 136]).no_gradient();
     }
+    // Operands of 16 bits beside each other and beside f32, with an output in f32: whole chunks and none.
+    for form in [Form::Nn, Form::Nt, Form::Tn] {
+        for (halves, sizes) in [
+            ([true, true], &[[7, 13, 11], [33, 72, 24], [65, 16, 40]][..]),
+            ([true, false], &[[33, 72, 24], [24, 65, 17]]),
+            ([false, true], &[[33, 72, 24], [24, 65, 17], [2, 16, 88]]),
+        ] {
+            sizes.iter().for_each(|&sizes| add_mixed(&mut cases, form, halves, sizes));
+        }
+    }
     for (name, constant) in [("gelu_tanh", 0.0), ("relu", 0.0), ("scale", 0.5)] {
         let op = Matmul::new(Form::Nn).with_bias().with_activation(Pointwise::single(name, constant));
         let case = add_case(&mut cases, op, &[], [9, 24, 16]);
@@ -312,4 +368,42 @@ fn add_case<'a>(
     }
     let label = format!("{} {batch:?} m{m} n{n} k{k}", op.settings());
     cases.add(label, op, inputs).sums(k)
+}
+
+/// A case with a bias whose operands marked in `halves` follow the storage; the rest is f32.
+fn add_mixed(cases: &mut Cases, form: Form, halves: [bool; 2], [m, n, k]: [usize; 3]) {
+    let shapes =
+        [if form == Form::Tn { [k, m] } else { [m, k] }, if form == Form::Nt { [n, k] } else { [k, n] }];
+    let mut inputs = vec![];
+    for (shape, half) in shapes.into_iter().zip(halves) {
+        inputs.push(if half { cases.normal(shape) } else { cases.statistic(shape) });
+    }
+    inputs.push(cases.statistic([n]));
+    let op = Matmul::new(form).with_bias().with_output(DType::F32);
+    let label = format!("{} {halves:?} m{m} n{n} k{k}", op.settings());
+    cases.add(label, op, inputs).sums(k);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(op: &Matmul, a: DType, b: DType) -> Result<DType> {
+        Ok(op.signature(&[Type::new(a, [2, 3]), Type::new(b, [3, 4])])?[0].dtype)
+    }
+
+    #[test]
+    fn operands_of_different_storage_need_an_output_in_single_precision() {
+        let plain = Matmul::new(Form::Nn);
+        assert_eq!(stored(&plain, DType::F16, DType::F16), Ok(DType::F16));
+        assert!(stored(&plain, DType::F16, DType::F32).is_err());
+        let error = stored(&plain, DType::BF16, DType::BF16).unwrap_err().to_string();
+        assert!(error.contains("f32, where operands are bf16"), "{error}");
+        let single = Matmul::new(Form::Nn).with_output(DType::F32);
+        for (a, b) in [(DType::BF16, DType::F32), (DType::F16, DType::BF16), (DType::F32, DType::F32)] {
+            assert_eq!(stored(&single, a, b), Ok(DType::F32));
+        }
+        assert!(stored(&single, DType::F32, DType::U32).is_err());
+        assert!(stored(&Matmul::new(Form::Nn).with_output(DType::BF16), DType::BF16, DType::BF16).is_err());
+    }
 }

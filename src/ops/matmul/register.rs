@@ -7,77 +7,13 @@
 //! Why the k loop is innermost in the text: a chunk of steps is summed into one accumulator before the next one is
 //! touched, so a compiler with few registers spills each sum once in a chunk instead of each time.
 
+use super::access::Access;
 use super::geometry::Form;
-use crate::tensor::DType;
 use std::fmt::Write;
-
-const PARTS: [&str; 4] = ["x", "y", "z", "w"];
 
 /// Writes a line of shader text.
 macro_rules! line {
     ($text:expr, $($format:tt)*) => {{ let _ = writeln!($text, $($format)*); }};
-}
-
-/// How one buffer is read or written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    /// Element by element.
-    Single,
-    /// A chunk as vec4<f32>, one or two.
-    Fours,
-    /// A chunk as one vector of 64-bit words.
-    Words64,
-    /// A chunk of f16 as one vector of 32-bit words.
-    Pairs,
-}
-
-impl Access {
-    /// The widest access along an axis of this length.
-    pub(super) fn widest(dtype: DType, axis: usize, chunk: usize, int64: bool) -> Access {
-        match dtype {
-            _ if !axis.is_multiple_of(chunk) => Access::Single,
-            DType::F16 => Access::Pairs,
-            _ if int64 => Access::Words64,
-            _ => Access::Fours,
-        }
-    }
-
-    /// The type of a buffer that is moved so.
-    pub(super) fn array(self, chunk: usize) -> String {
-        match self {
-            Access::Single => "array<Elem>".to_string(),
-            Access::Fours => "array<vec4<f32>>".to_string(),
-            Access::Words64 => format!("array<vec{}<u64>>", chunk / 2),
-            Access::Pairs => format!("array<vec{}<u32>>", chunk / 2),
-        }
-    }
-
-    /// Lines that read chunk number `at` of a buffer as `{name}_0`, `{name}_1` ..
-    pub(super) fn read(self, text: &mut String, chunk: usize, buffer: &str, name: &str, at: &str) {
-        if self == Access::Fours {
-            let fours = chunk / 4;
-            for four in 0..fours {
-                line!(text, "let {name}v{four} = {buffer}[({at}) * {fours}u + {four}u];");
-                for (i, part) in PARTS.iter().enumerate() {
-                    line!(text, "let {name}_{} = {name}v{four}.{part};", four * 4 + i);
-                }
-            }
-            return;
-        }
-        line!(text, "let {name}v = {buffer}[{at}];");
-        for (i, part) in PARTS.iter().take(chunk / 2).enumerate() {
-            let word = format!("{name}v.{part}");
-            let (low, high) = (i * 2, i * 2 + 1);
-            if self == Access::Words64 {
-                line!(text, "let {name}_{low} = bitcast<f32>(u32({word}));");
-                line!(text, "let {name}_{high} = bitcast<f32>(u32({word} >> 32u));");
-            } else {
-                line!(text, "let {name}p{i} = unpack2x16float({word});");
-                line!(text, "let {name}_{low} = {name}p{i}.x;");
-                line!(text, "let {name}_{high} = {name}p{i}.y;");
-            }
-        }
-    }
 }
 
 /// What distinguishes one generated kernel from another.
@@ -112,11 +48,7 @@ impl Template {
 
     /// Declarations of the operands.
     pub(super) fn input(&self) -> String {
-        let declare = |binding, name, access: Access| {
-            let array = access.array(self.chunk);
-            format!("@group(0) @binding({binding}) var<storage, read> {name}: {array};\n")
-        };
-        declare(0, "a", self.a) + &declare(1, "b", self.b)
+        self.a.declare(0, "a", self.chunk) + &self.b.declare(1, "b", self.chunk)
     }
 
     /// The loop and the stores.
@@ -149,7 +81,7 @@ impl Template {
 
     /// True if each lane holds other rows of `a` and all steps of a chunk; else each lane holds all rows of other steps.
     fn lanes_hold_rows(&self) -> bool {
-        self.form != Form::Tn && self.a != Access::Single
+        self.form != Form::Tn && !self.a.is_narrow()
     }
 
     /// Positions that do not change along K. Rows and columns past the end read the last one; their sums are not stored.
@@ -163,7 +95,7 @@ impl Template {
                 let row = format!("min(row0 + {}u + lane, last_m)", j * self.lanes);
                 line!(text, "let a_at{j} = (a_base + {row} * params.k) / {chunk}u;");
             }
-        } else if self.a != Access::Single {
+        } else if !self.a.is_narrow() {
             for j in 0..self.rows / chunk {
                 line!(
                     text,
@@ -176,9 +108,9 @@ impl Template {
                 line!(text, "let a_at{r} = a_base + min(row0 + {r}u, last_m){stride};");
             }
         }
-        if self.form == Form::Nt || self.b == Access::Single {
+        if self.form == Form::Nt || self.b.is_narrow() {
             let stride = if self.form == Form::Nt { " * params.k" } else { "" };
-            let unit = if self.b == Access::Single { 1 } else { chunk };
+            let unit = if self.b.is_narrow() { 1 } else { chunk };
             for c in 0..self.columns {
                 let column = format!("min(column_{} + {}u, last_n)", c / chunk, c % chunk);
                 line!(text, "let b_at{c} = (b_base + {column}{stride}) / {unit}u;");
@@ -215,13 +147,13 @@ impl Template {
             let guard = |value: String| {
                 if self.ragged_k { format!("select(0.0, {value}, live_{q})") } else { value }
             };
-            if self.a == Access::Single {
+            if self.a.is_narrow() {
                 for r in 0..self.rows {
                     let at = match self.form {
                         Form::Tn => format!("a_at{r} + k_{q} * params.m"),
                         _ => format!("a_at{r} + k_{q}"),
                     };
-                    line!(text, "let ak{q}_{r} = {};", guard(format!("f32(a[{at}])")));
+                    line!(text, "let ak{q}_{r} = {};", guard(self.a.element("a", &at)));
                 }
                 continue;
             }
@@ -244,7 +176,7 @@ impl Template {
     /// Reads this turn's part of `b` as `b{k}_{column}`.
     fn load_b(&self, text: &mut String) {
         let chunk = self.chunk;
-        if self.form == Form::Nt && self.b != Access::Single {
+        if self.form == Form::Nt && !self.b.is_narrow() {
             for c in 0..self.columns {
                 self.read_chunk(text, self.b, "b", &format!("bc{c}"), &format!("b_at{c} + k0 / {chunk}u"));
                 for k in 0..chunk {
@@ -260,13 +192,13 @@ impl Template {
                 "let row_{k} = {};",
                 if self.ragged_k { format!("min({step}, last_k)") } else { step }
             );
-            if self.b == Access::Single {
+            if self.b.is_narrow() {
                 for c in 0..self.columns {
                     let at = match self.form {
                         Form::Nt => format!("b_at{c} + row_{k}"),
                         _ => format!("b_at{c} + row_{k} * params.n"),
                     };
-                    line!(text, "let b{k}_{c} = f32(b[{at}]);");
+                    line!(text, "let b{k}_{c} = {};", self.b.element("b", &at));
                 }
                 continue;
             }
@@ -340,7 +272,7 @@ impl Template {
                 let words: Vec<String> = (0..chunk / 2).map(word).collect();
                 line!(text, "c[at] = vec{}<u64>({});", chunk / 2, words.join(", "));
             }
-            Access::Pairs => {
+            Access::Pairs(_) => {
                 let word = |i| format!("pack2x16float(vec2<f32>({}, {}))", y(2 * i), y(2 * i + 1));
                 let words: Vec<String> = (0..chunk / 2).map(word).collect();
                 line!(text, "c[at] = vec{}<u32>({});", chunk / 2, words.join(", "));

@@ -1,6 +1,8 @@
 //! Shader text of the workgroup-tiled matmul: declarations, the unrolled sums and the stores.
 
+use super::access::{PARTS, four};
 use super::geometry::Form;
+use crate::tensor::DType;
 use std::fmt::Write;
 
 /// Writes a line of shader text.
@@ -12,12 +14,13 @@ macro_rules! line {
 const SIDE: usize = 16;
 /// Portable bytes of workgroup memory.
 const PORTABLE_BYTES: usize = 16 << 10;
-const PARTS: [&str; 4] = ["x", "y", "z", "w"];
 
 /// What distinguishes one generated kernel from another.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Template {
     pub form: Form,
+    /// Storage of `a` and of `b`.
+    pub operands: [DType; 2],
     /// Quads of four rows each invocation owns.
     pub row_quads: usize,
     /// Quads of four columns each invocation owns.
@@ -60,7 +63,8 @@ impl Template {
     pub(super) fn input(&self) -> String {
         let a_axes = if self.form == Form::Tn { ["k", "m"] } else { ["m", "k"] };
         let b_axes = if self.form == Form::Nt { ["n", "k"] } else { ["k", "n"] };
-        operand(0, "a", a_axes, self.a_fours) + &operand(1, "b", b_axes, self.b_fours)
+        let [a, b] = self.operands;
+        four(0, "a", a, a_axes, self.a_fours) + &four(1, "b", b, b_axes, self.b_fours)
     }
 
     /// The accumulators: one vec4 of columns for each row.
@@ -157,28 +161,4 @@ impl Template {
         }
         text
     }
-}
-
-/// Declares an operand stored as lines along `axes[0]` and elements along `axes[1]`, and the function that reads four
-/// elements of it; `line` and `at` count from the tile's corner, whose place along K is `k0` and otherwise `first`.
-fn operand(binding: usize, name: &str, axes: [&str; 2], fours: bool) -> String {
-    let elem = if fours { "vec4<Elem>" } else { "Elem" };
-    let corner = |axis| if axis == "k" { "k0" } else { "first" };
-    let mut text = String::new();
-    line!(text, "@group(0) @binding({binding}) var<storage, read> {name}: array<{elem}>;");
-    line!(text, "fn read_{name}(base: u32, line: u32, at: u32, first: u32, k0: u32) -> vec4<f32> {{");
-    line!(text, "    let y = {} + line;", corner(axes[0]));
-    line!(text, "    let x = {} + at;", corner(axes[1]));
-    line!(text, "    if y >= params.{} || x >= params.{} {{ return vec4<f32>(); }}", axes[0], axes[1]);
-    line!(text, "    let start = base + y * params.{} + x;", axes[1]);
-    if fours {
-        line!(text, "    return vec4<f32>({name}[start / 4u]);\n}}");
-        return text;
-    }
-    line!(text, "    var four = vec4<f32>(f32({name}[start]), 0.0, 0.0, 0.0);");
-    for (i, part) in PARTS.iter().enumerate().skip(1) {
-        line!(text, "    if x + {i}u < params.{} {{ four.{part} = f32({name}[start + {i}u]); }}", axes[1]);
-    }
-    line!(text, "    return four;\n}}");
-    text
 }

@@ -4,8 +4,8 @@
 //! drivers that run on the CPU, where workgroup memory is slow; elsewhere sums meet in workgroup memory, as subgroups have no
 //! size that every adapter shares.
 
+use super::access::Access;
 use super::geometry::Form;
-use super::register::Access;
 use crate::ops::launch::Caps;
 use crate::tensor::DType;
 use std::fmt::Write;
@@ -44,7 +44,7 @@ pub(super) struct Template {
 
 impl Template {
     /// The kernels for these sizes on this adapter, the preferred one first.
-    pub fn fitting(form: Form, dtype: DType, [m, n, k]: [usize; 3], caps: &Caps) -> Vec<Template> {
+    pub fn fitting(form: Form, operands: [DType; 2], [m, n, k]: [usize; 3], caps: &Caps) -> Vec<Template> {
         if m > MOST_ROWS {
             return vec![];
         }
@@ -53,17 +53,17 @@ impl Template {
         if caps.subgroup && [4, 8].contains(&caps.subgroup_size) && m <= caps.subgroup_size as usize {
             let whole = |chunk: usize| along.is_multiple_of(chunk) && k.is_multiple_of(chunk);
             if let Some(chunk) = [8, 4].into_iter().find(|&chunk| whole(chunk)) {
-                let access = Access::widest(dtype, along, chunk, caps.int64);
+                let [a, b] = operands.map(|dtype| Access::widest(dtype, along, chunk, caps.int64));
                 let lanes = caps.subgroup_size as usize;
                 let ragged = !(k / chunk).is_multiple_of(lanes);
                 let subgroup = Some(lanes);
-                templates.push(Template { form, m, chunk, b: access, a: access, subgroup, ragged });
+                templates.push(Template { form, m, chunk, b, a, subgroup, ragged });
             }
         }
         if caps.max_invocations as usize >= SHARED_GROUP && along.is_multiple_of(4) {
-            let access = Access::widest(dtype, along, 4, false);
-            let a = if form == Form::Nt { access } else { Access::Single };
-            templates.push(Template { form, m, chunk: 4, b: access, a, subgroup: None, ragged: true });
+            let [a, b] = operands.map(|dtype| Access::widest(dtype, along, 4, false));
+            let a = if form == Form::Nt { a } else { Access::narrow(operands[0]) };
+            templates.push(Template { form, m, chunk: 4, b, a, subgroup: None, ragged: true });
         }
         if !caps.is_cpu {
             templates.reverse();
@@ -110,11 +110,7 @@ impl Template {
 
     /// Declarations of the operands and of shared memory.
     pub fn input(&self) -> String {
-        let declare = |binding, name, access: Access| {
-            let array = access.array(self.chunk);
-            format!("@group(0) @binding({binding}) var<storage, read> {name}: {array};\n")
-        };
-        let mut text = declare(0, "a", self.a) + &declare(1, "b", self.b);
+        let mut text = self.a.declare(0, "a", self.chunk) + &self.b.declare(1, "b", self.chunk);
         if self.subgroup.is_none() {
             let sums = if self.form == Form::Nt { self.columns() } else { self.chunk };
             line!(text, "var<workgroup> partial: array<f32, {}>;", self.group() * sums * self.m);
@@ -220,7 +216,8 @@ impl Template {
             line!(text, "for (var k = team; k < params.k; k += {teams}u) {{");
             self.b.read(text, chunk, "b", "b0", "b_at + k * run");
             for i in 0..m {
-                line!(text, "let a{i} = f32(a[{i}u * params.k + k]);");
+                let a = self.a.element("a", &format!("{i}u * params.k + k"));
+                line!(text, "let a{i} = {a};");
                 (0..chunk).for_each(|j| line!(text, "s{j}_{i} = fma(a{i}, b0_{j}, s{j}_{i});"));
             }
             line!(text, "}}");

@@ -5,7 +5,6 @@ use super::{Store, first_word};
 use crate::ops::Operator;
 use crate::plan::{Error, Place, Plan, Result};
 use crate::tensor::{DType, Tensor, Type, View, ViewMut};
-use half::f16;
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -43,8 +42,8 @@ struct Step {
     outputs: Vec<Type>,
     /// Each buffer written, and the outputs in it, by first word.
     written: Vec<(Buffer, Vec<(usize, usize)>)>,
-    /// Outputs to be rounded to 16 bits.
-    halves: Vec<usize>,
+    /// Outputs to be rounded to 16 bits, with their type.
+    halves: Vec<(usize, DType)>,
     spent: Duration,
 }
 
@@ -131,7 +130,7 @@ impl Replay {
                 let expected = format!("`{}` {}", feed.name, feed.kind);
                 return Err(Error::Feed { expected, got: tensor.host_type().to_string() });
             }
-            Ok(match got == DType::F64 || wanted == DType::F16 {
+            Ok(match got == DType::F64 || wanted.is_half() {
                 true => Cow::Owned(tensor.to_precision(held(wanted))),
                 false => Cow::Borrowed(tensor),
             })
@@ -159,7 +158,8 @@ impl Step {
         }
         written.iter_mut().for_each(|(_, parts)| parts.sort_unstable());
         let outputs: Vec<Type> = outputs.into_iter().map(|(_, kind)| kind).collect();
-        let halves = (0..outputs.len()).filter(|&i| outputs[i].dtype == DType::F16).collect();
+        let types = outputs.iter().map(|kind| kind.dtype).enumerate();
+        let halves = types.filter(|(_, dtype)| dtype.is_half()).collect();
         Step { node, op, inputs, outputs, written, halves, spent: Duration::ZERO }
     }
 
@@ -199,8 +199,8 @@ impl Step {
         }
         let mut outputs: Vec<ViewMut> = outputs.into_iter().flatten().collect();
         self.op.host(&inputs, &mut outputs);
-        for &number in &self.halves {
-            round_to_half(outputs[number].floats());
+        for &(number, dtype) in &self.halves {
+            round_to_half(outputs[number].floats(), dtype);
         }
         drop(outputs);
         for ((buffer, _), words) in self.written.iter().zip(taken) {
@@ -217,12 +217,11 @@ fn reshaped<'a>(tensor: &'a Tensor, kind: &'a Type) -> View<'a> {
     View::of_tensor(tensor).reshaped(&kind.shape)
 }
 
-fn round_to_half(x: &mut [f32]) {
-    let round = |x: &mut [f32]| x.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32());
-    x.par_chunks_mut(1 << 14).for_each(round);
+fn round_to_half(x: &mut [f32], dtype: DType) {
+    x.par_chunks_mut(1 << 14).for_each(|x| x.iter_mut().for_each(|x| *x = dtype.round(*x)));
 }
 
 /// How a value of that storage is held.
 fn held(dtype: DType) -> DType {
-    if dtype == DType::F16 { DType::F16 } else { DType::F32 }
+    if dtype.is_half() { dtype } else { DType::F32 }
 }
