@@ -7,7 +7,7 @@ use kiln::graph::{Feeds, Graph};
 use kiln::ops::pointwise::PointwiseEmit;
 use kiln::tensor::{DType, Tensor, Type};
 use kiln::train::Target;
-use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Rule};
+use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 0,
         choices: None,
         page_bytes: None,
+        recompute: Recompute::None,
     };
     let loss = |graph: &mut Graph, _| {
         let theta = graph.parameter("theta", Type::f32([]));

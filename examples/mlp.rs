@@ -10,7 +10,7 @@ use kiln::model::{Activation, Mlp, initial};
 use kiln::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use kiln::tensor::{DType, Tensor, Type};
 use kiln::train::Target;
-use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Rule};
+use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
 
 const STEPS: usize = 400;
@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 0,
         choices: None,
         page_bytes: None,
+        recompute: Recompute::None,
     };
     let mut trainer = Trainer::new(&target, &weights, &loss, settings)?;
     let first = initial(&parameters, 7);

@@ -10,10 +10,11 @@ use kiln::ops::Value;
 use kiln::ops::pointwise::PointwiseEmit;
 use kiln::ops::reduce::ReduceEmit;
 use kiln::tensor::{DType, Tensor, Type};
+use kiln::train::job::{Step, family_of};
 use kiln::train::metrics::{self, Line};
-use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recipe, Rule};
+use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recipe, Recompute, Rule};
 use kiln::train::run::run;
-use kiln::train::trainer::{Settings, Trainer, Weight};
+use kiln::train::trainer::{Program, Settings, Trainer, Weight};
 use kiln::train::{Error, Target};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -185,6 +186,7 @@ fn settings(rule: Rule) -> Settings {
         seed: 0,
         choices: None,
         page_bytes: None,
+        recompute: Recompute::None,
     }
 }
 
@@ -381,5 +383,32 @@ fn a_gpt_trained_in_halves_learns_what_it_learns_in_singles_and_resumes_with_its
         train(recipe(&at("part"), device, &half), true).unwrap();
         assert_eq!(losses(&at("part")), whole, "{device}");
         assert_eq!(last_weights(&at("part")), last_weights(&at("half")), "{device}");
+    }
+}
+
+#[test]
+fn what_is_computed_again_changes_no_bit_of_a_run_with_dropout_and_takes_less_memory() {
+    for device in devices() {
+        let root = tempfile::tempdir().unwrap();
+        let held = |how: &str| {
+            let folder = root.path().join(how);
+            let sets = [format!("memory.recompute={how}"), "model.layers=4".to_string()];
+            let mut said = String::new();
+            let recipe = recipe(&folder, device, &[&sets[0], &sets[1], "run.save.every=20"]);
+            run(recipe.clone(), false, &AtomicBool::new(false), &mut |line| said.push_str(line)).unwrap();
+            assert_eq!(said.contains(&format!("recompute {how}: activations")), how != "none", "{said}");
+            let family = family_of(&recipe, 30).unwrap();
+            let Step { weights, settings, extent } = Step::new(&recipe, family.as_ref()).unwrap();
+            let build = Step::loss(&recipe, family.as_ref(), extent);
+            let program = Program::new(&Target::Host, &weights, &build, &settings).unwrap();
+            program.plans().next().unwrap().1.slot_bytes() as f64
+        };
+        let [all, cheap, layers] = ["none", "cheap", "layers"].map(held);
+        assert!(cheap < 0.75 * all && layers < 0.45 * all, "{all} {cheap} {layers}");
+        for how in ["cheap", "layers"] {
+            let [plain, again] = ["none", how].map(|how| root.path().join(how));
+            assert_eq!(losses(&plain), losses(&again), "{device} {how}");
+            assert!(last_weights(&plain) == last_weights(&again), "{device} {how}: weights differ");
+        }
     }
 }

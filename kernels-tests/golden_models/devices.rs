@@ -8,7 +8,7 @@ use kiln::graph::{Feeds, Graph};
 use kiln::model::{self, Extent, Family, Mode, Weights};
 use kiln::ops::Value;
 use kiln::tensor::{DType, Tensor};
-use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Rule};
+use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
 use kiln::train::{self, Target};
 use libtest_mimic::Failed;
@@ -192,6 +192,7 @@ fn trainer(
         seed: 0,
         choices: None,
         page_bytes: None,
+        recompute: Recompute::None,
     };
     let weight = |spec: model::ParameterSpec| Weight { name: spec.name, shape: spec.shape, decays: true };
     let list: Vec<Weight> = family.parameters().into_iter().map(weight).collect();

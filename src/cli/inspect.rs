@@ -178,6 +178,7 @@ impl Known {
             "total_bytes": memory.total(), "available_bytes": self.target.memory_bytes(),
             "weight_bytes": memory.parameters, "gradient_bytes": memory.gradients,
             "optimizer_bytes": memory.moments, "run_bytes": memory.run,
+            "run_bytes_without_recompute": self.program.held_run(),
             "arenas": self.program.arenas().iter().map(|a| json!({ "name": a.name, "bytes": a.kind.size_bytes() })).collect::<Vec<_>>(),
         })
     }
@@ -196,6 +197,9 @@ impl Known {
             ("activations and inputs", m.run),
         ];
         uses.iter().for_each(|(name, bytes)| text += &format!("  {name:<26}{:>10.2} MiB\n", mib(*bytes)));
+        if let Some(held) = self.program.held_run() {
+            text += &format!("  {:<26}{:>10.2} MiB\n", "without recompute, about", mib(held));
+        }
         for (name, plan) in self.program.plans() {
             text += &format!(
                 "{:<28}{:>10.2} MiB in {} slots for {} dispatches, inputs {:.2}, constants {:.2}\n",

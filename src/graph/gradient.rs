@@ -1,10 +1,20 @@
 //! Reverse-mode differentiation, graph to graph: each operator writes its own derivative.
 
-use super::{Error, Graph, Result, Source};
+use super::{Error, Graph, Node, Result, Source};
 use crate::ops::cast::CastEmit;
 use crate::ops::pointwise::PointwiseEmit;
 use crate::ops::{Emit, Site, Value};
 use crate::tensor::{DType, Tensor};
+
+/// Scope of all that a gradient appends, before the scope of the node it belongs to.
+const SCOPE: &str = "gradient";
+
+impl Node {
+    /// True if a gradient appended it.
+    pub fn is_gradient(&self) -> bool {
+        self.scope.strip_prefix(SCOPE).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+}
 
 /// Appends the gradient of `loss` with respect to each of `wrt`; `None` where the loss does not depend on it.
 ///
@@ -36,8 +46,7 @@ pub fn gradient_from(
         if up.iter().all(Option::is_none) || !needed.contains(&true) {
             continue;
         }
-        let scope =
-            if node.scope.is_empty() { "gradient".into() } else { format!("gradient.{}", node.scope) };
+        let scope = if node.scope.is_empty() { SCOPE.into() } else { format!("{SCOPE}.{}", node.scope) };
         let site = Site { inputs: &node.inputs, outputs: &node.outputs, needed: &needed };
         let located = |source| Error::Operator { scope: scope.clone(), source };
         let gradients = graph.within(&scope, |graph| node.op.gradient(graph, &site, &up)).map_err(located)?;

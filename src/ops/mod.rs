@@ -158,6 +158,11 @@ pub trait Operator: Debug + Send + Sync {
         Cost { flops: 0.0, bytes }
     }
 
+    /// True where arithmetic outweighs the moving of values, so that computing again is dear: products of matrices.
+    fn is_heavy(&self) -> bool {
+        false
+    }
+
     /// For operators that only rename: output 0 has the very elements of input 0, and no kernel runs.
     fn is_view(&self) -> bool {
         false

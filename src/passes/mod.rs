@@ -4,10 +4,12 @@
 
 mod fuse;
 mod precision;
+mod recompute;
 mod tidy;
 
 pub use fuse::Fuse;
 pub use precision::Precision;
+pub use recompute::Recompute;
 pub use tidy::Tidy;
 
 use crate::graph::{self, Graph};

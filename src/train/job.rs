@@ -161,6 +161,7 @@ impl Step {
             seed: train.seed,
             choices: None,
             page_bytes: None,
+            recompute: recipe.memory.recompute,
         };
         Ok(Step { weights: family.parameters().into_iter().map(weight).collect(), settings, extent })
     }

@@ -379,6 +379,14 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
         mib(m.run),
         mib(held.saturating_sub(m.total()))
     ));
+    if let Some(held) = trainer.held_run() {
+        let how = job.recipe.memory.recompute;
+        say(&format!(
+            "recompute {how}: activations and inputs {:.1} MiB instead of about {:.1}",
+            mib(m.run),
+            mib(held)
+        ));
+    }
     for report in target.told() {
         say(&format!("kernels  {report}"));
     }

@@ -6,8 +6,8 @@ use super::update::{self, Role};
 use super::{Error, Result, Target};
 use crate::graph::Graph;
 use crate::model::Mode;
-use crate::passes::{self, Fuse};
-use crate::plan::{Arena, Plan, Residents, Span};
+use crate::passes::{self, Fuse, Recompute};
+use crate::plan::{Arena, Plan, Residents, Span, first_variant, plan};
 use crate::tensor::{DType, Tensor};
 
 /// Bytes of device memory by use.
@@ -42,6 +42,8 @@ pub struct Program {
     pub(super) layout: Layout,
     pub(super) arenas: update::Arenas,
     pub(super) memory: Memory,
+    /// About what `run` would be if nothing were computed again; none if nothing is.
+    pub(super) held_run: Option<u64>,
 }
 
 impl Program {
@@ -56,14 +58,14 @@ impl Program {
             return Err(Error::NoHalf { device: target.describe() });
         }
         refuse_hopeless(target, weights, settings)?;
-        let (plans, layout, arenas) = build_plans(target, weights, build, settings)?;
+        let Built { plans, layout, arenas, held_run } = build_plans(target, weights, build, settings)?;
         let memory = Memory {
             parameters: arenas.bytes(|role| role == Role::Parameters),
             gradients: arenas.bytes(|role| matches!(role, Role::Gradients | Role::Totals)),
             moments: arenas.bytes(|role| !matches!(role, Role::Parameters | Role::Gradients | Role::Totals)),
-            run: run_bytes(&plans),
+            run: run_bytes(plans.iter()),
         };
-        Ok(Program { plans, layout, arenas, memory })
+        Ok(Program { plans, layout, arenas, memory, held_run })
     }
 
     /// The plans by what they do, in the order of an engine that runs them.
@@ -79,6 +81,11 @@ impl Program {
     /// Bytes by use.
     pub fn memory(&self) -> Memory {
         self.memory
+    }
+
+    /// Bytes that [`Memory::run`] would be about if nothing were computed again; none if nothing is.
+    pub fn held_run(&self) -> Option<u64> {
+        self.held_run
     }
 
     /// Number of weights.
@@ -116,13 +123,13 @@ fn refuse_hopeless(target: &Target, weights: &[Weight], settings: &Settings) -> 
 }
 
 /// Slots are shared by the plans, since only one runs at a time; inputs and constants are not.
-fn run_bytes(plans: &[Plan]) -> u64 {
-    let own: u64 = plans.iter().map(|p| p.feed_bytes + p.known_bytes).sum();
+fn run_bytes<'a>(plans: impl Iterator<Item = &'a Plan> + Clone) -> u64 {
+    let own: u64 = plans.clone().map(|p| p.feed_bytes + p.known_bytes).sum();
     own + shared_slot_bytes(plans)
 }
 
 /// Bytes of the slots when the n-th largest of each plan is one buffer.
-fn shared_slot_bytes(plans: &[Plan]) -> u64 {
+fn shared_slot_bytes<'a>(plans: impl Iterator<Item = &'a Plan>) -> u64 {
     let mut widest: Vec<u64> = vec![];
     for plan in plans {
         let mut slots = plan.slots.clone();
@@ -137,12 +144,14 @@ fn shared_slot_bytes(plans: &[Plan]) -> u64 {
     widest.iter().sum()
 }
 
-fn build_plans(
-    target: &Target,
-    weights: &[Weight],
-    build: &BuildLoss,
-    settings: &Settings,
-) -> Result<(Vec<Plan>, Layout, update::Arenas)> {
+struct Built {
+    plans: Vec<Plan>,
+    layout: Layout,
+    arenas: update::Arenas,
+    held_run: Option<u64>,
+}
+
+fn build_plans(target: &Target, weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Built> {
     let page_bytes = settings.page_bytes.unwrap_or(target.caps().max_binding_bytes);
     let layout = Layout::new(weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)), page_bytes);
     let arenas = update::Arenas::new(&layout, settings);
@@ -162,7 +171,16 @@ fn build_plans(
     let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
     let graphs: Vec<&Graph> = [&step, &update, &evaluation].into_iter().chain(&gather).collect();
     let plans = target.plans(&graphs, &residents, settings.choices.as_deref())?;
-    Ok((plans, layout, arenas))
+    let held_run = match settings.recompute {
+        Recompute::None => None,
+        _ => {
+            let settings = Settings { recompute: Recompute::None, ..settings.clone() };
+            let plain = step_graph(weights, build, &settings)?;
+            let plain = plan(&plain, &residents, &target.caps(), &mut first_variant)?;
+            Some(run_bytes([&plain].into_iter().chain(&plans[1..])))
+        }
+    };
+    Ok(Built { plans, layout, arenas, held_run })
 }
 
 /// Name under which an arena is a state of the update graph.

@@ -7,6 +7,7 @@
 //! An empty recipe is a good one: it trains `gpt-nano` on the built-in corpus.
 
 mod error;
+mod memory;
 mod optimizer;
 mod precision;
 mod preset;
@@ -24,7 +25,9 @@ use serde::{Serialize, Serializer};
 
 use crate::train::schedule::Schedule;
 
+pub use crate::passes::Recompute;
 pub use error::{Error, Origin};
+pub use memory::Memory;
 pub use optimizer::{Clip, Decay, Optimizer, Rule};
 pub use precision::{LossScale, Precision, Storage};
 pub use preset::{PRESETS, Preset};
@@ -44,6 +47,8 @@ pub struct Recipe {
     pub train: Train,
     /// In which types.
     pub precision: Precision,
+    /// In how much memory.
+    pub memory: Memory,
     /// Where, and what is left behind.
     pub run: Run,
 }

@@ -16,7 +16,7 @@ use crate::ops::cast::CastEmit;
 use crate::ops::optimizer::norm::CONTROL;
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::{Emit, Value};
-use crate::passes::{self, Fuse, Pass, Precision, Tidy};
+use crate::passes::{self, Fuse, Pass, Precision, Recompute, Tidy};
 use crate::plan::{Engine, Plan, Ticket};
 use crate::tensor::random::key_of;
 use crate::tensor::{DType, Shape, Tensor, Type};
@@ -63,6 +63,8 @@ pub struct Settings {
     pub choices: Option<PathBuf>,
     /// Most bytes of weights in one arena; absent: as much as a kernel of the device may bind.
     pub page_bytes: Option<u64>,
+    /// What the backward part computes again instead of holding it.
+    pub recompute: Recompute,
 }
 
 /// What came of one step.
@@ -94,6 +96,7 @@ pub struct Trainer {
     in_flight: VecDeque<Flight>,
     last_collected: Instant,
     memory: Memory,
+    held_run: Option<u64>,
     on_host: bool,
 }
 
@@ -119,7 +122,7 @@ impl Trainer {
 
     /// The memory of a program that was built with these settings; weights are zero until they are set.
     pub fn of(target: &Target, program: Program, settings: Settings) -> Result<Trainer> {
-        let Program { plans, layout, arenas, memory } = program;
+        let Program { plans, layout, arenas, memory, held_run } = program;
         if let Some(have_bytes) = target.memory_bytes().filter(|&have| have < memory.total()) {
             return Err(crate::plan::Error::DoesNotFit { need_bytes: memory.total(), have_bytes }.into());
         }
@@ -134,6 +137,7 @@ impl Trainer {
             in_flight: VecDeque::new(),
             last_collected: Instant::now(),
             memory,
+            held_run,
             on_host: target.is_host(),
         };
         for (span, tensor) in trainer.arenas.fixed(&trainer.layout, &trainer.settings) {
@@ -145,6 +149,11 @@ impl Trainer {
     /// The memory the plans need, known before the first step.
     pub fn memory(&self) -> Memory {
         self.memory
+    }
+
+    /// Bytes that [`Memory::run`] would be about if nothing were computed again; none if nothing is.
+    pub fn held_run(&self) -> Option<u64> {
+        self.held_run
     }
 
     /// Bytes the engine holds.
@@ -472,6 +481,6 @@ pub(super) fn step_graph(weights: &[Weight], build: &BuildLoss, settings: &Setti
             graph.output(gradient_name(name), gradient);
         }
     }
-    let (graph, _) = passes::run(&[&Tidy, &Fuse], graph)?;
+    let (graph, _) = passes::run(&[&Tidy, &settings.recompute, &Fuse], graph)?;
     Ok(graph)
 }

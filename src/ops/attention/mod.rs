@@ -256,6 +256,10 @@ impl Operator for Attention {
         lower::forward(self, &g, inputs[0].dtype, caps)
     }
 
+    fn is_heavy(&self) -> bool {
+        true
+    }
+
     fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
         let n = self.sources();
         let bytes = inputs.iter().chain(outputs).map(|t| t.size_bytes() as f64).sum();

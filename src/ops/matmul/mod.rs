@@ -254,6 +254,10 @@ impl Operator for Matmul {
         launch::variants(self, self.geometry(inputs), types, caps)
     }
 
+    fn is_heavy(&self) -> bool {
+        true
+    }
+
     fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
         let sizes = self.geometry(inputs);
         let each = self.has_bias as usize + self.activation.as_ref().map_or(0, |a| a.steps.len());

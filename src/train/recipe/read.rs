@@ -13,6 +13,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("data", &["text", "tokenizer", "validation", "windows"]),
     ("train", TRAIN),
     ("precision", &["storage", "loss_scale"]),
+    ("memory", &["recompute"]),
     ("run", &["device", "folder", "profile", "recover", "save", "log"]),
 ];
 

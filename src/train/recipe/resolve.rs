@@ -10,7 +10,7 @@ use super::rate;
 use super::raw::RawRecipe;
 use super::read::{Given, Section, nearest};
 use super::{Data, Evaluate, Log, Model, Recipe, Run, Save, Shape, Tokenizer, Train};
-use super::{optimizer, precision};
+use super::{memory, optimizer, precision};
 use crate::model::usual;
 
 impl RawRecipe {
@@ -32,6 +32,7 @@ impl RawRecipe {
             data: data(&Section::open(self, "data")?, &model)?,
             train: train(&section, steps, context)?,
             precision: precision::precision(&Section::open(self, "precision")?)?,
+            memory: memory::memory(&Section::open(self, "memory")?)?,
             run: run(&Section::open(self, "run")?)?,
             model,
         })

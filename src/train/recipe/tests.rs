@@ -45,7 +45,8 @@ fn an_empty_recipe_is_the_frame_on_the_built_in_corpus() {
 
 #[test]
 fn the_frame_says_what_it_says() {
-    let Recipe { model: Model::Build(shape), data, train, run, precision } = read(FRAME).unwrap() else {
+    let Recipe { model: Model::Build(shape), data, train, run, precision, memory } = read(FRAME).unwrap()
+    else {
         panic!("a preset builds");
     };
     assert_eq!((shape.layers, shape.heads, shape.width, shape.context), (4, 4, 128, 64));
@@ -60,6 +61,7 @@ fn the_frame_says_what_it_says() {
     assert_eq!(train.evaluate, Evaluate { every: 250, batches: 20 });
     assert_eq!((data.tokenizer, data.validation), (Tokenizer::Char, 0.1));
     assert_eq!((precision.storage, precision.loss_scale), (Storage::F32, LossScale::NONE));
+    assert_eq!(memory, Memory { recompute: Recompute::None });
     assert_eq!((run.device.as_str(), run.folder), ("gpu", PathBuf::from("runs/shakespeare")));
 }
 
