@@ -183,6 +183,12 @@ pub trait Operator: Debug + Send + Sync {
         false
     }
 
+    /// The operator as it reads some inputs in 16 bits, whatever the adapter computes with, and those inputs. Its outputs and
+    /// other inputs are f32.
+    fn reading_halves(&self) -> Option<(Arc<dyn Operator>, &'static [usize])> {
+        None
+    }
+
     /// The operator with its float storage exchanged, if it carries a storage type of its own (a cast does).
     fn with_storage(&self, _dtype: DType) -> Option<Arc<dyn Operator>> {
         None

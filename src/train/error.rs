@@ -41,14 +41,6 @@ pub enum Error {
         /// The device asked for.
         wanted: String,
     },
-    /// f16 asked of an adapter without it.
-    #[error(
-        "precision \"f16\" needs SHADER_F16, which {device} does not have\n  hint: precision.storage = \"f32\", or another device (`kiln devices`)"
-    )]
-    NoHalf {
-        /// The device.
-        device: String,
-    },
     /// The loss or the gradient is no longer a number.
     #[error(
         "step {step}: {what} is not finite; the weights are those before this step\n  first bad operator: {culprit}\n  hint: a lower learning rate, clipping, or a longer warm-up; the last good checkpoint is {checkpoint}"

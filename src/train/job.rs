@@ -156,6 +156,7 @@ impl Step {
             precision: match recipe.precision.storage {
                 recipe::Storage::F32 => DType::F32,
                 recipe::Storage::F16 => DType::F16,
+                recipe::Storage::Bf16 => DType::BF16,
             },
             loss_scale: recipe.precision.loss_scale,
             seed: train.seed,

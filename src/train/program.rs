@@ -3,12 +3,12 @@
 use super::layout::{Layout, Placed};
 use super::trainer::{BuildLoss, Settings, Weight, loss_graph, step_graph};
 use super::update::{self, Role};
-use super::{Error, Result, Target};
+use super::{Result, Target};
 use crate::graph::Graph;
 use crate::model::Mode;
 use crate::passes::{self, Fuse, Recompute};
 use crate::plan::{Arena, Plan, Residents, Span, first_variant, plan};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// Bytes of device memory by use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +54,6 @@ impl Program {
         build: &BuildLoss,
         settings: &Settings,
     ) -> Result<Program> {
-        if settings.precision == DType::F16 && !target.caps().f16 {
-            return Err(Error::NoHalf { device: target.describe() });
-        }
         refuse_hopeless(target, weights, settings)?;
         let Built { plans, layout, arenas, held_run } = build_plans(target, weights, build, settings)?;
         let memory = Memory {
@@ -152,7 +149,8 @@ struct Built {
 }
 
 fn build_plans(target: &Target, weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Built> {
-    let page_bytes = settings.page_bytes.unwrap_or(target.caps().max_binding_bytes);
+    let caps = target.caps();
+    let page_bytes = settings.page_bytes.unwrap_or(caps.max_binding_bytes);
     let layout = Layout::new(weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)), page_bytes);
     let arenas = update::Arenas::new(&layout, settings);
     let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
@@ -164,8 +162,8 @@ fn build_plans(target: &Target, weights: &[Weight], build: &BuildLoss, settings:
         residents.places.insert(arena_name(arena), Span { arena: number, offset_bytes: 0 });
     }
     arenas.keep_results(&mut residents);
-    let step = step_graph(weights, build, settings)?;
-    let evaluation = loss_graph(weights, build, settings, Mode::Evaluate)?.0;
+    let step = step_graph(weights, build, settings, &caps)?;
+    let evaluation = loss_graph(weights, build, settings, Mode::Evaluate, &caps)?.0;
     let (evaluation, _) = passes::run(&[&Fuse], evaluation)?;
     let update = update::graph(&arenas, settings)?;
     let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
@@ -175,8 +173,8 @@ fn build_plans(target: &Target, weights: &[Weight], build: &BuildLoss, settings:
         Recompute::None => None,
         _ => {
             let settings = Settings { recompute: Recompute::None, ..settings.clone() };
-            let plain = step_graph(weights, build, &settings)?;
-            let plain = plan(&plain, &residents, &target.caps(), &mut first_variant)?;
+            let plain = step_graph(weights, build, &settings, &caps)?;
+            let plain = plan(&plain, &residents, &caps, &mut first_variant)?;
             Some(run_bytes([&plain].into_iter().chain(&plans[1..])))
         }
     };

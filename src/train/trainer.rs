@@ -13,6 +13,7 @@ use super::{Error, Result, Target};
 use crate::graph::{Feeds, Graph, gradient_from, trace};
 use crate::model::Mode;
 use crate::ops::cast::CastEmit;
+use crate::ops::launch::Caps;
 use crate::ops::optimizer::norm::CONTROL;
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::{Emit, Value};
@@ -53,7 +54,7 @@ pub struct Settings {
     pub clip: Clip,
     /// Batches per update.
     pub accumulate: usize,
-    /// Storage of activations: f32 or f16.
+    /// Storage of activations, f32 or f16, or of matmul operands alone: bf16, and f16 where its arithmetic is missing.
     pub precision: DType,
     /// Factor on the loss before the gradient, taken off again before the update.
     pub loss_scale: LossScale,
@@ -444,6 +445,7 @@ pub(super) fn loss_graph(
     build: &BuildLoss,
     settings: &Settings,
     mode: Mode,
+    caps: &Caps,
 ) -> Result<(Graph, Value)> {
     let mut graph = Graph::new();
     let loss = build(&mut graph, mode)?;
@@ -456,7 +458,7 @@ pub(super) fn loss_graph(
         }
     }
     graph.output("loss", loss);
-    let precision = Precision { storage: settings.precision };
+    let precision = Precision::on(settings.precision, caps);
     let pipeline: Vec<&dyn Pass> = vec![&Tidy, &precision];
     let (mut graph, _) = passes::run(&pipeline, graph)?;
     // A loss that ends in halves is summed in halves; from here on it is single, and so is what flows back into it.
@@ -466,8 +468,13 @@ pub(super) fn loss_graph(
 }
 
 /// The loss with its gradient for every weight, fused.
-pub(super) fn step_graph(weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Graph> {
-    let (mut graph, loss) = loss_graph(weights, build, settings, Mode::Train)?;
+pub(super) fn step_graph(
+    weights: &[Weight],
+    build: &BuildLoss,
+    settings: &Settings,
+    caps: &Caps,
+) -> Result<Graph> {
+    let (mut graph, loss) = loss_graph(weights, build, settings, Mode::Train, caps)?;
     let kind = graph.kind(loss).clone();
     let seed = match update::loss_scale(&mut graph, settings)? {
         Some(scale) => graph.reshape(scale, kind.shape.clone())?,

@@ -70,8 +70,8 @@ pub struct Train {
     /// About how long a model's steps may take.
     #[arg(long, value_name = "N", default_value = "20", value_parser = super::positive)]
     seconds: f64,
-    /// Storage of activations: f32 or f16.
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "f16"])]
+    /// Storage of activations: f32 or f16; bf16 of matmul operands.
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
     precision: String,
     /// gpu, cpu, an adapter's number, or part of its name.
     #[arg(long, default_value = "gpu")]

@@ -249,6 +249,10 @@ impl Operator for Matmul {
         })
     }
 
+    fn reading_halves(&self) -> Option<(Arc<dyn Operator>, &'static [usize])> {
+        Some((Arc::new(self.clone().with_output(DType::F32)), &[0, 1]))
+    }
+
     fn launch(&self, inputs: &[Type], outputs: &[Type], caps: &Caps) -> Vec<Variant> {
         let types = [inputs[0].dtype, inputs[1].dtype, outputs[0].dtype];
         launch::variants(self, self.geometry(inputs), types, caps)

@@ -10,20 +10,24 @@ use crate::ops::optimizer::norm::Scaling;
 /// How floats are stored. Weights, gradients of weights and optimiser state are 32 bits wide whatever it says.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Precision {
-    /// Type of activations, of what flows back through them, and of the copies of weights that are computed with.
+    /// What is stored in 16 bits, and how.
     pub storage: Storage,
     /// What the loss is multiplied with before the backward pass, so that small gradients are not lost in f16.
     pub loss_scale: LossScale,
 }
 
-/// The storage type of activations.
+/// Storage in 16 bits. Sums inside kernels, losses and saved statistics are f32 whatever it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Storage {
     /// 32 bits throughout.
     F32,
-    /// 16 bits, with sums in 32.
+    /// f16 for activations, what flows back through them and the copies of weights that are computed with, where the adapter
+    /// has 16-bit arithmetic; elsewhere for the same values as [`Storage::Bf16`].
     F16,
+    /// bf16 for the operands of matmuls alone: the copies of weights, and the activations that are saved for the gradients of
+    /// matmuls. All else is f32, gradients too. Needs nothing of the adapter, and no loss scale.
+    Bf16,
 }
 
 /// A factor on the loss, taken off the gradients again before clipping and update.
@@ -73,7 +77,9 @@ impl LossScale {
 }
 
 pub(super) fn precision(section: &Section) -> Result<Precision, Error> {
-    let storage = section.word("storage", &[("f32", Storage::F32), ("f16", Storage::F16)])?.or(Storage::F32);
+    let storage = section
+        .word("storage", &[("f32", Storage::F32), ("f16", Storage::F16), ("bf16", Storage::Bf16)])?
+        .or(Storage::F32);
     let usual = if storage == Storage::F16 { LossScale::DYNAMIC } else { LossScale::NONE };
     let loss_scale = match section.value("loss_scale") {
         None => usual,

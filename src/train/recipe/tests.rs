@@ -104,6 +104,7 @@ fn a_resolved_recipe_written_and_read_is_the_same_recipe() {
         "[data]\ntokenizer = \"bpe:4096\"\ntext = \"a \\\"b\\\".txt\"\nvalidation = 0",
         "[data]\ntokenizer = \"t/tokenizer.json\"\n[run]\ndevice = 1\nlog.every = 10\nsave.keep = 1",
         "[train]\noptimizer = \"sgd\"\nlearning_rate = 0.1\nclip = \"none\"\n[precision]\nstorage = \"f16\"",
+        "[precision]\nstorage = \"bf16\"",
         "[precision]\nloss_scale = 512",
         "[precision]\nloss_scale = { first = 256, interval = 7 }",
         "[train.optimizer]\nkind = \"sgd\"\nmomentum = 0.9\nnesterov = true\nno_decay = [\"*.bias\"]",
