@@ -17,6 +17,7 @@ pub fn check(case: &Case, trial: &Trial) -> Result<(), String> {
         if kind.dtype.is_half() {
             got = got.to_precision(kind.dtype);
         }
+        let got = trial.settled(case, o, &got);
         close(&got, &trial.expected[o], kind.dtype, trial.tolerance)
             .map_err(|problem| format!("output {o} ({kind}): {problem}"))?;
     }

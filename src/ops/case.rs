@@ -22,7 +22,13 @@ pub struct Case {
     pub slack: f64,
     /// Sums this long enter one output element: the tolerance grows with its root.
     pub sum_length: usize,
+    /// For an operator whose output 0 holds rounded whole numbers: which elements lie so near the middle between two that
+    /// rounding errors decide, and either is right.
+    pub ties: Option<Arc<Ties>>,
 }
+
+/// Tells from a case's inputs, element by element of output 0, where either of two neighbouring whole numbers is right.
+pub type Ties = dyn Fn(&[Tensor]) -> Vec<bool> + Send + Sync;
 
 /// Cases of a family, with a stream of random inputs.
 pub struct Cases {
@@ -56,7 +62,15 @@ impl Cases {
         inputs: Vec<Tensor>,
     ) -> &mut Case {
         let label = label.into();
-        self.list.push(Case { label, op, inputs, differentiable: true, slack: 1.0, sum_length: 1 });
+        self.list.push(Case {
+            label,
+            op,
+            inputs,
+            differentiable: true,
+            slack: 1.0,
+            sum_length: 1,
+            ties: None,
+        });
         self.list.last_mut().expect("just pushed")
     }
 
@@ -91,6 +105,14 @@ impl Cases {
         Tensor { shape, data: Data::I32(data) }
     }
 
+    /// Every i8 there may be, the lowest and the highest among the first.
+    pub fn codes(&mut self, shape: impl Into<Shape>) -> Tensor {
+        let shape = shape.into();
+        let mut codes: Vec<i8> = (0..shape.count()).map(|_| self.random.below(256) as u8 as i8).collect();
+        codes.iter_mut().zip([i8::MIN, i8::MAX]).for_each(|(code, end)| *code = end);
+        Tensor { shape, data: Data::I8(codes) }
+    }
+
     fn floats(&mut self, shape: impl Into<Shape>, mut draw: impl FnMut(&mut Stream) -> f64) -> Tensor {
         let shape = shape.into();
         let data = (0..shape.count()).map(|_| draw(&mut self.random)).collect();
@@ -109,6 +131,29 @@ impl Case {
     pub fn sums(&mut self, length: usize) -> &mut Self {
         self.sum_length = length;
         self
+    }
+
+    /// Takes either of two neighbouring whole numbers where `ties` says so.
+    pub fn either_step_at(
+        &mut self,
+        ties: impl Fn(&[Tensor]) -> Vec<bool> + Send + Sync + 'static,
+    ) -> &mut Self {
+        self.ties = Some(Arc::new(ties));
+        self
+    }
+
+    /// Output `number` with what is right as either of two whole numbers replaced by the expected one.
+    pub fn settled(&self, inputs: &[Tensor], number: usize, got: &Tensor, expected: &Tensor) -> Tensor {
+        let (Some(ties), 0, Data::I8(of_got), Data::I8(right)) =
+            (&self.ties, number, &got.data, &expected.data)
+        else {
+            return got.clone();
+        };
+        let settle = |((&got, &right), tie): ((&i8, &i8), bool)| {
+            if tie && got.abs_diff(right) == 1 { right } else { got }
+        };
+        let data = of_got.iter().zip(right).zip(ties(inputs)).map(settle).collect();
+        Tensor { shape: got.shape.clone(), data: Data::I8(data) }
     }
 
     /// Widens the tolerance by a factor; the reason belongs beside the call.

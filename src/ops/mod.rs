@@ -10,6 +10,7 @@ mod case;
 pub mod cast;
 pub mod concat;
 pub mod cross_entropy;
+pub mod dequantize_rows;
 pub mod dropout;
 pub mod embedding;
 mod emit;
@@ -23,6 +24,7 @@ pub mod norm_weight;
 pub mod optimizer;
 pub mod pointwise;
 pub mod positions;
+pub mod quantize_rows;
 pub mod reduce;
 pub mod reshape;
 pub mod rms_norm;
@@ -237,6 +239,8 @@ pub fn families() -> Vec<Family> {
         ("attention", attention::cases),
         ("rotary", rotary::cases),
         ("cache_write", cache_write::cases),
+        ("quantize_rows", quantize_rows::cases),
+        ("dequantize_rows", dequantize_rows::cases),
     ]
 }
 

@@ -192,6 +192,14 @@ impl Tensor {
         }
     }
 
+    /// i8 elements to be written; panics for another type.
+    pub fn as_i8_mut(&mut self) -> &mut [i8] {
+        match &mut self.data {
+            Data::I8(v) => v,
+            other => panic!("expected i8 elements, found {}", other.dtype()),
+        }
+    }
+
     /// All elements widened to f64, whatever they are.
     pub fn to_f64(&self) -> Vec<f64> {
         match &self.data {
