@@ -1,6 +1,7 @@
 // layer_norm: y = (x - mean) * rstd * weight + bias by rows, rstd = 1 / sqrt(variance + eps)
 //
 // lane_per_row: one invocation walks a row. group_per_row: one workgroup shares a row.
+// With a residual, x is the sum of two inputs, made and stored on the first walk (`first`) and read on the later ones (`again`).
 // Three walks: mean, variance about it, output. A single walk over x and x^2 loses all digits where the mean is large.
 
 struct Params { rows: u32, cols: u32, packs: u32, eps: f32 }
@@ -13,7 +14,7 @@ override ROW_LANES: u32 = 8u;
 
 #import rows
 
-@group(0) @binding(0) var<storage, read>       x: array<Pack>;        // [rows, cols]
+#paste INPUT
 @group(0) @binding(1) var<storage, read>       weight: array<Pack>;   // [cols], if there
 @group(0) @binding(2) var<storage, read>       bias: array<Pack>;     // [cols], if there
 @group(0) @binding(3) var<storage, read_write> y: array<Pack>;        // [rows, cols]
@@ -22,7 +23,7 @@ override ROW_LANES: u32 = 8u;
 @group(1) @binding(0) var<uniform> params: Params;
 
 fn put(at: u32, c: u32, mean: f32, rstd: f32) {
-    var value = (V(x[at]) - mean) * rstd;
+    var value = (again(at) - mean) * rstd;
     if HAS_WEIGHT == 1u { value *= V(weight[c]); }
     if HAS_BIAS == 1u { value += V(bias[c]); }
     y[at] = Pack(value);
@@ -39,11 +40,11 @@ fn lane_per_row(
     let start = row * params.packs;
 
     var total = V();
-    for (var c = 0u; c < params.packs; c += 1u) { total += V(x[start + c]); }
+    for (var c = 0u; c < params.packs; c += 1u) { total += first(start + c); }
     let mean = total_of(total) / f32(params.cols);
     var squares = V();
     for (var c = 0u; c < params.packs; c += 1u) {
-        let d = V(x[start + c]) - mean;
+        let d = again(start + c) - mean;
         squares += d * d;
     }
     let rstd = 1.0 / sqrt(total_of(squares) / f32(params.cols) + params.eps);
@@ -63,11 +64,11 @@ fn group_per_row(
     let start = row * params.packs;
 
     var part = V();
-    for (var c = lane.x; c < params.packs; c += LANES) { part += V(x[start + c]); }
+    for (var c = lane.x; c < params.packs; c += LANES) { part += first(start + c); }
     let mean = sum_over_lanes(lane.x, total_of(part)) / f32(params.cols);
     var squares = V();
     for (var c = lane.x; c < params.packs; c += LANES) {
-        let d = V(x[start + c]) - mean;
+        let d = again(start + c) - mean;
         squares += d * d;
     }
     let rstd = 1.0 / sqrt(sum_over_lanes(lane.x, total_of(squares)) / f32(params.cols) + params.eps);

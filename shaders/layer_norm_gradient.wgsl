@@ -1,4 +1,4 @@
-// layer_norm_gradient: dx = rstd * (g - mean of g - n * mean of (g * n)), n = (x - mean) * rstd, g = up * weight, by rows
+// layer_norm_gradient: dx = rstd * (g - mean of g - n * mean of (g * n)) + addend, n = (x - mean) * rstd, g = up * weight, by rows
 //
 // lane_per_row: one invocation walks a row twice. group_per_row: one workgroup shares a row.
 
@@ -17,6 +17,7 @@ override ROW_LANES: u32 = 8u;
 @group(0) @binding(3) var<storage, read>       rstds: array<f32>;     // [rows]
 @group(0) @binding(4) var<storage, read>       weight: array<Pack>;   // [cols], if there
 @group(0) @binding(5) var<storage, read_write> dx: array<Pack>;       // [rows, cols]
+#paste ADDEND
 @group(1) @binding(0) var<uniform> params: Params;
 
 fn weighted(at: u32, c: u32) -> V {
@@ -47,7 +48,7 @@ fn lane_per_row(
     let mean_gn = total_of(total_n) / f32(params.cols);
     for (var c = 0u; c < params.packs; c += 1u) {
         let n = (V(x[start + c]) - mean) * rstd;
-        dx[start + c] = Pack(rstd * (weighted(start + c, c) - mean_g - n * mean_gn));
+        dx[start + c] = Pack(rstd * (weighted(start + c, c) - mean_g - n * mean_gn) + addend_at(start + c));
     }
 }
 
@@ -74,6 +75,6 @@ fn group_per_row(
     let mean_gn = sum_over_lanes(lane.x, total_of(total_n)) / f32(params.cols);
     for (var c = lane.x; c < params.packs; c += LANES) {
         let n = (V(x[start + c]) - mean) * rstd;
-        dx[start + c] = Pack(rstd * (weighted(start + c, c) - mean_g - n * mean_gn));
+        dx[start + c] = Pack(rstd * (weighted(start + c, c) - mean_g - n * mean_gn) + addend_at(start + c));
     }
 }

@@ -1,4 +1,4 @@
-// rms_norm_gradient: dx = rstd * (g - n * mean of (g * n)), n = x * rstd, g = up * weight, by rows
+// rms_norm_gradient: dx = rstd * (g - n * mean of (g * n)) + addend, n = x * rstd, g = up * weight, by rows
 //
 // lane_per_row: one invocation walks a row twice. group_per_row: one workgroup shares a row.
 
@@ -15,11 +15,12 @@ override ROW_LANES: u32 = 8u;
 @group(0) @binding(2) var<storage, read>       rstds: array<f32>;     // [rows]
 @group(0) @binding(3) var<storage, read>       weight: array<Pack>;   // [cols]
 @group(0) @binding(4) var<storage, read_write> dx: array<Pack>;       // [rows, cols]
+#paste ADDEND
 @group(1) @binding(0) var<uniform> params: Params;
 
 fn put(at: u32, c: u32, rstd: f32, along: f32) {
     let g = V(up[at]) * V(weight[c]);
-    dx[at] = Pack(rstd * (g - V(x[at]) * rstd * along));
+    dx[at] = Pack(rstd * (g - V(x[at]) * rstd * along) + addend_at(at));
 }
 
 @compute @workgroup_size(ROW_LANES)

@@ -79,6 +79,11 @@ impl Cases {
         self.floats(shape, |r| r.normal())
     }
 
+    /// Normal floats as multiples of 1/32 up to four: the sum of two is exact in halves as well.
+    pub fn coarse(&mut self, shape: impl Into<Shape>) -> Tensor {
+        self.floats(shape, |r| (r.normal() * 32.0).round().clamp(-128.0, 128.0) / 32.0)
+    }
+
     /// Uniform floats in a range.
     pub fn uniform(&mut self, shape: impl Into<Shape>, low: f64, high: f64) -> Tensor {
         self.floats(shape, |r| low + (high - low) * r.uniform())

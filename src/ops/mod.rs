@@ -180,6 +180,16 @@ pub trait Operator: Debug + Send + Sync {
         None
     }
 
+    /// The operator on the sum of its first input and one of the same type that comes last; the sum is a further, last output.
+    fn with_residual(&self) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
+    /// The operator with one more input, of its first output's type and the last, that is added to that output.
+    fn with_addend(&self) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
     /// True for inputs that stay single where activations are stored as halves, such as tables of angles.
     fn keeps_single(&self, _input: usize) -> bool {
         false

@@ -6,6 +6,7 @@ mod fast;
 
 use super::launch::{Bind, Caps, Kernel, Variant};
 use super::norm_weight::NormWeightGradient;
+use super::pointwise::PointwiseEmit;
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_inputs,
     expect_shape, in_precision, rows,
@@ -16,20 +17,23 @@ use std::sync::Arc;
 
 /// Divides each row by its root mean square. Inputs: x, weight; outputs: y, rstd `[rows]`.
 ///
-/// `rstd` is saved for the derivative; no gradient flows back through it.
+/// `rstd` is saved for the derivative; no gradient flows back through it. With a residual, a third input is added to x before
+/// all else, and the sum is a third output.
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
     /// Added to the mean of squares.
     pub eps: f32,
+    /// A residual, of x's type, comes last.
+    pub residual: bool,
 }
 
 impl RmsNorm {
     fn compute<R: Real>(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
-        let [y, rstd] = outputs else { unreachable!("rms_norm has two outputs") };
+        let x = rows::summed::<R>(inputs, outputs, self.residual);
+        let [y, rstd] = &mut outputs[..2] else { unreachable!("rms_norm has two outputs") };
         let cols = inputs[0].shape.last();
         let weight = inputs[1].real::<R>();
-        let each = (y.real_mut::<R>().par_chunks_mut(cols).zip(inputs[0].real::<R>().par_chunks(cols)))
-            .zip(rstd.real_mut::<R>());
+        let each = (y.real_mut::<R>().par_chunks_mut(cols).zip(x.par_chunks(cols))).zip(rstd.real_mut::<R>());
         each.for_each(|((y, x), rstd)| {
             let square = rows::sum_of(x, |x| x * x) / R::of(cols as f64);
             *rstd = R::of(1.0) / (square + R::of(self.eps as f64)).sqrt();
@@ -45,16 +49,30 @@ impl Operator for RmsNorm {
     }
 
     fn settings(&self) -> String {
-        format!("eps={:e}", self.eps)
+        let residual = if self.residual { ",residual" } else { "" };
+        format!("eps={:e}{residual}", self.eps)
     }
 
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
-        let [x, weight] = expect_inputs(self.name(), inputs)?;
+        let (x, weight) = match self.residual {
+            true => {
+                let [x, weight, residual] = expect_inputs(self.name(), inputs)?;
+                expect_shape(self.name(), "residual", residual, &x.shape)?;
+                expect_dtype(self.name(), "residual", residual, x.dtype)?;
+                (x, weight)
+            }
+            false => {
+                let [x, weight] = expect_inputs(self.name(), inputs)?;
+                (x, weight)
+            }
+        };
         expect_float(self.name(), "x", x)?;
         rows::expect_rows(self.name(), "x", x)?;
         expect_shape(self.name(), "weight", weight, &[x.shape.last()])?;
         expect_dtype(self.name(), "weight", weight, x.dtype)?;
-        Ok(vec![x.clone(), rows::statistic(x, [x.shape.rows()])])
+        let mut outputs = vec![x.clone(), rows::statistic(x, [x.shape.rows()])];
+        outputs.extend(self.residual.then(|| x.clone()));
+        Ok(outputs)
     }
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
@@ -69,22 +87,53 @@ impl Operator for RmsNorm {
         if up[1].is_some() {
             return Err(Error::NoGradient { op: self.name(), hint: "compute the mean of squares by itself" });
         }
-        let Some(up) = up[0] else { return Ok(vec![None, None]) };
-        let (x, weight, rstd) = (site.input(0), site.input(1), site.output(1));
-        let dx = match site.needs(0) {
-            true => Some(emit.apply_one(Arc::new(RmsNormGradient), &[x, up, rstd, weight])?),
-            false => None,
+        let mut gradients = vec![None; site.inputs.len()];
+        let beside = if self.residual { up[2] } else { None };
+        let Some(up) = up[0] else {
+            if let Some(beside) = beside {
+                (gradients[0], gradients[2]) = (Some(beside), Some(beside));
+            }
+            return Ok(gradients);
         };
-        let dweight = match site.needs(1) {
-            true => Some(emit.apply_one(Arc::new(NormWeightGradient { centred: false }), &[x, up, rstd])?),
-            false => None,
-        };
-        Ok(vec![dx, dweight])
+        let (weight, rstd) = (site.input(1), site.output(1));
+        let x = if self.residual { site.output(2) } else { site.input(0) };
+        if site.needs(0) || self.residual && site.needs(2) {
+            let op = RmsNormGradient { addend: beside.is_some() };
+            let inputs: Vec<Value> = [x, up, rstd, weight].into_iter().chain(beside).collect();
+            gradients[0] = Some(emit.apply_one(Arc::new(op), &inputs)?);
+            if self.residual {
+                gradients[2] = gradients[0];
+            }
+        }
+        if site.needs(1) {
+            let op = NormWeightGradient { centred: false };
+            gradients[1] = Some(emit.apply_one(Arc::new(op), &[x, up, rstd])?);
+        }
+        Ok(gradients)
+    }
+
+    fn expand(&self, emit: &mut dyn Emit, inputs: &[Value]) -> Option<Result<Vec<Value>>> {
+        self.residual.then(|| {
+            let sum = emit.pointwise("add", &[inputs[0], inputs[2]], 0.0)?;
+            let mut outputs =
+                emit.apply(Arc::new(RmsNorm { eps: self.eps, residual: false }), &[sum, inputs[1]])?;
+            outputs.push(sum);
+            Ok(outputs)
+        })
+    }
+
+    fn with_residual(&self) -> Option<Arc<dyn Operator>> {
+        (!self.residual).then(|| Arc::new(RmsNorm { residual: true, ..self.clone() }) as _)
     }
 
     fn launch(&self, inputs: &[Type], _outputs: &[Type], caps: &Caps) -> Vec<Variant> {
-        let bindings = [Bind::Input(0), Bind::Input(1), Bind::Output(0), Bind::Output(1)];
-        let kernel = Kernel::new("rms_norm").retype("Elem", inputs[0].dtype);
+        let mut bindings = vec![Bind::Input(0), Bind::Input(1), Bind::Output(0), Bind::Output(1)];
+        if self.residual {
+            bindings.extend([Bind::Input(2), Bind::Output(2)]);
+        }
+        let kernel = Kernel::new("rms_norm")
+            .retype("Elem", inputs[0].dtype)
+            .paste("INPUT", rows::input_text(self.residual.then_some([4, 5])));
         rows::variants("rms_norm", kernel, &bindings, &inputs[0].shape, caps, |l| l.param("eps", self.eps))
     }
 
@@ -96,9 +145,13 @@ impl Operator for RmsNorm {
 
 /// dx of [`RmsNorm`]. Inputs: x, up, rstd, weight.
 ///
-/// With `n = x * rstd` and `g = up * weight`: `dx = rstd * (g - n * mean of (g * n))`, the mean by rows.
+/// With `n = x * rstd` and `g = up * weight`: `dx = rstd * (g - n * mean of (g * n))`, the mean by rows. An addend, which comes
+/// last, is added to it: what flows back around the norm.
 #[derive(Clone, Debug)]
-pub struct RmsNormGradient;
+pub struct RmsNormGradient {
+    /// An addend, of x's type, comes last.
+    pub addend: bool,
+}
 
 impl RmsNormGradient {
     fn compute<R: Real>(&self, inputs: &[&Tensor], dx: &mut Tensor) {
@@ -112,6 +165,10 @@ impl RmsNormGradient {
             let along = rows::sum_of_pairs(g, x, |g, x| g * (x * rstd)) * share;
             g.iter_mut().zip(x).for_each(|(g, &x)| *g = rstd * (*g - x * rstd * along));
         });
+        if self.addend {
+            let addend = inputs[4].real::<R>();
+            dx.real_mut::<R>().iter_mut().zip(addend).for_each(|(dx, &more)| *dx += more);
+        }
     }
 }
 
@@ -120,9 +177,15 @@ impl Operator for RmsNormGradient {
         "rms_norm_gradient"
     }
 
+    fn settings(&self) -> String {
+        if self.addend { "addend".into() } else { String::new() }
+    }
+
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
         let op = self.name();
-        let [x, up, rstd, weight] = expect_inputs(op, inputs)?;
+        let (own, addend) = inputs.split_at(inputs.len().min(4));
+        let [x, up, rstd, weight] = expect_inputs(op, own)?;
+        rows::expect_addend(op, addend, self.addend, 4, x)?;
         expect_float(op, "x", x)?;
         rows::expect_rows(op, "x", x)?;
         expect_shape(op, "up", up, &x.shape)?;
@@ -139,7 +202,11 @@ impl Operator for RmsNormGradient {
     }
 
     fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
-        fast::backward(inputs, &mut outputs[0]);
+        fast::backward(self, inputs, &mut outputs[0]);
+    }
+
+    fn with_addend(&self) -> Option<Arc<dyn Operator>> {
+        (!self.addend).then(|| Arc::new(RmsNormGradient { addend: true }) as _)
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
@@ -147,8 +214,12 @@ impl Operator for RmsNormGradient {
     }
 
     fn launch(&self, inputs: &[Type], _outputs: &[Type], caps: &Caps) -> Vec<Variant> {
-        let bindings = [Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Input(3), Bind::Output(0)];
-        let kernel = Kernel::new("rms_norm_gradient").retype("Elem", inputs[0].dtype);
+        let mut bindings = [0, 1, 2, 3].map(Bind::Input).to_vec();
+        bindings.push(Bind::Output(0));
+        bindings.extend(self.addend.then_some(Bind::Input(4)));
+        let kernel = Kernel::new("rms_norm_gradient")
+            .retype("Elem", inputs[0].dtype)
+            .paste("ADDEND", rows::addend_text(self.addend.then_some(5)));
         rows::variants(self.name(), kernel, &bindings, &inputs[0].shape, caps, |l| l)
     }
 
@@ -166,7 +237,7 @@ pub trait RmsNormEmit {
 
 impl<E: Emit + ?Sized> RmsNormEmit for E {
     fn rms_norm(&mut self, x: Value, weight: Value, eps: f32) -> Result<Value> {
-        Ok(self.apply(Arc::new(RmsNorm { eps }), &[x, weight])?[0])
+        Ok(self.apply(Arc::new(RmsNorm { eps, residual: false }), &[x, weight])?[0])
     }
 }
 
@@ -176,13 +247,23 @@ pub fn cases() -> Cases {
     for shape in [&[1][..], &[3, 1], &[7, 13], &[2, 3, 65], &[67, 5], &[2, 1031], &[18, 4], &[3, 1028]] {
         let cols = *shape.last().expect("shapes above have axes");
         let inputs = vec![cases.normal(shape), cases.uniform([cols], 0.5, 1.5)];
-        cases.add(format!("{shape:?}"), RmsNorm { eps: 1e-6 }, inputs).sums(cols);
+        cases.add(format!("{shape:?}"), RmsNorm { eps: 1e-6, residual: false }, inputs).sums(cols);
+    }
+    for shape in [[1, 1], [7, 13], [67, 5], [2, 1031], [18, 4], [3, 1028]] {
+        let inputs = vec![cases.coarse(shape), cases.uniform([shape[1]], 0.5, 1.5), cases.coarse(shape)];
+        let op = RmsNorm { eps: 1e-6, residual: true };
+        cases.add(format!("residual{shape:?}"), op, inputs).sums(shape[1]);
     }
     for shape in [[1, 1], [7, 13], [67, 5], [2, 1031], [18, 4], [3, 1028]] {
         let [rows, cols] = shape;
         let rstd = cases.uniform([rows], 0.5, 2.0).to_precision(crate::tensor::DType::F32);
-        let inputs = vec![cases.normal(shape), cases.normal(shape), rstd, cases.uniform([cols], 0.5, 1.5)];
-        cases.add(format!("gradient{shape:?}"), RmsNormGradient, inputs).sums(cols).no_gradient();
+        let mut inputs =
+            vec![cases.normal(shape), cases.normal(shape), rstd, cases.uniform([cols], 0.5, 1.5)];
+        let op = RmsNormGradient { addend: false };
+        cases.add(format!("gradient{shape:?}"), op, inputs.clone()).sums(cols).no_gradient();
+        inputs.push(cases.normal(shape));
+        let op = RmsNormGradient { addend: true };
+        cases.add(format!("gradient and addend{shape:?}"), op, inputs).sums(cols).no_gradient();
     }
     cases
 }
@@ -196,7 +277,7 @@ mod tests {
     fn a_row_of_threes_and_fours_is_divided_by_its_root_mean_square() {
         let x = Tensor::f32([1, 2], vec![3.0, 4.0]);
         let weight = Tensor::f32([2], vec![1.0, 2.0]);
-        let op = RmsNorm { eps: 0.0 };
+        let op = RmsNorm { eps: 0.0, residual: false };
         let types = op.signature(&[Type::f32([1, 2]), Type::f32([2])]).unwrap();
         let mut outputs: Vec<Tensor> = types.iter().map(Tensor::zeros).collect();
         op.reference(&[&x, &weight], &mut outputs);
@@ -208,7 +289,7 @@ mod tests {
     #[test]
     fn a_weight_of_another_length_is_refused() {
         let x = Type::new(DType::F32, [2, 3]);
-        let refused = RmsNorm { eps: 1e-6 }.signature(&[x, Type::f32([2])]);
+        let refused = RmsNorm { eps: 1e-6, residual: false }.signature(&[x, Type::f32([2])]);
         assert!(matches!(refused, Err(Error::Shape { input: "weight", .. })));
     }
 }

@@ -2,7 +2,8 @@
 
 use super::launch::{Bind, Caps, Kernel, Launch, Variant};
 use super::{Error, Result};
-use crate::tensor::{DType, Real, Shape, Type};
+use crate::tensor::{DType, Real, Shape, Tensor, Type};
+use std::borrow::Cow;
 
 /// Sums kept side by side on the host: a fixed order that still fills a vector register.
 const SUMS: usize = 16;
@@ -61,6 +62,32 @@ pub(crate) fn expect_rows(op: &'static str, input: &'static str, got: &Type) -> 
     Err(Error::Shape { op, input, expected, got: got.shape.clone() })
 }
 
+/// Checks the input after the first `own` ones: there if and only if something is added, and of x's type.
+pub(crate) fn expect_addend(op: &'static str, rest: &[Type], adds: bool, own: usize, x: &Type) -> Result<()> {
+    if rest.len() != adds as usize {
+        return Err(Error::InputCount { op, expected: own + adds as usize, got: own + rest.len() });
+    }
+    for addend in rest {
+        super::expect_shape(op, "addend", addend, &x.shape)?;
+        super::expect_dtype(op, "addend", addend, x.dtype)?;
+    }
+    Ok(())
+}
+
+/// The first input; with a residual, its sum with the last one, which becomes the last output.
+pub(crate) fn summed<'a, R: Real>(
+    inputs: &[&'a Tensor],
+    outputs: &mut [Tensor],
+    residual: bool,
+) -> Cow<'a, [R]> {
+    let x = inputs[0].real::<R>();
+    let (Some(residual), true) = (inputs.last(), residual) else { return Cow::Borrowed(x) };
+    let sum: Vec<R> = x.iter().zip(residual.real::<R>()).map(|(&x, &r)| x + r).collect();
+    let output = outputs.last_mut().expect("the sum is the last output");
+    output.real_mut::<R>().copy_from_slice(&sum);
+    Cow::Owned(sum)
+}
+
 /// Checks that an input is stored as another one is.
 pub(crate) fn expect_same_dtype(
     op: &'static str,
@@ -80,6 +107,41 @@ pub(crate) fn width(cols: usize) -> usize {
 pub(crate) fn with_width(kernel: Kernel, width: usize) -> Kernel {
     let text = if width == 4 { FOUR } else { ONE };
     kernel.paste("WIDTH", text)
+}
+
+/// Text of a row kernel's input: `first` reads an element on the first walk over a row, `again` on the later ones.
+///
+/// With a residual (its binding and that of the sum), x is the sum of two inputs: stored on the first walk, read on the later
+/// ones by the very lane that stored it.
+pub(crate) fn input_text(residual: Option<[usize; 2]>) -> String {
+    let x = "@group(0) @binding(0) var<storage, read> x: array<Pack>; // [rows, cols]\n";
+    let text = match residual {
+        None => {
+            "fn first(at: u32) -> V { return V(x[at]); }\nfn again(at: u32) -> V { return V(x[at]); }".into()
+        }
+        Some([residual, sum]) => format!(
+            "@group(0) @binding({residual}) var<storage, read> residual: array<Pack>; // [rows, cols]
+@group(0) @binding({sum}) var<storage, read_write> sum: array<Pack>; // [rows, cols]
+fn first(at: u32) -> V {{
+    let value = Pack(V(x[at]) + V(residual[at]));
+    sum[at] = value;
+    return V(value);
+}}
+fn again(at: u32) -> V {{ return V(sum[at]); }}"
+        ),
+    };
+    x.to_string() + &text
+}
+
+/// Text of what a row kernel adds to its result: an input at that binding, or nothing.
+pub(crate) fn addend_text(binding: Option<usize>) -> String {
+    match binding {
+        None => "fn addend_at(at: u32) -> V { return V(); }".into(),
+        Some(binding) => format!(
+            "@group(0) @binding({binding}) var<storage, read> addend: array<Pack>; // [rows, cols]
+fn addend_at(at: u32) -> V {{ return V(addend[at]); }}"
+        ),
+    }
 }
 
 const ONE: &str = "\

@@ -5,11 +5,13 @@
 mod fuse;
 mod precision;
 mod recompute;
+mod residual;
 mod tidy;
 
 pub use fuse::Fuse;
 pub use precision::Precision;
 pub use recompute::Recompute;
+pub use residual::Residual;
 pub use tidy::Tidy;
 
 use crate::graph::{self, Graph};

@@ -6,7 +6,7 @@ use super::update::{self, Role};
 use super::{Result, Target};
 use crate::graph::Graph;
 use crate::model::Mode;
-use crate::passes::{self, Fuse, Recompute};
+use crate::passes::{self, Fuse, Recompute, Residual};
 use crate::plan::{Arena, Plan, Residents, Span, first_variant, plan};
 use crate::tensor::Tensor;
 
@@ -164,7 +164,7 @@ fn build_plans(target: &Target, weights: &[Weight], build: &BuildLoss, settings:
     arenas.keep_results(&mut residents);
     let step = step_graph(weights, build, settings, &caps)?;
     let evaluation = loss_graph(weights, build, settings, Mode::Evaluate, &caps)?.0;
-    let (evaluation, _) = passes::run(&[&Fuse], evaluation)?;
+    let (evaluation, _) = passes::run(&[&Residual, &Fuse], evaluation)?;
     let update = update::graph(&arenas, settings)?;
     let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
     let graphs: Vec<&Graph> = [&step, &update, &evaluation].into_iter().chain(&gather).collect();

@@ -228,25 +228,28 @@ const FAMILIES: &[Family] = &[
     }),
     rows("layer_norm", |sizes, dtype| {
         let column = || Input::new(dtype, &sizes[1..], Fill::Normal);
-        let op = LayerNorm { eps: 1e-5, has_weight: true, has_bias: true };
+        let op = LayerNorm { eps: 1e-5, has_weight: true, has_bias: true, residual: false };
         (Arc::new(op), vec![Input::new(dtype, sizes, Fill::Normal), column(), column()])
     }),
     rows("layer_norm_gradient", |sizes, dtype| {
         let table = || Input::new(dtype, sizes, Fill::Normal);
         let saved = |x| Input::new(DType::F32, &sizes[..1], Fill::Even(x));
         let weight = Input::new(dtype, &sizes[1..], Fill::Normal);
-        let op = LayerNormGradient { has_weight: true };
+        let op = LayerNormGradient { has_weight: true, addend: false };
         (Arc::new(op), vec![table(), table(), saved(0.0), saved(1.0), weight])
     }),
     rows("rms_norm", |sizes, dtype| {
         let weight = Input::new(dtype, &sizes[1..], Fill::Normal);
-        (Arc::new(RmsNorm { eps: 1e-5 }), vec![Input::new(dtype, sizes, Fill::Normal), weight])
+        (
+            Arc::new(RmsNorm { eps: 1e-5, residual: false }),
+            vec![Input::new(dtype, sizes, Fill::Normal), weight],
+        )
     }),
     rows("rms_norm_gradient", |sizes, dtype| {
         let table = || Input::new(dtype, sizes, Fill::Normal);
         let saved = Input::new(DType::F32, &sizes[..1], Fill::Even(1.0));
         let weight = Input::new(dtype, &sizes[1..], Fill::Normal);
-        (Arc::new(RmsNormGradient), vec![table(), table(), saved, weight])
+        (Arc::new(RmsNormGradient { addend: false }), vec![table(), table(), saved, weight])
     }),
     Family {
         shapes: LOGITS,

@@ -6,6 +6,9 @@ pub(crate) mod kernel;
 pub(crate) mod math;
 pub(crate) mod product;
 
+use crate::tensor::{View, ViewMut};
+use rayon::prelude::*;
+
 /// Elements below which work stays on its thread: a hand-over costs some microseconds.
 const FEW: usize = 1 << 13;
 
@@ -76,6 +79,37 @@ macro_rules! widest {
     };
 }
 pub(crate) use widest;
+
+/// The first input; with a residual, its sum with the last one, which is written into the only output given.
+pub(crate) fn summed<'a>(inputs: &[View<'a>], sum: &'a mut [ViewMut], residual: bool) -> &'a [f32] {
+    let x = inputs[0].floats();
+    if !residual {
+        return x;
+    }
+    let more = inputs[inputs.len() - 1].floats();
+    let sum = sum[0].floats();
+    let each = sum.len().div_ceil(3 * rayon::current_num_threads()).max(FEW);
+    let parts = sum.par_chunks_mut(each).zip(x.par_chunks(each).zip(more.par_chunks(each)));
+    parts.for_each(|(sum, (x, more))| add_up(x, more, sum));
+    sum
+}
+
+widest! {
+    fn add_up(x: &[f32], more: &[f32], sum: &mut [f32]) {
+        for ((sum, &x), &more) in sum.iter_mut().zip(x).zip(more) {
+            *sum = x + more;
+        }
+    }
+}
+
+widest! {
+    /// Adds the first elements of `more` to `to`.
+    pub(crate) fn add_onto(to: &mut [f32], more: &[f32]) {
+        for (to, &more) in to.iter_mut().zip(more) {
+            *to += more;
+        }
+    }
+}
 
 /// Rows of one piece of `rows` rows of `cols` elements: all where there are few, else several pieces for each thread.
 pub(crate) fn rows_of_piece(rows: usize, cols: usize) -> usize {

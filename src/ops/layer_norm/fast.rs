@@ -2,17 +2,19 @@
 
 use super::{LayerNorm, LayerNormGradient};
 use crate::ops::fast::math::{sum_of, sum_of_pairs};
-use crate::ops::fast::{rows_of_piece, widest};
+use crate::ops::fast::{add_onto, rows_of_piece, summed, widest};
 use crate::tensor::{View, ViewMut};
 use rayon::prelude::*;
 
 pub(super) fn forward(op: &LayerNorm, inputs: &[View], outputs: &mut [ViewMut]) {
-    let [y, mean, rstd] = outputs else { unreachable!("layer_norm has three outputs") };
+    let (own, sum) = outputs.split_at_mut(3);
+    let [y, mean, rstd] = own else { unreachable!("layer_norm has three outputs and perhaps a sum") };
+    let x = summed(inputs, sum, op.residual);
     let cols = inputs[0].shape.last();
     let weight = op.weight_input().map(|i| inputs[i].floats());
     let bias = op.bias_input().map(|i| inputs[i].floats());
     let each = rows_of_piece(inputs[0].shape.rows(), cols);
-    let parts = y.floats().par_chunks_mut(each * cols).zip(inputs[0].floats().par_chunks(each * cols));
+    let parts = y.floats().par_chunks_mut(each * cols).zip(x.par_chunks(each * cols));
     let parts = parts.zip(mean.floats().par_chunks_mut(each).zip(rstd.floats().par_chunks_mut(each)));
     parts.for_each(|((y, x), (mean, rstd))| normalise(x, [weight, bias], op.eps, y, mean, rstd));
 }
@@ -21,11 +23,15 @@ pub(super) fn backward(op: &LayerNormGradient, inputs: &[View], dx: &mut ViewMut
     let cols = dx.shape.last();
     let [x, up, mean, rstd] = [0, 1, 2, 3].map(|i| inputs[i].floats());
     let weight = op.has_weight.then(|| inputs[4].floats());
+    let addend = op.addend.then(|| inputs[4 + op.has_weight as usize].floats());
     let each = rows_of_piece(mean.len(), cols);
     let parts = dx.floats().par_chunks_mut(each * cols).enumerate();
     parts.for_each(|(piece, dx)| {
         let (from, row) = (piece * each * cols, piece * each);
         gradient(&x[from..], &up[from..], weight, &mean[row..], &rstd[row..], cols, dx);
+        if let Some(addend) = addend {
+            add_onto(dx, &addend[from..]);
+        }
     });
 }
 

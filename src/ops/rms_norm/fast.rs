@@ -1,15 +1,16 @@
 //! Root-mean-square normalisation on the host as an engine runs it.
 
-use super::RmsNorm;
+use super::{RmsNorm, RmsNormGradient};
 use crate::ops::fast::math::{sum_of, sum_of_pairs};
-use crate::ops::fast::{rows_of_piece, widest};
+use crate::ops::fast::{add_onto, rows_of_piece, summed, widest};
 use crate::tensor::{View, ViewMut};
 use rayon::prelude::*;
 
 pub(super) fn forward(op: &RmsNorm, inputs: &[View], outputs: &mut [ViewMut]) {
-    let [y, rstd] = outputs else { unreachable!("rms_norm has two outputs") };
+    let (own, sum) = outputs.split_at_mut(2);
+    let [y, rstd] = own else { unreachable!("rms_norm has two outputs and perhaps a sum") };
     let cols = inputs[0].shape.last();
-    let (x, weight) = (inputs[0].floats(), inputs[1].floats());
+    let (x, weight) = (summed(inputs, sum, op.residual), inputs[1].floats());
     let each = rows_of_piece(inputs[0].shape.rows(), cols);
     let parts = y.floats().par_chunks_mut(each * cols).zip(x.par_chunks(each * cols));
     parts.zip(rstd.floats().par_chunks_mut(each)).for_each(|((y, x), rstd)| {
@@ -17,13 +18,16 @@ pub(super) fn forward(op: &RmsNorm, inputs: &[View], outputs: &mut [ViewMut]) {
     });
 }
 
-pub(super) fn backward(inputs: &[View], dx: &mut ViewMut) {
+pub(super) fn backward(op: &RmsNormGradient, inputs: &[View], dx: &mut ViewMut) {
     let cols = dx.shape.last();
     let [x, up, rstd, weight] = [0, 1, 2, 3].map(|i| inputs[i].floats());
     let each = rows_of_piece(rstd.len(), cols);
     dx.floats().par_chunks_mut(each * cols).enumerate().for_each(|(piece, dx)| {
         let (from, row) = (piece * each * cols, piece * each);
         gradient(&x[from..], &up[from..], weight, &rstd[row..], dx);
+        if op.addend {
+            add_onto(dx, &inputs[4].floats()[from..]);
+        }
     });
 }
 
