@@ -1,5 +1,6 @@
 // cross_entropy_gradient: dx[r, c] = w * (exp(x[r, c] - lse[r]) - (1 - s) * [c == target[r]] - s / cols), w = up (/ count for a mean)
 //
+// Written to an output of its own or over the logits: each invocation reads an element and then writes it.
 // lane_per_row: one invocation walks a row. group_per_row: one workgroup shares a row. Ignored rows get zeros.
 
 struct Params { rows: u32, cols: u32, packs: u32, ignore_index: i32, smoothing: f32 }
@@ -11,12 +12,12 @@ override ROW_LANES: u32 = 8u;
 
 #import rows
 
-@group(0) @binding(0) var<storage, read>       x: array<Pack>;        // [rows, cols]
-@group(0) @binding(1) var<storage, read>       targets: array<i32>;   // [rows]
-@group(0) @binding(2) var<storage, read>       lses: array<f32>;      // [rows]
-@group(0) @binding(3) var<storage, read>       count: array<f32>;     // []
-@group(0) @binding(4) var<storage, read>       up: array<f32>;        // []
-@group(0) @binding(5) var<storage, read_write> dx: array<Pack>;       // [rows, cols]
+@group(0) @binding(0) var<storage, read>       targets: array<i32>;   // [rows]
+@group(0) @binding(1) var<storage, read>       lses: array<f32>;      // [rows]
+@group(0) @binding(2) var<storage, read>       count: array<f32>;     // []
+@group(0) @binding(3) var<storage, read>       up: array<f32>;        // []
+@group(0) @binding(4) var<storage, read_write> dx: array<Pack>;       // [rows, cols]
+#paste LOGITS
 @group(1) @binding(0) var<uniform> params: Params;
 
 fn walk(row: u32, first: u32, stride: u32) {
@@ -33,7 +34,7 @@ fn walk(row: u32, first: u32, stride: u32) {
     for (var c = first; c < params.packs; c += stride) {
         let is_goal = Number(c * WIDTH) + OFFSETS == Number(u32(goal));
         let off = share + select(V(), V(1.0 - params.smoothing), is_goal);
-        dx[start + c] = Pack(weight * (exp(V(x[start + c]) - lse) - off));
+        dx[start + c] = Pack(weight * (exp(logits_at(start + c) - lse) - off));
     }
 }
 

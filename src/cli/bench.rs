@@ -8,6 +8,8 @@ mod report;
 mod spread;
 mod train;
 
+pub use bed::Roofs;
+
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 

@@ -1,5 +1,6 @@
 //! What each node of a plan costs: by its own account and by the clock.
 
+use super::bench::Roofs;
 use crate::data::groups::sorted_positions;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, GpuEngine, Pipelines};
@@ -23,6 +24,9 @@ pub struct Row {
     pub flops: f64,
     /// Bytes that must move at least.
     pub bytes: f64,
+    /// Time it would take at the device's best rates: the larger of operations over operations a second and bytes over bytes
+    /// a second. What stays in a cache may beat it.
+    pub floor_ms: Option<f64>,
     /// Measured time of all its dispatches.
     pub ms: Option<f64>,
 }
@@ -47,10 +51,18 @@ pub fn rows(plan: &Plan) -> Vec<Row> {
             dispatches: 1,
             flops: cost.flops,
             bytes: cost.bytes,
+            floor_ms: None,
             ms: None,
         });
     }
     rows
+}
+
+/// Sets each row's floor by the best rates of the device.
+pub fn set_floors(rows: &mut [Row], roofs: &Roofs) {
+    for row in rows {
+        row.floor_ms = Some(1e3 * (row.flops / roofs.multiply).max(row.bytes / roofs.copy));
+    }
 }
 
 /// Spreads the times of a plan's dispatches over its rows.
@@ -68,28 +80,33 @@ fn set_times(rows: &mut [Row], times_ms: &[f64]) {
 pub fn json_of(row: &Row) -> Json {
     json!({
         "node": row.node, "op": row.op, "scope": row.scope, "variant": row.variant,
-        "dispatches": row.dispatches, "flops": row.flops, "bytes": row.bytes, "ms": row.ms,
+        "dispatches": row.dispatches, "flops": row.flops, "bytes": row.bytes, "floor_ms": row.floor_ms,
+        "ms": row.ms,
     })
 }
 
-/// Rows as a table; the column of times only where there are any.
+/// Rows as a table; the columns of times and floors only where there are any.
 pub fn table(rows: &[Row]) -> String {
     let timed = rows.iter().any(|row| row.ms.is_some());
-    let time = |text: String| if timed { format!("{text:>10}") } else { String::new() };
+    let time = |floor: String, ms: String| match timed {
+        true => format!("{floor:>10}{ms:>10}"),
+        false => String::new(),
+    };
     let line = |node: &str, op: &str, variant: &str, work: [String; 2], ms: String, scope: &str| {
         let [flops, bytes] = work;
         let text = format!("{node:>5}  {op:<22} {variant:<24} {flops:>10} {bytes:>10}{ms}  {scope}");
         format!("{}\n", text.trim_end())
     };
     let head = ["MFLOP".to_string(), "KiB".to_string()];
-    let mut text = line("node", "operator", "variant", head, time("ms".into()), "place");
+    let mut text = line("node", "operator", "variant", head, time("floor ms".into(), "ms".into()), "place");
     let work = |row: &Row| [format!("{:.3}", row.flops / 1e6), format!("{:.1}", row.bytes / 1024.0)];
     for row in rows {
         let variant = match row.dispatches {
             1 => row.variant.clone(),
             count => format!("{} x{count}", row.variant),
         };
-        let ms = time(row.ms.map_or(String::new(), |ms| format!("{ms:.4}")));
+        let of = |ms: Option<f64>| ms.map_or(String::new(), |ms| format!("{ms:.4}"));
+        let ms = time(of(row.floor_ms), of(row.ms));
         text += &line(&row.node.to_string(), row.op, &variant, work(row), ms, &row.scope);
     }
     text

@@ -1,5 +1,6 @@
 //! `kiln inspect`: what a recipe would run, without training.
 
+use super::bench::Roofs;
 use super::costs::{self, Clock, Row};
 use super::folder::resolve;
 use crate::model::{self, Family};
@@ -75,9 +76,11 @@ impl Inspect {
         if self.view.costs {
             let mut rows: Vec<Vec<Row>> = known.program.plans().map(|(_, plan)| costs::rows(plan)).collect();
             let clocks = known.measure(&mut rows)?;
+            let roofs = Roofs::of(&known.target)?;
+            rows.iter_mut().for_each(|rows| costs::set_floors(rows, &roofs));
             match self.json {
-                true => writeln!(out, "{}", known.costs_json(&rows, &clocks))?,
-                false => write!(out, "{}", known.costs_text(&rows, &clocks))?,
+                true => writeln!(out, "{}", known.costs_json(&rows, &clocks, &roofs))?,
+                false => write!(out, "floors by   {}\n\n{}", roofs.text(), known.costs_text(&rows, &clocks))?,
             }
             return Ok(out.flush()?);
         }
@@ -270,7 +273,7 @@ impl Known {
         }
     }
 
-    fn costs_json(&self, rows: &[Vec<Row>], clocks: &[Clock]) -> Value {
+    fn costs_json(&self, rows: &[Vec<Row>], clocks: &[Clock], roofs: &Roofs) -> Value {
         let mut all = Map::new();
         for (((name, _), rows), clock) in self.program.plans().zip(rows).zip(clocks) {
             let sum_ms = clock.whole_ms.map(|_| rows.iter().filter_map(|r| r.ms).sum::<f64>());
@@ -282,7 +285,7 @@ impl Known {
             });
             all.insert(name.to_string(), plan);
         }
-        json!({ "device": self.target.describe(), "plans": all })
+        json!({ "device": self.target.describe(), "roofs": roofs.json(), "plans": all })
     }
 
     fn costs_text(&self, rows: &[Vec<Row>], clocks: &[Clock]) -> String {
@@ -298,7 +301,11 @@ impl Known {
             );
             if let Some(whole) = clock.whole_ms {
                 let sum: f64 = rows.iter().filter_map(|r| r.ms).sum();
-                text += &format!("sum {sum:.3} ms ({}); whole run {whole:.3} ms, median of 5\n", clock.how);
+                let floor: f64 = rows.iter().filter_map(|r| r.floor_ms).sum();
+                text += &format!(
+                    "sum {sum:.3} ms ({}), of the floors {floor:.3} ms; whole run {whole:.3} ms, median of 5\n",
+                    clock.how
+                );
             }
             text += "\n";
         }

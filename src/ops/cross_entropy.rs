@@ -128,7 +128,7 @@ impl Operator for CrossEntropy {
         // The count of rows is a step function of the targets: its derivative is zero everywhere.
         let Some(up) = up[0] else { return Ok(vec![None, None]) };
         let inputs = [site.input(0), site.input(1), site.output(1), site.output(2), up];
-        let op = CrossEntropyGradient { of: self.clone() };
+        let op = CrossEntropyGradient { of: self.clone(), overwrites: false };
         Ok(vec![Some(emit.apply_one(Arc::new(op), &inputs)?), None])
     }
 
@@ -164,6 +164,8 @@ impl Operator for CrossEntropy {
 pub struct CrossEntropyGradient {
     /// The operator it belongs to.
     pub of: CrossEntropy,
+    /// The gradient is written over the logits.
+    pub overwrites: bool,
 }
 
 impl CrossEntropyGradient {
@@ -192,7 +194,15 @@ impl Operator for CrossEntropyGradient {
     }
 
     fn settings(&self) -> String {
-        self.of.settings()
+        self.of.settings() + if self.overwrites { ",overwrites" } else { "" }
+    }
+
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        if self.overwrites { &[(0, 0)] } else { &[] }
+    }
+
+    fn overwriting(&self) -> Option<Arc<dyn Operator>> {
+        (!self.overwrites).then(|| Arc::new(CrossEntropyGradient { overwrites: true, ..self.clone() }) as _)
     }
 
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
@@ -222,11 +232,20 @@ impl Operator for CrossEntropyGradient {
     }
 
     fn launch(&self, inputs: &[Type], _outputs: &[Type], caps: &Caps) -> Vec<Variant> {
+        let logits = match self.overwrites {
+            true => "fn logits_at(at: u32) -> V { return V(dx[at]); }",
+            false => {
+                "@group(0) @binding(5) var<storage, read> x: array<Pack>; // [rows, cols]\n\
+                 fn logits_at(at: u32) -> V { return V(x[at]); }"
+            }
+        };
         let kernel = Kernel::new("cross_entropy_gradient")
             .constant("MEAN", self.of.is_mean())
-            .retype("Elem", inputs[0].dtype);
-        let bindings =
-            [Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Input(3), Bind::Input(4), Bind::Output(0)];
+            .retype("Elem", inputs[0].dtype)
+            .paste("LOGITS", logits);
+        let mut bindings = [1, 2, 3, 4].map(Bind::Input).to_vec();
+        bindings.push(Bind::Output(0));
+        bindings.extend((!self.overwrites).then_some(Bind::Input(0)));
         rows::variants(self.name(), kernel, &bindings, &inputs[0].shape, caps, |l| {
             l.param("ignore_index", self.of.ignore_index).param("smoothing", self.of.label_smoothing)
         })
@@ -280,8 +299,10 @@ pub fn cases() -> Cases {
             Tensor::scalar(count as f32),
             cases.statistic([]),
         ];
-        let label = format!("gradient{shape:?} {}", op.settings());
-        cases.add(label, CrossEntropyGradient { of: op.clone() }, inputs).no_gradient();
+        for overwrites in [false, true] {
+            let op = CrossEntropyGradient { of: op.clone(), overwrites };
+            cases.add(format!("gradient{shape:?} {}", op.settings()), op, inputs.clone()).no_gradient();
+        }
     }
     let large = cases.uniform([19, 33], -1e4, 1e4);
     let targets = cases.targets([19], 0, 33);
@@ -307,7 +328,7 @@ mod tests {
         let x = Tensor::f32([targets.len(), logits.len() / targets.len()], logits.to_vec());
         let t = Tensor::i32([targets.len()], targets.to_vec());
         let mut dx = [Tensor::zeros(&x.host_type())];
-        let op = CrossEntropyGradient { of: op.clone() };
+        let op = CrossEntropyGradient { of: op.clone(), overwrites: false };
         op.reference(&[&x, &t, &saved[1], &saved[2], &Tensor::scalar(1.0)], &mut dx);
         dx[0].real::<f32>().to_vec()
     }

@@ -175,6 +175,11 @@ pub trait Operator: Debug + Send + Sync {
         &[]
     }
 
+    /// The operator that writes its first output over its first input, of the same type; see [`Operator::in_place`].
+    fn overwriting(&self) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
     /// The scalar program of an operator that works element by element, for the fuse pass.
     fn pointwise(&self) -> Option<&pointwise::Pointwise> {
         None

@@ -3,12 +3,14 @@
 //! A pass runs once, before anything is planned or uploaded; it knows nothing of plans or devices.
 
 mod fuse;
+mod overwrite;
 mod precision;
 mod recompute;
 mod residual;
 mod tidy;
 
 pub use fuse::Fuse;
+pub use overwrite::Overwrite;
 pub use precision::Precision;
 pub use recompute::Recompute;
 pub use residual::Residual;

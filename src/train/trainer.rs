@@ -17,7 +17,7 @@ use crate::ops::launch::Caps;
 use crate::ops::optimizer::norm::CONTROL;
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::{Emit, Value};
-use crate::passes::{self, Fuse, Pass, Precision, Recompute, Residual, Tidy};
+use crate::passes::{self, Fuse, Overwrite, Pass, Precision, Recompute, Residual, Tidy};
 use crate::plan::{Engine, Plan, Ticket};
 use crate::tensor::random::key_of;
 use crate::tensor::{DType, Shape, Tensor, Type};
@@ -488,6 +488,6 @@ pub(super) fn step_graph(
             graph.output(gradient_name(name), gradient);
         }
     }
-    let (graph, _) = passes::run(&[&Tidy, &settings.recompute, &Residual, &Fuse], graph)?;
+    let (graph, _) = passes::run(&[&Tidy, &settings.recompute, &Residual, &Fuse, &Overwrite], graph)?;
     Ok(graph)
 }

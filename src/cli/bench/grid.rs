@@ -267,7 +267,7 @@ const FAMILIES: &[Family] = &[
             let single = |sizes: &[usize], x| Input::new(DType::F32, sizes, Fill::Even(x));
             // What normal logits give, on average.
             let lse = single(&sizes[..1], 0.5 + (sizes[1] as f32).ln());
-            let op = CrossEntropyGradient { of: CrossEntropy::default() };
+            let op = CrossEntropyGradient { of: CrossEntropy::default(), overwrites: false };
             (Arc::new(op), vec![logits, targets, lse, single(&[], sizes[0] as f32), single(&[], 1.0)])
         })
     },

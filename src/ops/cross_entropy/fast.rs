@@ -53,7 +53,9 @@ widest! {
 
 pub(super) fn backward(op: &CrossEntropyGradient, inputs: &[View], dx: &mut ViewMut) {
     let cols = dx.shape.last();
-    let [x, lse, count, up] = [0, 2, 3, 4].map(|i| inputs[i].floats());
+    let [lse, count, up] = [2, 3, 4].map(|i| inputs[i].floats());
+    // Overwritten logits stand where the gradient will.
+    let x = (!op.overwrites).then(|| inputs[0].floats());
     let targets = inputs[1].as_i32();
     let weight = if op.of.reduction == Reduction::Mean { up[0] / count[0] } else { up[0] };
     let (smoothing, ignored) = (op.of.label_smoothing, op.of.ignore_index);
@@ -66,12 +68,23 @@ pub(super) fn backward(op: &CrossEntropyGradient, inputs: &[View], dx: &mut View
                 dx.fill(0.0);
                 continue;
             }
-            slope(&x[row * cols..][..cols], lse[row], share, weight, dx);
+            match x {
+                Some(x) => slope(&x[row * cols..][..cols], lse[row], share, weight, dx),
+                None => slope_over(dx, lse[row], share, weight),
+            }
             if let Some(chosen) = usize::try_from(targets[row]).ok().and_then(|t| dx.get_mut(t)) {
                 *chosen -= weight * (1.0 - smoothing);
             }
         }
     });
+}
+
+widest! {
+    fn slope_over(dx: &mut [f32], lse: f32, share: f32, weight: f32) {
+        for dx in dx {
+            *dx = weight * (exp(*dx - lse) - share);
+        }
+    }
 }
 
 widest! {
