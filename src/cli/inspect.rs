@@ -5,11 +5,11 @@ use super::costs::{self, Clock, Row};
 use super::folder::resolve;
 use crate::model::{self, Family};
 use crate::plan::Plan;
-use crate::train::Target;
 use crate::train::job::{Job, Step};
 use crate::train::program::Program;
 use crate::train::recipe::{self, FILE_NAME, RawRecipe, Recipe};
 use crate::train::run::recipe_in;
+use crate::train::{Target, micro};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::io::Write;
@@ -110,7 +110,10 @@ impl Inspect {
         }
         let recipe = raw.resolve()?;
         let target = Target::open_or_host(&recipe.run.device, &mut |line| eprintln!("{line}"))?;
-        let (recipe, family) = family_of(recipe)?;
+        let (mut recipe, family) = family_of(recipe)?;
+        if let Some(told) = micro::settle(&mut recipe, family.as_ref(), &target)? {
+            eprintln!("{told}");
+        }
         let step = Step::new(&recipe, family.as_ref())?;
         let build = Step::loss(&recipe, family.as_ref(), step.extent);
         let program = Program::new(&target, &step.weights, &build, &step.settings)?;
@@ -180,7 +183,7 @@ impl Known {
             "device": self.target.describe(),
             "total_bytes": memory.total(), "available_bytes": self.target.memory_bytes(),
             "weight_bytes": memory.parameters, "gradient_bytes": memory.gradients,
-            "optimizer_bytes": memory.moments, "run_bytes": memory.run,
+            "optimizer_bytes": memory.moments, "run_bytes": memory.run, "transfer_bytes": memory.transfer,
             "run_bytes_without_recompute": self.program.held_run(),
             "arenas": self.program.arenas().iter().map(|a| json!({ "name": a.name, "bytes": a.kind.size_bytes() })).collect::<Vec<_>>(),
         })
@@ -198,6 +201,7 @@ impl Known {
             ("gradients", m.gradients),
             ("optimiser", m.moments),
             ("activations and inputs", m.run),
+            ("transfer", m.transfer),
         ];
         uses.iter().for_each(|(name, bytes)| text += &format!("  {name:<26}{:>10.2} MiB\n", mib(*bytes)));
         if let Some(held) = self.program.held_run() {

@@ -58,7 +58,10 @@ impl Tune {
             return Err(Usage(text.into()).into());
         }
         target.measure_anew(budget);
-        let job = Job::prepare(recipe, None)?;
+        let mut job = Job::prepare(recipe, None)?;
+        if let Some(told) = job.settle(&target)? {
+            eprintln!("{told}");
+        }
         let Step { weights, settings, extent } = Step::new(&job.recipe, job.family.as_ref())?;
         let build = Step::loss(&job.recipe, job.family.as_ref(), extent);
         let program = Program::new(&target, &weights, &build, &settings)?;

@@ -4,6 +4,7 @@
 //! batch comes with the cursor *behind* it: a checkpoint that saves the cursor of the last batch used forgets
 //! the batches that were prepared and never used.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -32,9 +33,19 @@ pub struct Prefetch {
 
 impl Prefetch {
     /// Prepares up to `ahead` batches of `sampler`, from its cursor on. `vocabulary` is the size of the embedding.
-    pub fn start(mut sampler: Sampler, vocabulary: usize, ahead: usize) -> Prefetch {
+    pub fn start(sampler: Sampler, vocabulary: usize, ahead: usize) -> Prefetch {
+        let rows = sampler.rows();
+        Prefetch::start_split(sampler, vocabulary, ahead, rows)
+    }
+
+    /// The same with each batch in batches of `rows`, all of which come with the cursor behind the whole.
+    pub fn start_split(mut sampler: Sampler, vocabulary: usize, ahead: usize, rows: usize) -> Prefetch {
+        let mut parts = VecDeque::new();
         Prefetch::start_with(ahead, move || {
-            let batch = sampler.next_batch()?;
+            if parts.is_empty() {
+                parts.extend(sampler.next_batch()?.split(rows));
+            }
+            let batch: Batch = parts.pop_front().expect("a batch has rows");
             let groups = sorted_positions(&batch.tokens, vocabulary);
             Ok(Prepared { batch, groups, cursor: sampler.cursor() })
         })
@@ -92,6 +103,19 @@ mod tests {
             assert_eq!(prepared.batch, plain.next_batch().unwrap());
             assert_eq!(prepared.cursor, plain.cursor());
             assert_eq!(prepared.groups, sorted_positions(&prepared.batch.tokens, 17));
+        }
+    }
+
+    #[test]
+    fn a_split_batch_is_the_batch_in_pieces_and_its_cursor_is_behind_the_whole() {
+        let (mut plain, mut split) = (sampler(), Prefetch::start_split(sampler(), 17, 4, 2));
+        for _ in 0..5 {
+            let whole = plain.next_batch().unwrap();
+            let parts = [split.next_batch().unwrap(), split.next_batch().unwrap()];
+            assert_eq!(parts.each_ref().map(|part| part.batch.rows), [2, 1]);
+            assert_eq!(parts.each_ref().map(|part| part.batch.tokens.clone()).concat(), whole.tokens);
+            assert_eq!(parts.each_ref().map(|part| part.batch.targets.clone()).concat(), whole.targets);
+            assert!(parts.iter().all(|part| part.cursor == plain.cursor()));
         }
     }
 

@@ -55,6 +55,17 @@ impl Batch {
         batch
     }
 
+    /// The batch in batches of `rows` windows; the last may have fewer.
+    pub fn split(&self, rows: usize) -> impl Iterator<Item = Batch> {
+        let size = rows * self.context;
+        self.tokens.chunks(size).zip(self.targets.chunks(size)).map(|(tokens, targets)| Batch {
+            tokens: tokens.to_vec(),
+            targets: targets.to_vec(),
+            rows: tokens.len() / self.context,
+            context: self.context,
+        })
+    }
+
     /// How many targets count.
     pub fn counted(&self) -> usize {
         self.targets.iter().filter(|&&target| target != IGNORED).count()

@@ -8,7 +8,7 @@ use super::bytes::unpack;
 use super::ready::{Maker, Ready, pack_float, shared_slots};
 use super::transfer::Exchange;
 use super::{Gpu, Pipelines};
-use crate::plan::{Arena, Engine, Error, Plan, Result, Span, Ticket, padded_bytes};
+use crate::plan::{ALIGNMENT, Arena, Engine, Error, Plan, Result, Span, Ticket, padded_bytes};
 use crate::tensor::{Tensor, Type};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,6 +18,15 @@ use std::time::{Duration, Instant};
 const DEPTH: usize = 3;
 /// Bytes that pass between host and arenas at a time, outside of runs.
 const DOOR_BYTES: u64 = 4 << 20;
+
+/// Bytes of what lies between host and device for an engine that replays `plans`.
+pub fn transfer_bytes(plans: &[Plan]) -> u64 {
+    let most = |of: fn(&Plan) -> u64| plans.iter().map(of).max().unwrap_or(0);
+    let feeds = most(|plan| plan.feed_bytes);
+    let reads = most(|plan| plan.reads.iter().map(|r| padded_bytes(&r.kind).next_multiple_of(8)).sum());
+    let dispatches: usize = plans.iter().map(|plan| plan.dispatches.len()).sum();
+    DEPTH as u64 * (feeds + reads) + 2 * DOOR_BYTES + ALIGNMENT * dispatches as u64
+}
 
 /// Replays plans with compute shaders.
 pub struct GpuEngine {

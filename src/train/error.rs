@@ -1,5 +1,6 @@
 //! What can go wrong in a run.
 
+use super::recipe::Bytes;
 use std::path::Path;
 
 /// Why a run could not start or had to stop.
@@ -54,6 +55,20 @@ pub enum Error {
         culprit: String,
         /// Where the last good checkpoint is.
         checkpoint: String,
+    },
+    /// The step takes more memory than it may.
+    #[error(
+        "with {rows} of the batch at a time training takes {need}, the budget is {budget} ({from})\n  hint: memory.recompute = \"layers\", a smaller micro_batch, context or model, or f16 storage"
+    )]
+    OverBudget {
+        /// Sequences that go through the model at once.
+        rows: usize,
+        /// What it takes.
+        need: Bytes,
+        /// What it may take.
+        budget: Bytes,
+        /// Who says so.
+        from: String,
     },
     /// The device went away in mid-run.
     #[error(

@@ -1,8 +1,8 @@
 //! What a recipe names, made: text, tokenizer, tokens, model, first weights.
 
 use super::recipe::{self, Recipe};
-use super::trainer::{Settings, Trainer, Weight};
-use super::{Error, Result, Target};
+use super::trainer::{Program, Settings, Trainer, Weight};
+use super::{Error, Result, Target, micro};
 use crate::data::replay::Replay;
 use crate::data::store::{Part, Store, split};
 use crate::data::text::Text;
@@ -64,9 +64,14 @@ impl Job {
         Ok(Job { recipe, tokenizer, store, family, replay, floor })
     }
 
-    /// Batch and context of every graph.
+    /// Sequences that go through the model at once, and their context.
     pub fn extent(&self) -> Extent {
         extent_of(&self.recipe, self.family.as_ref())
+    }
+
+    /// Finds out how much of a batch goes through the model at once, where the recipe leaves it open, and says so.
+    pub fn settle(&mut self, target: &Target) -> Result<Option<String>> {
+        micro::settle(&mut self.recipe, self.family.as_ref(), target)
     }
 
     /// The trainer, with the first weights in place.
@@ -74,7 +79,9 @@ impl Job {
         let Step { weights, mut settings, extent } = Step::new(&self.recipe, self.family.as_ref())?;
         settings.choices = Some(self.recipe.run.folder.join("variants.json"));
         let build = Step::loss(&self.recipe, self.family.as_ref(), extent);
-        let mut trainer = Trainer::new(target, &weights, &build, settings)?;
+        let program = Program::new(target, &weights, &build, &settings)?;
+        micro::refuse_over_budget(&self.recipe, program.memory())?;
+        let mut trainer = Trainer::of(target, program, settings)?;
         let first = self.first_weights()?;
         trainer.set_weights(|name, _| Ok(first.get(name)?.clone()))?;
         Ok(trainer)
@@ -88,19 +95,33 @@ impl Job {
         }
     }
 
-    /// Training windows from the start.
+    /// Training windows from the start, a whole batch at a time.
     pub fn sampler(&self) -> Result<Sampler> {
         let tokens = self.store.training.tokens.clone();
-        let Extent { batch, context } = self.extent();
+        let (batch, context) = (self.recipe.train.batch, self.extent().context);
         Ok(match &self.replay {
-            Some(replay) => Sampler::replayed(tokens, context, replay.training()?)?,
+            Some(replay) => {
+                let offsets = replay.training()?;
+                if offsets.rows() != batch {
+                    let problem =
+                        format!("the windows come in rows of {}, train.batch is {batch}", offsets.rows());
+                    return Err(Error::Mismatch { folder: "data.windows".into(), problem });
+                }
+                Sampler::replayed(tokens, context, offsets)?
+            }
             None => Sampler::shuffled(tokens, context, batch, self.recipe.train.seed)?,
         })
     }
 
-    /// Evaluation batches of the training and the validation part, the same every time.
+    /// Evaluation batches of the training and the validation part, the same every time and however a batch is split.
     pub fn evaluation(&self) -> Result<[Vec<Batch>; 2]> {
-        let Extent { batch, context } = self.extent();
+        let rows = self.extent().batch;
+        let split = |batches: Vec<Batch>| batches.iter().flat_map(|batch| batch.split(rows)).collect();
+        Ok(self.whole_evaluation()?.map(split))
+    }
+
+    fn whole_evaluation(&self) -> Result<[Vec<Batch>; 2]> {
+        let (batch, context) = (self.recipe.train.batch, self.extent().context);
         let count = self.recipe.train.evaluate.batches;
         let (training, validation) = (&self.store.training, &self.store.validation);
         if let Some(replay) = &self.replay {
@@ -152,7 +173,7 @@ impl Step {
         let settings = Settings {
             optimizer: train.optimizer.clone(),
             clip: train.clip,
-            accumulate: train.accumulate,
+            accumulate: train.passes(),
             precision: match recipe.precision.storage {
                 recipe::Storage::F32 => DType::F32,
                 recipe::Storage::F16 => DType::F16,
@@ -179,7 +200,7 @@ impl Step {
 }
 
 fn extent_of(recipe: &Recipe, family: &dyn Family) -> Extent {
-    Extent { batch: recipe.train.batch, context: recipe.train.context.unwrap_or(family.context()) }
+    Extent { batch: recipe.train.rows(), context: recipe.train.context.unwrap_or(family.context()) }
 }
 
 /// Inputs of the loss for one batch; rows that are missing are filled with token 0 and targets that do not count.

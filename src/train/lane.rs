@@ -88,7 +88,7 @@ impl<'a> Lane<'a> {
         sampler.seek(state.cursor)?;
         let steps = job.recipe.train.steps;
         let progress = Progress::new(trainer.steps_done(), steps, job.recipe.run.log.every.max(steps / 50));
-        let batches = Prefetch::start(sampler, job.family.vocabulary(), AHEAD);
+        let batches = Prefetch::start_split(sampler, job.family.vocabulary(), AHEAD, job.extent().batch);
         let evaluation = job.evaluation()?;
         Ok(Lane {
             checkpoints,
@@ -159,7 +159,7 @@ impl<'a> Lane<'a> {
     /// Times one more step, which no checkpoint sees, and leaves table and trace in the run folder.
     fn profile(&mut self) -> Result<()> {
         let extent = self.job.extent();
-        let batches = (0..self.job.recipe.train.accumulate)
+        let batches = (0..self.job.recipe.train.passes())
             .map(|_| Ok(training_feeds(self.batches.next_batch()?, extent)))
             .collect::<Result<Vec<_>>>()?;
         let rows = self.trainer.profile(batches, 0.0)?;
@@ -178,10 +178,10 @@ impl<'a> Lane<'a> {
 
     /// Draws the step's batches and submits it.
     fn submit(&mut self) -> Result<()> {
-        let (accumulate, extent) = (self.job.recipe.train.accumulate, self.job.extent());
+        let (passes, extent) = (self.job.recipe.train.passes(), self.job.extent());
         let mut feeds = vec![];
         let mut cursor = self.state.cursor;
-        for _ in 0..accumulate {
+        for _ in 0..passes {
             let prepared = self.batches.next_batch()?;
             cursor = prepared.cursor;
             feeds.push(training_feeds(prepared, extent));
@@ -214,7 +214,7 @@ impl<'a> Lane<'a> {
     fn report_one(&mut self, outcome: Outcome) -> Result<()> {
         let (cursor, rate) = self.cursors.pop_front().expect("one for each step under way");
         self.state.cursor = cursor;
-        let tokens = self.job.extent().positions() * self.job.recipe.train.accumulate;
+        let tokens = self.job.extent().positions() * self.job.recipe.train.passes();
         let tokens_per_second = tokens as f64 / (outcome.elapsed_ms / 1e3);
         self.times_ms.push(outcome.elapsed_ms);
         if outcome.step.is_multiple_of(self.job.recipe.run.log.every.max(1)) {
@@ -317,7 +317,7 @@ impl<'a> Lane<'a> {
         let mut times = self.times_ms.clone();
         times.sort_by(f64::total_cmp);
         let step_ms = times.get(times.len() / 2).copied().unwrap_or(f64::NAN);
-        let tokens = self.job.extent().positions() * self.job.recipe.train.accumulate;
+        let tokens = self.job.extent().positions() * self.job.recipe.train.passes();
         Summary {
             steps: self.trainer.steps_done(),
             loss: self.last.map_or(f64::NAN, |o| o.loss),
@@ -377,7 +377,7 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
         mib(m.gradients),
         mib(m.moments),
         mib(m.run),
-        mib(held.saturating_sub(m.total()))
+        mib(held.saturating_sub(m.total() - m.transfer))
     ));
     if let Some(held) = trainer.held_run() {
         let how = job.recipe.memory.recompute;

@@ -6,6 +6,7 @@ pub mod job;
 mod lane;
 pub mod layout;
 pub mod metrics;
+pub mod micro;
 pub mod profile;
 pub mod program;
 pub mod progress;

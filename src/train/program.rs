@@ -4,11 +4,12 @@ use super::layout::{Layout, Placed};
 use super::trainer::{BuildLoss, Settings, Weight, loss_graph, step_graph};
 use super::update::{self, Role};
 use super::{Result, Target};
-use crate::graph::Graph;
+use crate::graph::{Graph, Node};
 use crate::model::Mode;
+use crate::ops::launch::Variant;
 use crate::passes::{self, Fuse, Recompute, Residual};
 use crate::plan::{Arena, Plan, Residents, Span, first_variant, plan};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, Type};
 
 /// Bytes of device memory by use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,12 +22,14 @@ pub struct Memory {
     pub moments: u64,
     /// Slots, inputs and constants of the plans.
     pub run: u64,
+    /// What lies between host and device: feeds and results on their way, parameters of the dispatches.
+    pub transfer: u64,
 }
 
 impl Memory {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.parameters + self.gradients + self.moments + self.run
+        self.parameters + self.gradients + self.moments + self.run + self.transfer
     }
 }
 
@@ -55,14 +58,35 @@ impl Program {
         settings: &Settings,
     ) -> Result<Program> {
         refuse_hopeless(target, weights, settings)?;
-        let Built { plans, layout, arenas, held_run } = build_plans(target, weights, build, settings)?;
-        let memory = Memory {
-            parameters: arenas.bytes(|role| role == Role::Parameters),
-            gradients: arenas.bytes(|role| matches!(role, Role::Gradients | Role::Totals)),
-            moments: arenas.bytes(|role| !matches!(role, Role::Parameters | Role::Gradients | Role::Totals)),
-            run: run_bytes(plans.iter()),
+        let parts = Parts::new(target, weights, build, settings)?;
+        let plans = target.plans(&parts.graphs(), &parts.residents, settings.choices.as_deref())?;
+        let held_run = match settings.recompute {
+            Recompute::None => None,
+            _ => {
+                let settings = Settings { recompute: Recompute::None, ..settings.clone() };
+                let plain = step_graph(weights, build, &settings, &target.caps())?;
+                let plain = plan(&plain, &parts.residents, &target.caps(), &mut first_variant)?;
+                Some(run_bytes([&plain].into_iter().chain(&plans[1..])))
+            }
         };
+        let memory = parts.memory(target, &plans);
+        let Parts { layout, arenas, .. } = parts;
         Ok(Program { plans, layout, arenas, memory, held_run })
+    }
+
+    /// The most a program would take whatever kernels are chosen, from plans alone: nothing is measured or allocated.
+    pub fn estimate(
+        target: &Target,
+        weights: &[Weight],
+        build: &BuildLoss,
+        settings: &Settings,
+    ) -> Result<Memory> {
+        refuse_hopeless(target, weights, settings)?;
+        let parts = Parts::new(target, weights, build, settings)?;
+        let caps = target.caps();
+        let planned = |graph: &&Graph| plan(graph, &parts.residents, &caps, &mut hungriest_variant);
+        let plans = parts.graphs().iter().map(planned).collect::<Result<Vec<_>, _>>()?;
+        Ok(parts.memory(target, &plans))
     }
 
     /// The plans by what they do, in the order of an engine that runs them.
@@ -141,44 +165,62 @@ fn shared_slot_bytes<'a>(plans: impl Iterator<Item = &'a Plan>) -> u64 {
     widest.iter().sum()
 }
 
-struct Built {
-    plans: Vec<Plan>,
-    layout: Layout,
-    arenas: update::Arenas,
-    held_run: Option<u64>,
+/// The variant with the most scratch.
+fn hungriest_variant(_: &Node, _: &[Type], variants: &[Variant]) -> Option<usize> {
+    let scratch = |variant: &Variant| variant.scratch.iter().sum::<u64>();
+    (0..variants.len()).max_by_key(|&i| (scratch(&variants[i]), std::cmp::Reverse(i)))
 }
 
-fn build_plans(target: &Target, weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Built> {
-    let caps = target.caps();
-    let page_bytes = settings.page_bytes.unwrap_or(caps.max_binding_bytes);
-    let layout = Layout::new(weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)), page_bytes);
-    let arenas = update::Arenas::new(&layout, settings);
-    let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
-    for placed in &layout.tensors {
-        residents.places.insert(placed.name.clone(), arenas.span(Role::Parameters, placed));
-        residents.results.insert(gradient_name(&placed.name), arenas.span(Role::Gradients, placed));
-    }
-    for (number, arena) in arenas.list.iter().enumerate() {
-        residents.places.insert(arena_name(arena), Span { arena: number, offset_bytes: 0 });
-    }
-    arenas.keep_results(&mut residents);
-    let step = step_graph(weights, build, settings, &caps)?;
-    let evaluation = loss_graph(weights, build, settings, Mode::Evaluate, &caps)?.0;
-    let (evaluation, _) = passes::run(&[&Residual, &Fuse], evaluation)?;
-    let update = update::graph(&arenas, settings)?;
-    let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
-    let graphs: Vec<&Graph> = [&step, &update, &evaluation].into_iter().chain(&gather).collect();
-    let plans = target.plans(&graphs, &residents, settings.choices.as_deref())?;
-    let held_run = match settings.recompute {
-        Recompute::None => None,
-        _ => {
-            let settings = Settings { recompute: Recompute::None, ..settings.clone() };
-            let plain = step_graph(weights, build, &settings, &caps)?;
-            let plain = plan(&plain, &residents, &caps, &mut first_variant)?;
-            Some(run_bytes([&plain].into_iter().chain(&plans[1..])))
+/// What is planned, and over which arenas.
+struct Parts {
+    step: Graph,
+    update: Graph,
+    evaluation: Graph,
+    gather: Option<Graph>,
+    residents: Residents,
+    layout: Layout,
+    arenas: update::Arenas,
+}
+
+impl Parts {
+    fn new(target: &Target, weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Parts> {
+        let caps = target.caps();
+        let page_bytes = settings.page_bytes.unwrap_or(caps.max_binding_bytes);
+        let layout =
+            Layout::new(weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)), page_bytes);
+        let arenas = update::Arenas::new(&layout, settings);
+        let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
+        for placed in &layout.tensors {
+            residents.places.insert(placed.name.clone(), arenas.span(Role::Parameters, placed));
+            residents.results.insert(gradient_name(&placed.name), arenas.span(Role::Gradients, placed));
         }
-    };
-    Ok(Built { plans, layout, arenas, held_run })
+        for (number, arena) in arenas.list.iter().enumerate() {
+            residents.places.insert(arena_name(arena), Span { arena: number, offset_bytes: 0 });
+        }
+        arenas.keep_results(&mut residents);
+        let step = step_graph(weights, build, settings, &caps)?;
+        let evaluation = loss_graph(weights, build, settings, Mode::Evaluate, &caps)?.0;
+        let (evaluation, _) = passes::run(&[&Residual, &Fuse], evaluation)?;
+        let update = update::graph(&arenas, settings)?;
+        let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
+        Ok(Parts { step, update, evaluation, gather, residents, layout, arenas })
+    }
+
+    /// In the order in which an engine numbers their plans.
+    fn graphs(&self) -> Vec<&Graph> {
+        [&self.step, &self.update, &self.evaluation].into_iter().chain(&self.gather).collect()
+    }
+
+    fn memory(&self, target: &Target, plans: &[Plan]) -> Memory {
+        let of = |wanted: fn(Role) -> bool| self.arenas.bytes(wanted);
+        Memory {
+            parameters: of(|role| role == Role::Parameters),
+            gradients: of(|role| matches!(role, Role::Gradients | Role::Totals)),
+            moments: of(|role| !matches!(role, Role::Parameters | Role::Gradients | Role::Totals)),
+            run: run_bytes(plans.iter()),
+            transfer: target.transfer_bytes(plans),
+        }
+    }
 }
 
 /// Name under which an arena is a state of the update graph.

@@ -27,7 +27,7 @@ use crate::train::schedule::Schedule;
 
 pub use crate::passes::Recompute;
 pub use error::{Error, Origin};
-pub use memory::Memory;
+pub use memory::{Bytes, Memory};
 pub use optimizer::{Clip, Decay, Optimizer, Rule};
 pub use precision::{LossScale, Precision, Storage};
 pub use preset::{PRESETS, Preset};
@@ -156,8 +156,11 @@ impl Serialize for Tokenizer {
 pub struct Train {
     /// Updates of the weights.
     pub steps: u64,
-    /// Sequences in one forward pass.
+    /// Sequences whose mean loss is differentiated.
     pub batch: usize,
+    /// How many of them go through the model at once.
+    #[serde(skip_serializing_if = "MicroBatch::is_whole")]
+    pub micro_batch: MicroBatch,
     /// Tokens of one sequence. Absent: the loaded model's own context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<usize>,
@@ -175,6 +178,48 @@ pub struct Train {
     pub optimizer: Optimizer,
     /// How large the updates are, step by step.
     pub learning_rate: Schedule,
+}
+
+/// How much of a batch goes through the model at once. The gradient is that of the whole batch in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MicroBatch {
+    /// All of it.
+    #[default]
+    Whole,
+    /// So many sequences, a divisor of the batch.
+    Rows(usize),
+    /// As many as fit into the device's memory, or into `memory.budget`: `"auto"`.
+    Auto,
+}
+
+impl MicroBatch {
+    fn is_whole(&self) -> bool {
+        *self == MicroBatch::Whole
+    }
+}
+
+impl Serialize for MicroBatch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            MicroBatch::Rows(rows) => serializer.serialize_u64(*rows as u64),
+            MicroBatch::Whole | MicroBatch::Auto => serializer.serialize_str("auto"),
+        }
+    }
+}
+
+impl Train {
+    /// Sequences that go through the model at once; all where that is still to be found out.
+    pub fn rows(&self) -> usize {
+        match self.micro_batch {
+            MicroBatch::Rows(rows) => rows,
+            MicroBatch::Whole | MicroBatch::Auto => self.batch,
+        }
+    }
+
+    /// Passes through the model in one step.
+    pub fn passes(&self) -> usize {
+        self.accumulate * (self.batch / self.rows())
+    }
 }
 
 /// When the validation loss is measured, and on how much.

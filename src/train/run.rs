@@ -61,7 +61,10 @@ pub fn run_watched(recipe: Recipe, resume: bool, watch: &mut Watch) -> Result<Su
     let checkpoints = Checkpoints::open(&folder, recipe.run.save.keep)?;
     let loaded = if resume { checkpoints.load_latest()? } else { refuse_used(&checkpoints, &folder)? };
     let tokenizer = if resume { tokenizer_in(&folder)? } else { None };
-    let job = Job::prepare(recipe, tokenizer)?;
+    let mut job = Job::prepare(recipe, tokenizer)?;
+    if let Some(told) = job.settle(&target)? {
+        (watch.say)(&told);
+    }
     let mut begin = Begin { loaded, recovery: None };
     let mut patience = Patience::default();
     loop {

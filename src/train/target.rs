@@ -125,6 +125,16 @@ impl Target {
         }
     }
 
+    /// Bytes of what lies between host and device while plans are replayed.
+    #[cfg_attr(not(feature = "gpu"), expect(unused_variables))]
+    pub fn transfer_bytes(&self, plans: &[Plan]) -> u64 {
+        match self {
+            Target::Host => 0,
+            #[cfg(feature = "gpu")]
+            Target::Gpu { .. } => crate::gpu::engine::transfer_bytes(plans),
+        }
+    }
+
     /// What choosing kernels had to tell since it was last asked: measurements made and left, variants not used.
     pub fn told(&self) -> Vec<String> {
         match self {

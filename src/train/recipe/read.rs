@@ -13,7 +13,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("data", &["text", "tokenizer", "validation", "windows"]),
     ("train", TRAIN),
     ("precision", &["storage", "loss_scale"]),
-    ("memory", &["recompute"]),
+    ("memory", &["recompute", "budget"]),
     ("run", &["device", "folder", "profile", "recover", "save", "log"]),
 ];
 
@@ -41,6 +41,7 @@ const MODEL: &[&str] = &[
 const TRAIN: &[&str] = &[
     "steps",
     "batch",
+    "micro_batch",
     "context",
     "accumulate",
     "optimizer",

@@ -8,8 +8,8 @@ use super::error::Error;
 use super::preset::PRESETS;
 use super::rate;
 use super::raw::RawRecipe;
-use super::read::{Given, Section, nearest};
-use super::{Data, Evaluate, Log, Model, Recipe, Run, Save, Shape, Tokenizer, Train};
+use super::read::{Given, Section, describe, nearest};
+use super::{Data, Evaluate, Log, MicroBatch, Model, Recipe, Run, Save, Shape, Tokenizer, Train};
 use super::{memory, optimizer, precision};
 use crate::model::usual;
 
@@ -181,9 +181,11 @@ fn train(section: &Section, steps: u64, context: Option<usize>) -> Result<Train,
     let smoothing = smoothing.must(share, "from 0 to below 1", "the usual value is 0.1")?;
     let evaluate = section.inner("evaluate", &["every", "batches"])?;
     let never = "to evaluate never, set data.validation = 0";
+    let batch = size(section, "batch", "a batch holds a sequence")?.or(12);
     Ok(Train {
         steps,
-        batch: size(section, "batch", "a batch holds a sequence")?.or(12),
+        batch,
+        micro_batch: micro_batch(section, batch)?,
         context,
         accumulate: size(section, "accumulate", "1 means none")?.or(1),
         label_smoothing: smoothing.or(0.0),
@@ -196,6 +198,23 @@ fn train(section: &Section, steps: u64, context: Option<usize>) -> Result<Train,
         optimizer: optimizer::optimizer(section)?,
         learning_rate: rate::learning_rate(section, steps)?,
     })
+}
+
+fn micro_batch(section: &Section, batch: usize) -> Result<MicroBatch, Error> {
+    match section.value("micro_batch") {
+        None => Ok(MicroBatch::Whole),
+        Some(Value::String(word)) if word == "auto" => Ok(MicroBatch::Auto),
+        Some(Value::Integer(_)) => {
+            let rows = size(section, "micro_batch", "a pass takes a sequence")?;
+            let fits = |rows: &usize| batch.is_multiple_of(*rows);
+            let rows = rows.must(fits, format!("a divisor of train.batch = {batch}"), "1 is the smallest")?;
+            Ok(MicroBatch::Rows(rows.or(batch)))
+        }
+        Some(other) => {
+            let hint = format!("it is {}", describe(other));
+            Err(section.refuse("micro_batch", "a number of sequences or \"auto\"", &hint))
+        }
+    }
 }
 
 fn run(section: &Section) -> Result<Run, Error> {
