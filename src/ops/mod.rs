@@ -20,6 +20,7 @@ pub mod launch;
 pub mod layer_norm;
 pub mod losses;
 pub mod matmul;
+pub mod matmul_int8;
 pub mod norm_weight;
 pub mod optimizer;
 pub mod pointwise;
@@ -256,6 +257,7 @@ pub fn families() -> Vec<Family> {
         ("cache_write", cache_write::cases),
         ("quantize_rows", quantize_rows::cases),
         ("dequantize_rows", dequantize_rows::cases),
+        ("matmul_int8", matmul_int8::cases),
     ]
 }
 

@@ -1,0 +1,220 @@
+//! Products of matrices of codes over threads: exact sums of i8 products, row by row of the result.
+//!
+//! `sums[i, j] = sum over p of a[i, p] * b[j, p]`: both operands lie along K, as activations [M, K] and weights [N, K] do. No
+//! instruction but those for tiles takes two signed bytes, so elsewhere A is offset by 128 and a row of 128 before
+//! it gives what is to be taken off again.
+
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
+use super::widest;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Multiply-adds below which a product stays on its thread.
+const FEW: usize = 1 << 17;
+/// Bytes of rows of A that are worked on at a time: they stay in the first cache.
+const REACH: usize = 24 << 10;
+/// Columns of which a task keeps sums at a time.
+const COLUMNS: usize = 256;
+
+/// Operands of a product: A [m, k] and B [n, k].
+#[derive(Clone, Copy)]
+pub(crate) struct Operands<'a> {
+    /// A's codes.
+    pub a: &'a [i8],
+    /// B's codes.
+    pub b: &'a [i8],
+    /// Terms of a sum.
+    pub k: usize,
+}
+
+/// Called with a row, its first column, the sums from there on and their place in C.
+pub(crate) type Finish<'a> = dyn Fn(usize, usize, &[i32], &mut [f32]) + Sync + 'a;
+
+/// What of the result a task makes: pieces of C's rows, all of the same columns.
+struct Task<'a> {
+    rows: Range<usize>,
+    columns: Range<usize>,
+    pieces: Vec<&'a mut [f32]>,
+}
+
+/// What this processor multiplies codes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Means {
+    /// Whatever the compiler makes of a loop.
+    Plain,
+    /// Dot products of four bytes in vectors of 512 bits.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
+    /// Products of whole tiles, for many rows; else as above.
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
+}
+
+fn means() -> Means {
+    #[cfg(target_arch = "x86_64")]
+    if vnni::is_there() {
+        return if tiles::is_there() { Means::Tiles } else { Means::Vnni };
+    }
+    Means::Plain
+}
+
+/// C [m, n] from all sums, over threads; `k` and `n` must not be zero.
+pub(crate) fn product(operands: Operands, c: &mut [f32], n: usize, finish: &Finish) {
+    product_by(means(), operands, c, n, finish);
+}
+
+fn product_by(means: Means, operands: Operands, c: &mut [f32], n: usize, finish: &Finish) {
+    let Operands { a, b, k } = operands;
+    let m = a.len() / k;
+    assert!(a.len() == m * k && b.len() == n * k && c.len() == m * n);
+    match means {
+        Means::Plain => plain(operands, tasks(c, [m, n], 8), finish),
+        #[cfg(target_arch = "x86_64")]
+        Means::Tiles if m >= tiles::FEWEST => tiles::compute(operands, tasks(c, [m, n], 32), finish),
+        #[cfg(target_arch = "x86_64")]
+        _ => vnni::compute(operands, tasks(c, [m, n], 8), finish),
+    }
+}
+
+/// Shares C out: its columns where there are more of them than rows, since each task then reads only some of B.
+fn tasks(c: &mut [f32], [m, n]: [usize; 2], unit: usize) -> Vec<Task<'_>> {
+    let threads = rayon::current_num_threads();
+    if n >= m {
+        let each = n.div_ceil(unit).div_ceil(threads) * unit;
+        let mut tasks: Vec<Task> = (0..n.div_ceil(each))
+            .map(|t| Task { rows: 0..m, columns: t * each..((t + 1) * each).min(n), pieces: vec![] })
+            .collect();
+        for row in c.chunks_mut(n) {
+            tasks.iter_mut().zip(row.chunks_mut(each)).for_each(|(task, piece)| task.pieces.push(piece));
+        }
+        return tasks;
+    }
+    let each = m.div_ceil(unit).div_ceil(threads) * unit;
+    let mut tasks = vec![];
+    for (t, part) in c.chunks_mut(each * n).enumerate() {
+        let rows = t * each..t * each + part.len() / n;
+        tasks.push(Task { rows, columns: 0..n, pieces: part.chunks_mut(n).collect() });
+    }
+    tasks
+}
+
+/// Runs tasks over threads, or here where there is little to do.
+fn over_threads(operands: Operands, tasks: Vec<Task>, work: impl Fn(Task) + Sync + Send) {
+    let products: usize = tasks.iter().map(|t| t.rows.len() * t.columns.len() * operands.k).sum();
+    match products < FEW || tasks.len() == 1 {
+        true => tasks.into_iter().for_each(work),
+        false => tasks.into_par_iter().with_max_len(1).for_each(work),
+    }
+}
+
+thread_local! {
+    /// Memory for packed operands and for sums, kept from call to call.
+    static BYTES: RefCell<Vec<u64>> = const { RefCell::new(vec![]) };
+}
+
+/// Lends `work` that many bytes, whatever they hold, from the start of a cache line. They are taken out for the time, since the
+/// thread may work on another product while it waits for one.
+fn with_bytes<T>(count: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    const LINE: usize = 8;
+    let mut kept = BYTES.take();
+    let words = count.div_ceil(8) + LINE;
+    if kept.len() < words {
+        kept.resize(words, 0);
+    }
+    let first = kept.as_ptr().align_offset(64).min(LINE);
+    let result = work(&mut bytemuck::cast_slice_mut(&mut kept[first..])[..count]);
+    BYTES.set(kept);
+    result
+}
+
+fn plain(operands: Operands, tasks: Vec<Task>, finish: &Finish) {
+    let Operands { a, b, k } = operands;
+    over_threads(operands, tasks, |task| {
+        let mut sums = vec![0; task.columns.len()];
+        let b = &b[task.columns.start * k..task.columns.end * k];
+        for (row, piece) in task.rows.zip(task.pieces) {
+            dots(&a[row * k..][..k], b, &mut sums);
+            finish(row, task.columns.start, &sums, piece);
+        }
+    });
+}
+
+/// Rows of B that are multiplied at a time.
+const AT_A_TIME: usize = 4;
+
+widest! {
+    /// sums[j] = a . b[j] for rows of B.
+    fn dots(a: &[i8], b: &[i8], sums: &mut [i32]) {
+        let k = a.len();
+        for (sums, b) in sums.chunks_mut(AT_A_TIME).zip(b.chunks(AT_A_TIME * k)) {
+            for (sum, b) in sums.iter_mut().zip(b.chunks_exact(k)) {
+                let mut total = 0i32;
+                for (&a, &b) in a.iter().zip(b) {
+                    total += i32::from(i16::from(a) * i16::from(b));
+                }
+                *sum = total;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(count: usize, seed: usize) -> Vec<i8> {
+        let code = |i: usize| (i.wrapping_mul(2_654_435_761) >> 13).wrapping_mul(seed) as u8 as i8;
+        (0..count).map(|i| if i % 11 == 0 { i8::MIN } else { code(i) }).collect()
+    }
+
+    fn check(means: Means, [m, n, k]: [usize; 3]) {
+        let (a, b) = (codes(m * k, 7), codes(n * k, 3));
+        let mut expected = vec![0.0; m * n];
+        for (i, c) in expected.iter_mut().enumerate() {
+            let (a, b) = (&a[i / n * k..][..k], &b[i % n * k..][..k]);
+            *c = a.iter().zip(b).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum::<i64>() as f32;
+        }
+        let mut c = vec![f32::NAN; m * n];
+        let finish = |row: usize, first: usize, sums: &[i32], c: &mut [f32]| {
+            assert!(row < m && first + sums.len() <= n && sums.len() == c.len());
+            c.iter_mut().zip(sums).for_each(|(c, &sum)| *c = sum as f32);
+        };
+        product_by(means, Operands { a: &a, b: &b, k }, &mut c, n, &finish);
+        assert!(c == expected, "{means:?} {m} {n} {k}");
+    }
+
+    #[test]
+    fn every_shape_gives_the_exact_sums_by_every_means_there_is() {
+        let mut all = vec![Means::Plain];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(vnni::is_there().then_some(Means::Vnni));
+            all.extend(tiles::is_there().then_some(Means::Tiles));
+        }
+        println!("{all:?}");
+        for means in all {
+            for sizes in [
+                [1, 1, 1],
+                [1, 300, 64],
+                [2, 7, 65],
+                [3, 5, 127],
+                [4, 4, 64],
+                [5, 9, 63],
+                [8, 16, 128],
+                [16, 16, 64],
+                [33, 31, 200],
+                [17, 300, 130],
+                [70, 20, 1000],
+                [40, 600, 96],
+                [31, 33, 4],
+            ] {
+                check(means, sizes);
+            }
+        }
+    }
+}
