@@ -8,6 +8,9 @@
 override LANES: u32 = 8u;
 // Keys of one invocation.
 override ROWS: u32 = 4u;
+// Keys that walk the queries together, as in attention_lane.
+override SPAN: u32 = 4u;
+override SHARED: u32 = 0u;
 
 // q, k, v as forward, up [B, T, H, D], notes u32, dk as k and dv as v, or one packed gradient
 #paste BUFFERS
@@ -18,7 +21,8 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_id) lane: vec3<u32>,
 ) {
-    let id = (group.y * groups.x + group.x) * LANES + lane.x;
+    let place = group.y * groups.x + group.x;
+    let id = select(place * LANES + lane.x, place, SHARED == 1u);
     let pairs = params.batch * params.key_heads;
     if id >= pairs * params.tiles { return; }
     let pair = id % pairs;
@@ -26,12 +30,13 @@ fn forward(
     let g = pair % params.key_heads;
     let share = params.heads / params.key_heads;
     // The first keys have most to do under a causal mask.
-    let first = id / pairs * ROWS;
+    let start = id / pairs * SPAN;
+    let first = start + select(0u, lane.x * ROWS, SHARED == 1u);
     let rows = params.batch * params.heads * params.queries;
     #paste START
 
-    let begin = reach_of_key(first).low;
-    let end = reach_of_key(min(first + ROWS, params.keys) - 1u).high;
+    let begin = reach_of_key(start).low;
+    let end = reach_of_key(min(start + SPAN, params.keys) - 1u).high;
     for (var h = g * share; h < (g + 1u) * share; h += 1u) {
         for (var t = begin; t < end; t += COLUMNS) {
             #paste SCORES

@@ -7,6 +7,9 @@
 
 override LANES: u32 = 8u;
 override ROWS: u32 = 8u;
+// As in attention_lane.
+override SPAN: u32 = 8u;
+override SHARED: u32 = 0u;
 
 // q, k, v as forward, up [B, T, H, D], notes u32, dq as q
 #paste BUFFERS
@@ -17,19 +20,21 @@ fn forward(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_id) lane: vec3<u32>,
 ) {
-    let id = (group.y * groups.x + group.x) * LANES + lane.x;
+    let place = group.y * groups.x + group.x;
+    let id = select(place * LANES + lane.x, place, SHARED == 1u);
     let pairs = params.batch * params.heads;
     if id >= pairs * params.tiles { return; }
     let pair = id % pairs;
     let b = pair / params.heads;
     let h = pair % params.heads;
     let g = h / (params.heads / params.key_heads);
-    let first = (params.tiles - 1u - id / pairs) * ROWS;
+    let start = (params.tiles - 1u - id / pairs) * SPAN;
+    let first = start + select(0u, lane.x * ROWS, SHARED == 1u);
     let rows = pairs * params.queries;
     #paste START
 
-    let begin = reach_of_query(first).low;
-    let end = reach_of_query(min(first + ROWS, params.queries) - 1u).high;
+    let begin = reach_of_query(start).low;
+    let end = reach_of_query(min(start + SPAN, params.queries) - 1u).high;
     for (var s = begin; s < end; s += COLUMNS) {
         #paste SCORES
         #paste SLOPES

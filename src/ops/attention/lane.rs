@@ -94,6 +94,7 @@ pub(super) fn forward(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) 
     Kernel::new("attention_lane")
         .constant("LANES", LANES as u32)
         .constant("ROWS", rows as u32)
+        .constant("SPAN", rows as u32)
         .paste("COLUMNS", columns(count))
         .paste("START", start.done())
         .paste("SCORES", scores.done())
@@ -240,6 +241,7 @@ fn backward(shader: &'static str, [rows, count]: [usize; 2], texts: [Text; 5]) -
     let mut kernel = Kernel::new(shader)
         .constant("LANES", LANES as u32)
         .constant("ROWS", rows as u32)
+        .constant("SPAN", rows as u32)
         .paste("COLUMNS", columns(count as u32));
     for (name, text) in ["START", "SCORES", "SLOPES", "SUMS", "FINISH"].into_iter().zip(texts) {
         kernel = kernel.paste(name, text.done());

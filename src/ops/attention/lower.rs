@@ -2,7 +2,7 @@
 
 use super::geometry::Geometry;
 use super::text::{Access, Buffers, NOTES_HEAD};
-use super::{Attention, Layout, lane, step, tile};
+use super::{Attention, Layout, broadcast, lane, step, tile};
 use crate::ops::launch::{Bind, Caps, Launch, Variant};
 use crate::tensor::DType;
 
@@ -23,6 +23,11 @@ pub(super) fn forward(how: &Attention, g: &Geometry, dtype: DType, caps: &Caps) 
     let by_tile = buffers(narrow).launch(tile::forward(how, g), dtype, g, tiles, groups);
     let mut variants =
         vec![Variant::single("attention_lane", by_lane), Variant::single("attention_tile", by_tile)];
+    if let Some((access, [shape, ..])) = broadcast::fitting(g, dtype, caps) {
+        let (tiles, groups) = shared(g.batch * g.heads, g.queries, shape);
+        let launch = buffers(access).launch(broadcast::forward(how, shape), dtype, g, tiles, groups);
+        variants.insert(0, Variant::single("attention_broadcast", launch));
+    }
     if how.cached && g.queries <= step::FEW {
         variants.push(Variant::single("attention_step", step::launch(how, g, dtype)));
     }
@@ -78,7 +83,15 @@ pub(super) fn backward(how: &Attention, g: &Geometry, dtype: DType, caps: &Caps)
         let keys = of_keys(narrow).launch(tile::keys(how, g), dtype, g, tiles, groups);
         variant("attention_gradient_tile", queries, keys)
     };
-    preferred(vec![by_lane, by_tile], caps)
+    let mut variants = vec![by_lane, by_tile];
+    if let Some((access, [_, of_query, of_key])) = broadcast::fitting(g, dtype, caps) {
+        let (tiles, groups) = shared(g.batch * g.heads, g.queries, of_query);
+        let queries = of_queries(access).launch(broadcast::queries(how, of_query), dtype, g, tiles, groups);
+        let (tiles, groups) = shared(g.batch * g.key_heads, g.keys, of_key);
+        let keys = of_keys(access).launch(broadcast::keys(how, of_key), dtype, g, tiles, groups);
+        variants.insert(0, variant("attention_gradient_broadcast", queries, keys));
+    }
+    preferred(variants, caps)
 }
 
 /// How tiles and how lanes read their rows.
@@ -90,6 +103,12 @@ fn accesses(g: &Geometry, dtype: DType, caps: &Caps) -> [Access; 2] {
 fn lanes(heads: usize, length: usize, [rows, _]: [usize; 2]) -> (usize, usize) {
     let tiles = length.div_ceil(rows);
     (tiles, (heads * tiles).div_ceil(lane::LANES))
+}
+
+/// The same when a subgroup shares what it reads.
+fn shared(heads: usize, length: usize, shape: broadcast::Shape) -> (usize, usize) {
+    let tiles = length.div_ceil(shape.span());
+    (tiles, heads * tiles)
 }
 
 /// The same when a workgroup takes a tile.

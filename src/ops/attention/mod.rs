@@ -5,6 +5,7 @@
 //! Heads stand beside time, [B, T, H, D], so that projections need no transposes. The packed form reads one [B, T, (H + 2G) D]
 //! as a joint projection gives it: heads of the queries, then of the keys, then of the values.
 
+mod broadcast;
 mod cases;
 mod fast;
 mod geometry;

@@ -72,6 +72,10 @@ pub(super) enum Access {
     Words,
     /// Four f16 in one 64-bit word.
     HalfWords,
+    /// Eight f32 in four 64-bit words, read through `chunk_NAME` as well.
+    Eight,
+    /// Eight f16 in four 32-bit words, read through `chunk_NAME` as well.
+    HalfEight,
 }
 
 impl Access {
@@ -91,6 +95,8 @@ impl Access {
             Access::Four => "vec4<Elem>",
             Access::Words => "vec2<u64>",
             Access::HalfWords => "u64",
+            Access::Eight => "vec4<u64>",
+            Access::HalfEight => "vec4<u32>",
         }
     }
 
@@ -102,6 +108,15 @@ impl Access {
                 "bitcast<vec4<f32>>(vec4<u32>(u32(x.x), u32(x.x >> 32u), u32(x.y), u32(x.y >> 32u)))"
             }
             Access::HalfWords => "vec4<f32>(unpack2x16float(u32(x)), unpack2x16float(u32(x >> 32u)))",
+            Access::Eight => {
+                "mat2x4<f32>(\
+                 bitcast<vec4<f32>>(vec4<u32>(u32(x.x), u32(x.x >> 32u), u32(x.y), u32(x.y >> 32u))), \
+                 bitcast<vec4<f32>>(vec4<u32>(u32(x.z), u32(x.z >> 32u), u32(x.w), u32(x.w >> 32u))))"
+            }
+            Access::HalfEight => {
+                "mat2x4<f32>(vec4<f32>(unpack2x16float(x.x), unpack2x16float(x.y)), \
+                 vec4<f32>(unpack2x16float(x.z), unpack2x16float(x.w)))"
+            }
         }
     }
 }
@@ -132,6 +147,12 @@ impl Buffers {
     /// A buffer of rows to read through `load_NAME`; rows are counted from element `offset`.
     pub fn read(mut self, name: &str, offset: &str, bind: Bind) -> Self {
         self.declare(name, "read", self.access.kind(), bind);
+        if matches!(self.access, Access::Eight | Access::HalfEight) {
+            self.line(&format!("fn chunk_{name}(row: u32, chunk: u32) -> mat2x4<f32> {{"));
+            self.line(&format!("    let x = {name}[(row + {offset}) / 8u + chunk];"));
+            self.line(&format!("    return {};\n}}", self.access.unpacked()));
+            return self;
+        }
         let head = format!("fn load_{name}(row: u32, part: u32) -> vec4<f32> {{");
         if self.access != Access::One {
             self.line(&format!("{head}\n    let x = {name}[(row + {offset}) / 4u + part];"));
