@@ -9,7 +9,7 @@ use crate::data::windows::{self, Batch};
 use crate::generate::place;
 use crate::graph::Graph;
 use crate::model::{self, Extent, Family, Mode, Weights};
-use crate::passes::{self, Fuse, Residual, Tidy};
+use crate::passes::{self, Epilogue, Fuse, Residual, Tidy};
 use crate::tensor::Tensor;
 use crate::train::job::{feeds_of, language_loss};
 use crate::train::{self, Target};
@@ -137,7 +137,7 @@ pub fn mean_loss(
     let mut graph = Graph::new();
     let loss = language_loss(family, &mut graph, extent, Mode::Evaluate, 0.0)?;
     graph.output("loss", loss);
-    let (graph, _) = passes::run(&[&Tidy, &Residual, &Fuse], graph).map_err(train::Error::from)?;
+    let (graph, _) = passes::run(&[&Tidy, &Residual, &Fuse, &Epilogue], graph).map_err(train::Error::from)?;
     let residents = place(family, target.caps().max_binding_bytes);
     let plan = target.plans(&[&graph], &residents, None)?.remove(0);
     let names: Vec<String> = plan.feeds.iter().map(|f| f.name.clone()).collect();

@@ -176,6 +176,11 @@ pub trait Operator: Debug + Send + Sync {
         &[]
     }
 
+    /// The operator with a program of one input and one output applied to its first output.
+    fn with_epilogue(&self, _program: &pointwise::Pointwise) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
     /// The operator that writes its first output over its first input, of the same type; see [`Operator::in_place`].
     fn overwriting(&self) -> Option<Arc<dyn Operator>> {
         None

@@ -2,6 +2,7 @@
 //!
 //! A pass runs once, before anything is planned or uploaded; it knows nothing of plans or devices.
 
+mod epilogue;
 mod fuse;
 mod overwrite;
 mod precision;
@@ -9,6 +10,7 @@ mod recompute;
 mod residual;
 mod tidy;
 
+pub use epilogue::Epilogue;
 pub use fuse::Fuse;
 pub use overwrite::Overwrite;
 pub use precision::Precision;

@@ -7,7 +7,7 @@ use super::{Result, Target};
 use crate::graph::{Graph, Node};
 use crate::model::Mode;
 use crate::ops::launch::Variant;
-use crate::passes::{self, Fuse, Recompute, Residual};
+use crate::passes::{self, Epilogue, Fuse, Recompute, Residual};
 use crate::plan::{Arena, Plan, Residents, Span, first_variant, plan};
 use crate::tensor::{Tensor, Type};
 
@@ -200,7 +200,7 @@ impl Parts {
         arenas.keep_results(&mut residents);
         let step = step_graph(weights, build, settings, &caps)?;
         let evaluation = loss_graph(weights, build, settings, Mode::Evaluate, &caps)?.0;
-        let (evaluation, _) = passes::run(&[&Residual, &Fuse], evaluation)?;
+        let (evaluation, _) = passes::run(&[&Residual, &Fuse, &Epilogue], evaluation)?;
         let update = update::graph(&arenas, settings)?;
         let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
         Ok(Parts { step, update, evaluation, gather, residents, layout, arenas })

@@ -253,6 +253,12 @@ impl Operator for Matmul {
         Some((Arc::new(self.clone().with_output(DType::F32)), &[0, 1]))
     }
 
+    fn with_epilogue(&self, program: &Pointwise) -> Option<Arc<dyn Operator>> {
+        let simple = program.inputs == 1 && program.outputs.len() == 1;
+        (self.activation.is_none() && simple)
+            .then(|| Arc::new(self.clone().with_activation(program.clone())) as _)
+    }
+
     fn launch(&self, inputs: &[Type], outputs: &[Type], caps: &Caps) -> Vec<Variant> {
         let types = [inputs[0].dtype, inputs[1].dtype, outputs[0].dtype];
         launch::variants(self, self.geometry(inputs), types, caps)
