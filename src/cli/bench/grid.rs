@@ -6,8 +6,10 @@ use crate::ops::attention::{Attention, AttentionGradient};
 use crate::ops::cross_entropy::{CrossEntropy, CrossEntropyGradient};
 use crate::ops::layer_norm::{LayerNorm, LayerNormGradient};
 use crate::ops::matmul::{Form, Matmul};
+use crate::ops::matmul_int8::MatmulInt8;
 use crate::ops::optimizer::{self, BLOCK, Optimizer, SCALARS, norm::CONTROL};
 use crate::ops::pointwise::Pointwise;
+use crate::ops::quantize_rows::{QuantizeRows, Rule};
 use crate::ops::reduce::{self, Reduce};
 use crate::ops::rms_norm::{RmsNorm, RmsNormGradient};
 use crate::ops::softmax::{self, Softmax, SoftmaxGradient};
@@ -40,8 +42,8 @@ pub struct Family {
     pub axes: &'static str,
     /// Its figure.
     pub rate: Rate,
-    /// f32 only.
-    pub single: bool,
+    /// The one type it is timed in, along with f32; without one, each type asked for.
+    pub only: Option<DType>,
     /// Shapes, each larger than the one before.
     shapes: &'static [&'static [usize]],
     /// More of them for a device that is no processor.
@@ -94,6 +96,7 @@ impl Input {
                 let mut random = Stream::new(&[0x6265_6c6f]);
                 let mut draw = || random.below(*bound as u64);
                 match self.dtype {
+                    DType::I8 => Data::I8((0..count).map(|_| draw() as u8 as i8).collect()),
                     DType::I32 => Data::I32((0..count).map(|_| draw() as i32).collect()),
                     _ => Data::U32((0..count).map(|_| draw() as u32).collect()),
                 }
@@ -150,11 +153,12 @@ pub fn subjects(
             DType::F32 => true,
             // bf16 is storage, which matmul alone reads.
             DType::BF16 => family.axes == MATMUL_AXES,
-            _ => !family.single,
+            _ => true,
         };
+        let takes = |dtype: DType| if family.only.is_some() { dtype == DType::F32 } else { takes(dtype) };
         for &dtype in dtypes.iter().filter(|&&dtype| takes(dtype)) {
             for &sizes in &list {
-                subjects.push(family.at(sizes, dtype)?);
+                subjects.push(family.at(sizes, family.only.unwrap_or(dtype))?);
             }
         }
     }
@@ -192,6 +196,16 @@ impl Family {
 
 const MATMUL_AXES: &str = "MxNxK";
 const CUBES: [&[usize]; 3] = [&[256, 256, 256], &[512, 512, 512], &[1024, 1024, 1024]];
+/// Of a token, of a sequence, of a vocabulary: the same for codes and for floats.
+const LINEARS: &[&[usize]] = &[
+    &[1, 1024, 1024],
+    CUBES[0],
+    &[768, 128, 512],
+    &[128, 1024, 1024],
+    CUBES[1],
+    CUBES[2],
+    &[128, 49_152, 576],
+];
 const LARGE_CUBES: &[&[usize]] = &[&[2048, 2048, 2048], &[4096, 4096, 4096]];
 const ROWS: &[&[usize]] = &[&[768, 128], &[1024, 768], &[4096, 1024]];
 const LARGE_ROWS: &[&[usize]] = &[&[8192, 4096]];
@@ -209,15 +223,23 @@ const FAMILIES: &[Family] = &[
         ..matmul("matmul_nn", |sizes, dtype| matmul_at(Form::Nn, sizes, dtype))
     },
     Family {
-        shapes: &[CUBES[0], &[768, 128, 512], CUBES[1], CUBES[2], &[128, 49_152, 576]],
+        shapes: LINEARS,
         large: LARGE_CUBES,
         ..matmul("matmul_nt", |sizes, dtype| matmul_at(Form::Nt, sizes, dtype))
+    },
+    Family {
+        shapes: LINEARS,
+        only: Some(DType::I8),
+        ..matmul("matmul_int8", |sizes, _| matmul_int8_at(sizes))
     },
     Family {
         shapes: &[CUBES[0], &[128, 512, 768], CUBES[1], &[384, 1536, 1024], CUBES[2]],
         large: LARGE_CUBES,
         ..matmul("matmul_tn", |sizes, dtype| matmul_at(Form::Tn, sizes, dtype))
     },
+    rows("quantize_rows", |sizes, dtype| {
+        (Arc::new(QuantizeRows { rule: Rule::Narrow }), vec![Input::new(dtype, sizes, Fill::Normal)])
+    }),
     rows("softmax", |sizes, dtype| {
         (Arc::new(Softmax { kind: softmax::Kind::Softmax }), vec![Input::new(dtype, sizes, Fill::Normal)])
     }),
@@ -291,27 +313,27 @@ const FAMILIES: &[Family] = &[
     rows("sum_of_columns", |sizes, dtype| {
         (Arc::new(Reduce { kind: reduce::Kind::Sum, axis: 0 }), vec![Input::new(dtype, sizes, Fill::Normal)])
     }),
-    Family { single: true, ..line("adamw", |sizes, _| adamw_at(sizes)) },
+    Family { only: Some(DType::F32), ..line("adamw", |sizes, _| adamw_at(sizes)) },
 ];
 
 const fn matmul(name: &'static str, make: Make) -> Family {
-    let (rate, single) = (Rate::Flops, false);
-    Family { name, axes: MATMUL_AXES, rate, single, shapes: &[], large: LARGE_CUBES, make }
+    let (rate, only) = (Rate::Flops, None);
+    Family { name, axes: MATMUL_AXES, rate, only, shapes: &[], large: LARGE_CUBES, make }
 }
 
 const fn rows(name: &'static str, make: Make) -> Family {
-    let (rate, single) = (Rate::Bytes, false);
-    Family { name, axes: "ROWSxCOLUMNS", rate, single, shapes: ROWS, large: LARGE_ROWS, make }
+    let (rate, only) = (Rate::Bytes, None);
+    Family { name, axes: "ROWSxCOLUMNS", rate, only, shapes: ROWS, large: LARGE_ROWS, make }
 }
 
 const fn attention(name: &'static str, make: Make) -> Family {
-    let (axes, rate, single) = ("BATCHxTIMExHEADSxSIZE", Rate::Flops, false);
-    Family { name, axes, rate, single, shapes: HEADS, large: LARGE_HEADS, make }
+    let (axes, rate, only) = ("BATCHxTIMExHEADSxSIZE", Rate::Flops, None);
+    Family { name, axes, rate, only, shapes: HEADS, large: LARGE_HEADS, make }
 }
 
 const fn line(name: &'static str, make: Make) -> Family {
-    let (rate, single) = (Rate::Bytes, false);
-    Family { name, axes: "ELEMENTS", rate, single, shapes: LINES, large: LARGE_LINES, make }
+    let (rate, only) = (Rate::Bytes, None);
+    Family { name, axes: "ELEMENTS", rate, only, shapes: LINES, large: LARGE_LINES, make }
 }
 
 fn matmul_at(form: Form, sizes: &[usize], dtype: DType) -> (Arc<dyn Operator>, Vec<Input>) {
@@ -320,6 +342,13 @@ fn matmul_at(form: Form, sizes: &[usize], dtype: DType) -> (Arc<dyn Operator>, V
     let b = if form == Form::Nt { [n, k] } else { [k, n] };
     let inputs = [a, b].map(|sizes| Input::new(dtype, &sizes, Fill::Normal));
     (Arc::new(Matmul::of(form, dtype, dtype)), inputs.into())
+}
+
+fn matmul_int8_at(sizes: &[usize]) -> (Arc<dyn Operator>, Vec<Input>) {
+    let [m, n, k] = [sizes[0], sizes[1], sizes[2]];
+    let codes = |rows| Input::new(DType::I8, &[rows, k], Fill::Below(256));
+    let scales = |rows| Input::new(DType::F32, &[rows], Fill::Even(0.01));
+    (Arc::new(MatmulInt8::default()), vec![codes(m), codes(n), scales(m), scales(n)])
 }
 
 fn logits_at(sizes: &[usize], dtype: DType) -> [Input; 2] {

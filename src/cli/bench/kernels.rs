@@ -242,7 +242,10 @@ impl Row {
             Ok(Figure { ms, cost, .. }) => {
                 let (flops, bytes) = rates_of(ms, cost);
                 let (rate, unit, share) = match subject.family.rate {
-                    Rate::Flops => (flops, "GFLOP/s", flops / roofs.multiply),
+                    Rate::Flops => {
+                        let unit = if subject.dtype.is_float() { "GFLOP/s" } else { "GOP/s" };
+                        (flops, unit, flops / roofs.multiply)
+                    }
                     Rate::Bytes => (bytes, "GB/s", bytes / roofs.copy),
                 };
                 let range = format!("{}..{}", short(ms.low), short(ms.high));

@@ -5,6 +5,8 @@
 //! it gives what is to be taken off again.
 
 #[cfg(target_arch = "x86_64")]
+mod pairs;
+#[cfg(target_arch = "x86_64")]
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -47,6 +49,9 @@ struct Task<'a> {
 enum Means {
     /// Whatever the compiler makes of a loop.
     Plain,
+    /// Products of pairs of 16 bits in vectors of 256: AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Pairs,
     /// Dot products of four bytes in vectors of 512 bits.
     #[cfg(target_arch = "x86_64")]
     Vnni,
@@ -59,6 +64,10 @@ fn means() -> Means {
     #[cfg(target_arch = "x86_64")]
     if vnni::is_there() {
         return if tiles::is_there() { Means::Tiles } else { Means::Vnni };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if pairs::is_there() {
+        return Means::Pairs;
     }
     Means::Plain
 }
@@ -74,6 +83,8 @@ fn product_by(means: Means, operands: Operands, c: &mut [f32], n: usize, finish:
     assert!(a.len() == m * k && b.len() == n * k && c.len() == m * n);
     match means {
         Means::Plain => plain(operands, tasks(c, [m, n], 8), finish),
+        #[cfg(target_arch = "x86_64")]
+        Means::Pairs => pairs::compute(operands, tasks(c, [m, n], 8), finish),
         #[cfg(target_arch = "x86_64")]
         Means::Tiles if m >= tiles::FEWEST => tiles::compute(operands, tasks(c, [m, n], 32), finish),
         #[cfg(target_arch = "x86_64")]
@@ -109,6 +120,29 @@ fn over_threads(operands: Operands, tasks: Vec<Task>, work: impl Fn(Task) + Sync
     match products < FEW || tasks.len() == 1 {
         true => tasks.into_iter().for_each(work),
         false => tasks.into_par_iter().with_max_len(1).for_each(work),
+    }
+}
+
+/// Sums of a task block by block: `fill` gives those of some rows and columns, [`COLUMNS`] apart, and `finish` takes them by rows.
+fn by_blocks(
+    mut task: Task,
+    rows: usize,
+    finish: &Finish,
+    mut fill: impl FnMut(Range<usize>, Range<usize>, &mut [i32]),
+) {
+    let mut sums = vec![0; rows.min(task.rows.len()) * COLUMNS];
+    for first_column in task.columns.clone().step_by(COLUMNS) {
+        let columns = first_column..(first_column + COLUMNS).min(task.columns.end);
+        for first_row in task.rows.clone().step_by(rows) {
+            let block = first_row..(first_row + rows).min(task.rows.end);
+            fill(block.clone(), columns.clone(), &mut sums);
+            for (row, sums) in block.zip(sums.chunks(COLUMNS)) {
+                let piece = &mut task.pieces[row - task.rows.start];
+                let first = first_column - task.columns.start;
+                let piece = &mut piece[first..first + columns.len()];
+                finish(row, first_column, &sums[..columns.len()], piece);
+            }
+        }
     }
 }
 
@@ -193,6 +227,7 @@ mod tests {
         let mut all = vec![Means::Plain];
         #[cfg(target_arch = "x86_64")]
         {
+            all.extend(pairs::is_there().then_some(Means::Pairs));
             all.extend(vnni::is_there().then_some(Means::Vnni));
             all.extend(tiles::is_there().then_some(Means::Tiles));
         }

@@ -7,20 +7,23 @@
 //! Why in assembly: the compiler's own functions for these instructions are not stable yet.
 
 use super::{Finish, Operands, Task, over_threads, with_bytes};
+use rayon::prelude::*;
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
 /// Rows from which tiles are worth their packing.
-pub(super) const FEWEST: usize = 8;
+pub(super) const FEWEST: usize = 4;
 /// Rows of a tile, and numbers in one of its rows.
 const SIDE: usize = 16;
 /// Bytes of a tile's row.
 const DEPTH: usize = 64;
 /// Rows and columns of C that are summed at a time: two tiles each way.
 const BLOCK: usize = 2 * SIDE;
+/// Bytes of A that are packed on one thread at least.
+const AT_ONCE: usize = 1 << 16;
 /// Columns of which sums are kept until their rows are finished.
-const COLUMNS: usize = 4 * BLOCK;
+const COLUMNS: usize = 8 * BLOCK;
 
 /// True if the processor has tiles of bytes and the system lets this process use them.
 pub(super) fn is_there() -> bool {
@@ -33,6 +36,7 @@ fn has_instructions() -> bool {
     __get_cpuid_max(0).0 >= 7
         && __cpuid_count(7, 0).edx & TILES_OF_BYTES == TILES_OF_BYTES
         && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("xsave")
 }
 
@@ -160,63 +164,69 @@ pub(super) fn compute(operands: Operands, tasks: Vec<Task>, finish: &Finish) {
     let Operands { a, k, .. } = operands;
     let (m, deep) = (a.len() / k, k.next_multiple_of(DEPTH));
     with_bytes(m.next_multiple_of(SIDE) * deep, |packed| {
-        packed.chunks_mut(SIDE * deep).zip(a.chunks(SIDE * k)).for_each(|(to, rows)| pack(rows, k, to));
+        let panels = packed.par_chunks_mut(SIDE * deep).zip(a.par_chunks(SIDE * k));
+        // SAFETY: a processor with tiles has these instructions: `is_there` has asked.
+        panels
+            .with_min_len(AT_ONCE.div_ceil(SIDE * deep))
+            .for_each(|(to, rows)| unsafe { pack(rows, k, to) });
         let packed = &*packed;
         over_threads(operands, tasks, |task| one(operands, packed, deep, task, finish));
     });
 }
 
-/// Up to 16 rows in fours: `to[p, i]` is the `p`-th four of row `i`.
+/// Up to 16 rows in fours: `to[p, i]` is the `p`-th four of row `i`, and zero where there is none.
+#[target_feature(enable = "avx512f,avx512bw")]
 fn pack(rows: &[i8], k: usize, to: &mut [u8]) {
-    let (fours, _) = to.as_chunks_mut::<4>();
-    if rows.len() < SIDE * k || !k.is_multiple_of(DEPTH) {
-        fours.fill([0; 4]);
-    }
-    for (i, row) in rows.chunks(k).enumerate() {
-        let (whole, rest) = row.as_chunks::<4>();
-        for (p, four) in whole.iter().enumerate() {
-            fours[p * SIDE + i] = four.map(|code| code as u8);
+    for (chunk, to) in to.chunks_exact_mut(SIDE * DEPTH).enumerate() {
+        let first = chunk * DEPTH;
+        let live = u64::MAX >> (DEPTH - DEPTH.min(k - first));
+        let mut v = [_mm512_setzero_si512(); SIDE];
+        for (v, row) in v.iter_mut().zip(rows.chunks_exact(k)) {
+            // SAFETY: only bytes of the mask are read, and the mask ends with the row.
+            *v = unsafe { _mm512_maskz_loadu_epi8(live, row.as_ptr().add(first)) };
         }
-        for (at, &code) in rest.iter().enumerate() {
-            fours[whole.len() * SIDE + i][at] = code as u8;
+        for (v, to) in turned(v).into_iter().zip(to.chunks_exact_mut(DEPTH)) {
+            // SAFETY: there is room for 64 bytes.
+            unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), v) };
         }
     }
 }
 
 fn one(operands: Operands, packed: &[u8], deep: usize, mut task: Task, finish: &Finish) {
-    let Operands { b, k, .. } = operands;
     let tiles = Tiles::set_up();
     let steps = deep / DEPTH;
     let mut sums = vec![[0; COLUMNS]; BLOCK];
-    let mut block = [[0; BLOCK]; BLOCK];
-    let mut last = vec![];
+    let mut blocks = [[[0; BLOCK]; BLOCK]; 2];
+    let mut copy = vec![];
     for first_column in task.columns.clone().step_by(COLUMNS) {
         let columns = COLUMNS.min(task.columns.end - first_column);
+        let left = Left::of(operands, first_column, task.rows.len(), deep, &mut copy);
         for first_row in task.rows.clone().step_by(BLOCK) {
             let rows = BLOCK.min(task.rows.end - first_row);
-            let panel = |tile: usize| {
+            let right = [0, 1].map(|tile| {
                 let tile = (first_row / SIDE + tile).min(packed.len() / (SIDE * deep) - 1);
                 packed[tile * SIDE * deep..][..SIDE * deep].as_ptr()
-            };
-            for at in (0..columns).step_by(BLOCK) {
-                let column = first_column + at;
-                let readable = column * k + (BLOCK - 1) * k + deep <= b.len();
-                let (from, stride) = if readable {
-                    (&b[column * k..], k)
-                } else {
-                    copy_last(&b[column * k..], k, deep, &mut last);
-                    (&last[..], deep)
-                };
-                let left = [from.as_ptr(), from[SIDE * stride..].as_ptr()];
-                // SAFETY: `from` has 32 rows, the last of them `deep` bytes long; panels have `deep` * 16 bytes.
-                unsafe { tiles.multiply(left, stride, [panel(0), panel(1)], steps, &mut block) };
+            });
+            let mut turn = |number: usize, from: &[[i32; BLOCK]; BLOCK]| {
                 for (i, j) in [(0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE)] {
                     if i < rows {
                         // SAFETY: a processor with tiles has AVX-512.
-                        unsafe { transpose(&block, [j, i], &mut sums[i..i + SIDE], at + j) };
+                        unsafe { transpose(from, [j, i], &mut sums[i..i + SIDE], number * BLOCK + j) };
                     }
                 }
+            };
+            // A block is turned while the next one is multiplied.
+            let count = columns.div_ceil(BLOCK);
+            for number in 0..count {
+                let [block, other] = &mut blocks;
+                let (next, before) = if number % 2 == 0 { (block, other) } else { (other, block) };
+                // SAFETY: `left` has 32 rows for each block, and panels have `deep` * 16 bytes.
+                unsafe { tiles.multiply(left.tiles(number), left.stride, right, steps, next) };
+                if number > 0 {
+                    turn(number - 1, before);
+                }
             }
+            turn(count - 1, &blocks[(count - 1) % 2]);
             for (i, sums) in sums.iter().take(rows).enumerate() {
                 let piece = &mut task.pieces[first_row + i - task.rows.start];
                 let first = first_column - task.columns.start;
@@ -226,12 +236,40 @@ fn one(operands: Operands, packed: &[u8], deep: usize, mut task: Task, finish: &
     }
 }
 
-/// Rows of B up to its end, as 32 rows of `deep` bytes.
-fn copy_last(b: &[i8], k: usize, deep: usize, last: &mut Vec<i8>) {
-    last.clear();
-    last.resize(BLOCK * deep, 0);
-    for (to, row) in last.chunks_mut(deep).zip(b.chunks(k)) {
-        to[..k].copy_from_slice(row);
+/// Rows of B for some columns of C, 64 bytes of each readable past every step.
+struct Left<'a> {
+    codes: &'a [i8],
+    stride: usize,
+}
+
+impl<'a> Left<'a> {
+    /// B as it lies, or a copy of those rows: at B's end, where tiles would reach past it, and where rows do not begin with a cache
+    /// line and are read often, since each is then in two lines.
+    fn of(
+        operands: Operands<'a>,
+        column: usize,
+        rows: usize,
+        deep: usize,
+        copy: &'a mut Vec<i8>,
+    ) -> Left<'a> {
+        let Operands { b, k, .. } = operands;
+        let readable = (column + COLUMNS - 1) * k + deep <= b.len();
+        let in_lines = k.is_multiple_of(DEPTH) && (b.as_ptr() as usize).is_multiple_of(DEPTH);
+        if readable && (in_lines || rows <= BLOCK) {
+            return Left { codes: &b[column * k..], stride: k };
+        }
+        copy.resize(COLUMNS * deep + DEPTH, 0);
+        let first = copy.as_ptr().align_offset(DEPTH).min(DEPTH);
+        for (to, row) in copy[first..].chunks_mut(deep).zip(b[column * k..].chunks(k)).take(COLUMNS) {
+            to[..k].copy_from_slice(row);
+            to[k..].fill(0);
+        }
+        Left { codes: &copy[first..], stride: deep }
+    }
+
+    /// Where the two tiles of a block begin.
+    fn tiles(&self, number: usize) -> [*const i8; 2] {
+        [0, SIDE].map(|row| self.codes[(number * BLOCK + row) * self.stride..].as_ptr())
     }
 }
 
@@ -244,6 +282,15 @@ fn transpose(from: &[[i32; BLOCK]; BLOCK], [row, column]: [usize; 2], to: &mut [
         // SAFETY: sixteen numbers from there on are within the row.
         *v = unsafe { _mm512_loadu_si512(from[row + j].as_ptr().add(column).cast()) };
     }
+    for (v, to) in turned(v).into_iter().zip(to) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().add(at).cast(), v) };
+    }
+}
+
+/// Number `j` of vector `i` becomes number `i` of vector `j`.
+#[target_feature(enable = "avx512f")]
+fn turned(v: [__m512i; SIDE]) -> [__m512i; SIDE] {
     // Neighbours in pairs, then fours: within each quarter of the vector.
     let mut fours = v;
     for g in 0..4 {
@@ -256,19 +303,15 @@ fn transpose(from: &[[i32; BLOCK]; BLOCK], [row, column]: [usize; 2], to: &mut [
         fours[4 * g + 3] = _mm512_unpackhi_epi64(high, next_high);
     }
     // Then quarters: vector 4 q + r of the result is quarter q of those numbered r.
+    let mut result = v;
     for r in 0..4 {
         let [a, b, c, d] = [fours[r], fours[4 + r], fours[8 + r], fours[12 + r]];
         let (even, odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
         let (next_even, next_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
-        let quarters = [
-            _mm512_shuffle_i32x4::<0x88>(even, next_even),
-            _mm512_shuffle_i32x4::<0x88>(odd, next_odd),
-            _mm512_shuffle_i32x4::<0xdd>(even, next_even),
-            _mm512_shuffle_i32x4::<0xdd>(odd, next_odd),
-        ];
-        for (q, quarter) in quarters.into_iter().enumerate() {
-            // SAFETY: sixteen numbers from there on are within the row.
-            unsafe { _mm512_storeu_si512(to[4 * q + r].as_mut_ptr().add(at).cast(), quarter) };
-        }
+        result[r] = _mm512_shuffle_i32x4::<0x88>(even, next_even);
+        result[4 + r] = _mm512_shuffle_i32x4::<0x88>(odd, next_odd);
+        result[8 + r] = _mm512_shuffle_i32x4::<0xdd>(even, next_even);
+        result[12 + r] = _mm512_shuffle_i32x4::<0xdd>(odd, next_odd);
     }
+    result
 }

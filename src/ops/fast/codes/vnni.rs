@@ -4,9 +4,11 @@
 //! at the end, transposed on the way. `vpdpbusd` takes unsigned bytes of A: codes are offset by 128, and a row of 128
 //! before A gives `128 * sum of b`, which is taken off every row.
 
-use super::{COLUMNS, Finish, Operands, REACH, Task, over_threads, with_bytes};
+use super::{COLUMNS, Finish, Operands, REACH, Task, by_blocks, over_threads, with_bytes};
 use std::arch::x86_64::*;
 
+/// Rows of A up to which they and the row before them are multiplied at once.
+const FEW: usize = 4;
 /// Bytes of a vector.
 const WIDTH: usize = 64;
 
@@ -29,28 +31,28 @@ pub(super) fn compute(operands: Operands, tasks: Vec<Task>, finish: &Finish) {
     });
 }
 
-fn one(operands: Operands, a: &[u8], mut task: Task, finish: &Finish) {
+fn one(operands: Operands, a: &[u8], task: Task, finish: &Finish) {
     let Operands { b, k, .. } = operands;
-    let rows = (REACH / k).clamp(4, 64) & !3;
-    let mut sums = vec![0; (rows + 1) * COLUMNS];
+    // Few rows are multiplied along with the one before them: then B is read once.
+    let together = task.rows.len() < FEW && task.rows.start == 0;
+    let (first, rows) = (task.rows.start, (REACH / k).clamp(4, 64) & !3);
     let mut excess = [0; COLUMNS];
-    for first_column in task.columns.clone().step_by(COLUMNS) {
-        let columns = COLUMNS.min(task.columns.end - first_column);
-        let b = &b[first_column * k..][..columns * k];
-        // Row zero of `a` goes before the first rows.
-        sums_of(&a[..k], b, k, &mut excess);
-        for first_row in task.rows.clone().step_by(rows) {
-            let live = rows.min(task.rows.end - first_row);
-            sums_of(&a[(1 + first_row) * k..][..live * k], b, k, &mut sums);
-            for (i, sums) in sums.chunks_mut(COLUMNS).take(live).enumerate() {
-                let sums = &mut sums[..columns];
-                sums.iter_mut().zip(&excess).for_each(|(sum, excess)| *sum -= excess);
-                let piece = &mut task.pieces[first_row + i - task.rows.start];
-                let first = first_column - task.columns.start;
-                finish(first_row + i, first_column, sums, &mut piece[first..first + columns]);
-            }
+    let mut all = vec![0; FEW * COLUMNS];
+    by_blocks(task, rows, finish, |rows, columns, sums| {
+        let b = &b[columns.start * k..columns.end * k];
+        if rows.start == first {
+            let count = if together { 1 + rows.len() } else { 1 };
+            sums_of(&a[..count * k], b, k, &mut all);
+            excess.copy_from_slice(&all[..COLUMNS]);
         }
-    }
+        match together {
+            true => sums[..rows.len() * COLUMNS].copy_from_slice(&all[COLUMNS..(1 + rows.len()) * COLUMNS]),
+            false => sums_of(&a[(1 + rows.start) * k..(1 + rows.end) * k], b, k, sums),
+        }
+        for sums in sums.chunks_mut(COLUMNS).take(rows.len()) {
+            sums.iter_mut().zip(&excess).for_each(|(sum, excess)| *sum -= excess);
+        }
+    });
 }
 
 /// sums[i * COLUMNS + j] = a[i] . b[j]
@@ -63,11 +65,11 @@ fn sums_of(a: &[u8], b: &[i8], k: usize, sums: &mut [i32]) {
             sums[i * COLUMNS + j] = sum;
         }
     };
-    if m == 1 {
-        for j in (0..n).step_by(16) {
+    if m <= 2 {
+        for j in (0..n).step_by(8) {
             // SAFETY: the processor has these instructions, or nobody would have come here.
-            let all = unsafe { tile::<1, 16>([row(0)], std::array::from_fn(|c| column(j + c))) };
-            (0..16).for_each(|c| put(0, j + c, all[c]));
+            let all = unsafe { tile::<2, 8>([row(0), row(1)], std::array::from_fn(|c| column(j + c))) };
+            all.iter().enumerate().for_each(|(at, &sum)| put(at / 8, j + at % 8, sum));
         }
         return;
     }
