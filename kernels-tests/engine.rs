@@ -10,7 +10,9 @@ use kiln::graph::{Graph, Node, gradient};
 use kiln::ops::cast::Cast;
 use kiln::ops::launch::{Bind, Caps, Variant};
 use kiln::ops::matmul::MatmulEmit;
+use kiln::ops::matmul_int8::{Codes, MatmulInt8Emit};
 use kiln::ops::pointwise::PointwiseEmit;
+use kiln::ops::quantize_rows::{QuantizeRowsEmit, Rule};
 use kiln::ops::reduce::ReduceEmit;
 use kiln::ops::{Emit, Operator};
 use kiln::plan::{Arena, Engine, Error, HostEngine, Plan, Residents, Span, first_variant, plan};
@@ -32,6 +34,7 @@ const TRIALS: &[(&str, Body)] = &[
     ("a_kernel_that_computes_something_else_is_found_out_and_not_used", impostor),
     ("each_dispatch_of_a_plan_is_timed", timed),
     ("two_plans_share_slots_and_arenas", two_plans),
+    ("a_layer_of_codes_gives_on_the_device_what_it_gives_on_the_host", layer_of_codes),
     ("a_cast_to_packed_halves_gives_the_bits_the_host_gives", packed_bits),
 ];
 
@@ -51,6 +54,52 @@ fn main() {
         })
     };
     libtest_mimic::run(&arguments, TRIALS.iter().map(trial).collect()).exit();
+}
+
+/// Weights of 35 codes live in an arena of bytes; activations are quantised within the run, and their 21 codes read back.
+fn layer_of_codes(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Type::f32([3, 7]));
+    let codes = graph.parameter("codes", Type::new(DType::I8, [5, 7]));
+    let scales = graph.parameter("scales", Type::f32([5]));
+    let [q, s] = graph.quantize_rows(x, Rule::Wide)?;
+    let y = graph.linear_int8(Codes { codes: q, scales: s }, Codes { codes, scales }, None)?;
+    [("q", q), ("y", y)].into_iter().for_each(|(name, value)| graph.output(name, value));
+    let at = |arena| Span { arena, offset_bytes: 256 };
+    let arena =
+        |name: &str, dtype, count: usize| Arena { name: name.into(), kind: Type::new(dtype, [count]) };
+    let residents = Residents {
+        arenas: vec![arena("codes", DType::I8, 512), arena("scales", DType::F32, 128)],
+        places: [("codes".to_string(), at(0)), ("scales".to_string(), at(1))].into(),
+        ..Residents::default()
+    };
+    let planned = plan(&graph, &residents, gpu.caps(), &mut first_variant)?;
+    let pipelines = Pipelines::new(gpu);
+    let device = GpuEngine::new(gpu.clone(), &pipelines, &residents.arenas, vec![planned.clone()])?;
+    let mut engines: [Box<dyn Engine>; 2] =
+        [Box::new(HostEngine::new(&residents.arenas, vec![planned])), Box::new(device)];
+    let mut stream = Stream::new(&[35]);
+    let codes = Tensor::i8([5, 7], (0..35).map(|_| stream.below(256) as u8 as i8).collect());
+    let scales = Tensor::f32([5], (0..5).map(|i| 0.01 * (i + 1) as f32).collect());
+    let x = Tensor::f32([3, 7], (0..21).map(|_| stream.normal() as f32).collect());
+    let mut results = vec![];
+    for engine in &mut engines {
+        engine.write(at(0), &codes)?;
+        engine.write(at(1), &scales)?;
+        results.push(engine.run(0, &[&x])?);
+        if engine.read(at(0), &Type::new(DType::I8, [5, 7]))? != codes {
+            return Err(format!("{}: codes come back as others", engine.describe()).into());
+        }
+    }
+    if results[0][0] != results[1][0] || results[0][0].host_type() != Type::new(DType::I8, [3, 7]) {
+        return Err(format!("{:?}, on the device {:?}", results[0][0], results[1][0]).into());
+    }
+    for (host, device) in results[0][1].to_f64().iter().zip(results[1][1].to_f64()) {
+        if (host - device).abs() > 1e-6 * host.abs().max(1.0) {
+            return Err(format!("{host}, on the device {device}").into());
+        }
+    }
+    Ok(())
 }
 
 /// Signed values around every edge of f16 and bf16, in an odd and an even number; without 16-bit arithmetic, by request.

@@ -32,6 +32,7 @@ pub fn tensors(path: &Path, prefix: &str) -> Result<Tensors, Failed> {
         let data = match view.dtype() {
             Dtype::F32 => Data::F32(elements(view.data(), f32::from_le_bytes)),
             Dtype::I32 => Data::I32(elements(view.data(), i32::from_le_bytes)),
+            Dtype::I8 => Data::I8(elements(view.data(), i8::from_le_bytes)),
             Dtype::I64 => {
                 let wide = elements(view.data(), i64::from_le_bytes).into_iter().map(i32::try_from);
                 Data::I32(wide.collect::<Result<_, _>>()?)
