@@ -155,7 +155,7 @@ fn same_codes(got: &Tensor, expected: &Tensor, x: &Tensor, scales: &Tensor) -> R
 fn close(what: &str, got: &Tensor, expected: &Tensor) -> Result<(), Failed> {
     let (got, expected) = (got.to_f64(), expected.to_f64());
     let largest = expected.iter().fold(0.0f64, |most, e| most.max(e.abs()));
-    let off = got.iter().zip(&expected).position(|(g, e)| !((g - e).abs() <= FLOATS * largest));
+    let off = got.iter().zip(&expected).position(|(g, e)| (g - e).abs() > FLOATS * largest || g.is_nan());
     match off {
         _ if got.len() != expected.len() || got.is_empty() => {
             Err(format!("{what}: {} elements, expected {}", got.len(), expected.len()).into())

@@ -5,6 +5,8 @@
 //! it gives what is to be taken off again.
 
 #[cfg(target_arch = "x86_64")]
+mod memory;
+#[cfg(target_arch = "x86_64")]
 mod pairs;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
@@ -13,13 +15,10 @@ mod vnni;
 
 use super::widest;
 use rayon::prelude::*;
-use std::cell::RefCell;
 use std::ops::Range;
 
 /// Multiply-adds below which a product stays on its thread.
 const FEW: usize = 1 << 17;
-/// Bytes of rows of A that are worked on at a time: they stay in the first cache.
-const REACH: usize = 24 << 10;
 /// Columns of which a task keeps sums at a time.
 const COLUMNS: usize = 256;
 
@@ -146,53 +145,24 @@ fn by_blocks(
     }
 }
 
-thread_local! {
-    /// Memory for packed operands and for sums, kept from call to call.
-    static BYTES: RefCell<Vec<u64>> = const { RefCell::new(vec![]) };
-}
-
-/// Lends `work` that many bytes, whatever they hold, from the start of a cache line. They are taken out for the time, since the
-/// thread may work on another product while it waits for one.
-fn with_bytes<T>(count: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
-    const LINE: usize = 8;
-    let mut kept = BYTES.take();
-    let words = count.div_ceil(8) + LINE;
-    if kept.len() < words {
-        kept.resize(words, 0);
-    }
-    let first = kept.as_ptr().align_offset(64).min(LINE);
-    let result = work(&mut bytemuck::cast_slice_mut(&mut kept[first..])[..count]);
-    BYTES.set(kept);
-    result
-}
-
 fn plain(operands: Operands, tasks: Vec<Task>, finish: &Finish) {
     let Operands { a, b, k } = operands;
     over_threads(operands, tasks, |task| {
-        let mut sums = vec![0; task.columns.len()];
-        let b = &b[task.columns.start * k..task.columns.end * k];
-        for (row, piece) in task.rows.zip(task.pieces) {
-            dots(&a[row * k..][..k], b, &mut sums);
-            finish(row, task.columns.start, &sums, piece);
-        }
+        by_blocks(task, 1, finish, |rows, columns, sums| {
+            dots(&a[rows.start * k..][..k], &b[columns.start * k..columns.end * k], sums);
+        });
     });
 }
-
-/// Rows of B that are multiplied at a time.
-const AT_A_TIME: usize = 4;
 
 widest! {
     /// sums[j] = a . b[j] for rows of B.
     fn dots(a: &[i8], b: &[i8], sums: &mut [i32]) {
-        let k = a.len();
-        for (sums, b) in sums.chunks_mut(AT_A_TIME).zip(b.chunks(AT_A_TIME * k)) {
-            for (sum, b) in sums.iter_mut().zip(b.chunks_exact(k)) {
-                let mut total = 0i32;
-                for (&a, &b) in a.iter().zip(b) {
-                    total += i32::from(i16::from(a) * i16::from(b));
-                }
-                *sum = total;
+        for (sum, b) in sums.iter_mut().zip(b.chunks_exact(a.len())) {
+            let mut total = 0;
+            for (&a, &b) in a.iter().zip(b) {
+                total += i32::from(a) * i32::from(b);
             }
+            *sum = total;
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Its products of bytes themselves saturate, so both operands are widened: A once, for all columns, B where it is read.
 
-use super::{COLUMNS, Finish, Operands, REACH, Task, by_blocks, over_threads, with_bytes};
+use super::memory::{REACH, with_bytes};
+use super::{COLUMNS, Finish, Operands, Task, by_blocks, over_threads};
 use std::arch::x86_64::*;
 
 /// Codes of a vector.

@@ -6,7 +6,8 @@
 //!
 //! Why in assembly: the compiler's own functions for these instructions are not stable yet.
 
-use super::{Finish, Operands, Task, over_threads, with_bytes};
+use super::memory::with_bytes;
+use super::{Finish, Operands, Task, over_threads};
 use rayon::prelude::*;
 use std::arch::asm;
 use std::arch::x86_64::*;

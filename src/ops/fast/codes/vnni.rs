@@ -4,7 +4,8 @@
 //! at the end, transposed on the way. `vpdpbusd` takes unsigned bytes of A: codes are offset by 128, and a row of 128
 //! before A gives `128 * sum of b`, which is taken off every row.
 
-use super::{COLUMNS, Finish, Operands, REACH, Task, by_blocks, over_threads, with_bytes};
+use super::memory::{REACH, with_bytes};
+use super::{COLUMNS, Finish, Operands, Task, by_blocks, over_threads};
 use std::arch::x86_64::*;
 
 /// Rows of A up to which they and the row before them are multiplied at once.
