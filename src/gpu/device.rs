@@ -5,7 +5,8 @@
 
 use super::quiet::unless_it_panics;
 use super::{Error, Result};
-use crate::ops::launch::Caps;
+use crate::ops::launch::{Caps, Cooperative};
+use crate::tensor::DType;
 use std::sync::{Arc, Mutex};
 
 /// What there is to know about an adapter before it is opened.
@@ -56,6 +57,16 @@ fn welcome_features() -> wgpu::Features {
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
+        | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+}
+
+/// Leave to use what wgpu calls experimental, where it is used.
+fn experimental(features: wgpu::Features) -> wgpu::ExperimentalFeatures {
+    if !features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: the kernels that need it are judged on this adapter, against others that do not, before they are used.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 /// Keeps Mesa's layer for choosing a device from complaining on stderr where there is no desktop.
@@ -109,9 +120,11 @@ impl Gpu {
     }
 
     fn open_adapter((listing, adapter): (Listing, wgpu::Adapter)) -> Result<Gpu> {
+        let required_features = adapter.features() & welcome_features();
         let request = wgpu::DeviceDescriptor {
             label: Some("kiln"),
-            required_features: adapter.features() & welcome_features(),
+            required_features,
+            experimental_features: experimental(required_features),
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -262,6 +275,8 @@ fn describe(index: usize, adapter: &wgpu::Adapter) -> Listing {
         } else {
             0
         },
+        subgroup_most: info.subgroup_max_size,
+        cooperative: cooperative(adapter),
         int64: features.contains(wgpu::Features::SHADER_INT64),
         max_invocations: limits.max_compute_invocations_per_workgroup,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -287,6 +302,24 @@ fn describe(index: usize, adapter: &wgpu::Adapter) -> Listing {
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         subgroup_sizes: [info.subgroup_min_size, info.subgroup_max_size],
     }
+}
+
+/// Cooperative matrices of the adapter, those that are square and of floats.
+fn cooperative(adapter: &wgpu::Adapter) -> Vec<Cooperative> {
+    if !adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return vec![];
+    }
+    let float = |kind| match kind {
+        wgpu::CooperativeScalarType::F16 => Some(DType::F16),
+        wgpu::CooperativeScalarType::F32 => Some(DType::F32),
+        _ => None,
+    };
+    let own = |p: wgpu::CooperativeMatrixProperties| {
+        let square = p.m_size == p.n_size && p.m_size == p.k_size;
+        let (operands, sums) = float(p.ab_type).zip(float(p.cr_type))?;
+        square.then_some(Cooperative { side: p.m_size, operands, sums })
+    };
+    adapter.cooperative_matrix_properties().into_iter().filter_map(own).collect()
 }
 
 /// Bytes of the largest heap that is local to the device.

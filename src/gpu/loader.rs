@@ -61,6 +61,9 @@ pub fn text(kernel: &Kernel) -> Result<String> {
     if lines.iter().any(|line| uses_f16(line)) {
         text.push_str("enable f16;\n");
     }
+    if kernel.needs_cooperative() {
+        text.push_str("enable wgpu_cooperative_matrix;\n");
+    }
     for line in &lines {
         text.push_str(line);
         text.push('\n');
@@ -139,7 +142,7 @@ fn uses_f16(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::launch::Caps;
+    use crate::ops::launch::{Caps, Cooperative};
     use crate::tensor::Type;
     use std::collections::BTreeSet;
 
@@ -150,14 +153,25 @@ mod tests {
     /// Every kernel that any case launches, with f32 storage, and those that measure roofs.
     fn kernels() -> Vec<Kernel> {
         let mut kernels: BTreeSet<Kernel> = crate::gpu::roof::kernels().into_iter().collect();
-        let caps = Caps { f16: true, subgroup: true, subgroup_size: 8, int64: true, ..Caps::portable() };
+        let matrices = Cooperative { side: 8, operands: DType::F32, sums: DType::F32 };
+        let caps = Caps {
+            f16: true,
+            subgroup: true,
+            subgroup_size: 8,
+            subgroup_most: 8,
+            int64: true,
+            cooperative: vec![matrices],
+            max_workgroup_bytes: 32 << 10,
+            ..Caps::portable()
+        };
+        let on_cpu = Caps { is_cpu: true, ..caps.clone() };
         for (_, cases) in crate::ops::families() {
             for case in cases().list {
                 let device = |t: Type| if t.dtype == DType::F64 { Type::new(DType::F32, t.shape) } else { t };
                 let inputs: Vec<Type> = case.inputs.iter().map(|t| device(t.host_type())).collect();
                 let outputs = case.op.signature(&inputs).expect("a case fits its operator");
-                let variants = case.op.launch(&inputs, &outputs, &caps);
-                kernels.extend(variants.into_iter().flat_map(|v| v.launches).map(|l| l.kernel));
+                let variants = [&caps, &on_cpu].map(|caps| case.op.launch(&inputs, &outputs, caps));
+                kernels.extend(variants.into_iter().flatten().flat_map(|v| v.launches).map(|l| l.kernel));
             }
         }
         kernels.into_iter().collect()

@@ -134,6 +134,8 @@ fn fits(gpu: &Gpu, kernel: &Kernel, reflection: &Reflection) -> Result<()> {
         (format!("{buffers} storage buffers"), caps.max_storage_buffers.to_string())
     } else if kernel.needs_f16() && !caps.f16 {
         ("16-bit floats (SHADER_F16)".into(), "none".into())
+    } else if kernel.needs_cooperative() && caps.cooperative.is_empty() {
+        ("cooperative matrices".into(), "none".into())
     } else {
         return Ok(());
     };

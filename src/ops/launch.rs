@@ -16,6 +16,10 @@ pub struct Caps {
     pub subgroup: bool,
     /// Invocations per subgroup where the adapter has one fixed size (its least and greatest are equal), else 0.
     pub subgroup_size: u32,
+    /// Invocations a subgroup may have at most; 0 where it is not known.
+    pub subgroup_most: u32,
+    /// Cooperative matrices it multiplies (EXPERIMENTAL_COOPERATIVE_MATRIX).
+    pub cooperative: Vec<Cooperative>,
     /// 64-bit integers (SHADER_INT64): one load then moves eight floats.
     pub int64: bool,
     /// Invocations per workgroup.
@@ -28,6 +32,17 @@ pub struct Caps {
     pub max_storage_buffers: u32,
 }
 
+/// Square matrices that a subgroup multiplies and adds together: C = A B + C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cooperative {
+    /// Rows and columns of all three.
+    pub side: u32,
+    /// Elements of A and B.
+    pub operands: DType,
+    /// Elements of C.
+    pub sums: DType,
+}
+
 impl Caps {
     /// The limits every WebGPU adapter grants.
     pub fn portable() -> Self {
@@ -36,6 +51,8 @@ impl Caps {
             f16: false,
             subgroup: false,
             subgroup_size: 0,
+            subgroup_most: 0,
+            cooperative: vec![],
             int64: false,
             max_invocations: 256,
             max_workgroup_bytes: 16 << 10,
@@ -87,6 +104,11 @@ impl Kernel {
     /// True if it has elements of f16, which not every adapter computes with.
     pub fn needs_f16(&self) -> bool {
         self.types.iter().any(|(_, dtype)| *dtype == DType::F16)
+    }
+
+    /// True if it computes with cooperative matrices.
+    pub fn needs_cooperative(&self) -> bool {
+        self.paste.iter().any(|(_, text)| text.contains("coop_mat"))
     }
 
     /// Fills a paste line.

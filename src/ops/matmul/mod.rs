@@ -4,11 +4,13 @@
 //! needs no 16-bit arithmetic; they may stand beside each other and beside f32 where the output is f32. The gradient of such
 //! an operand then is f32 too: it comes from sums in f32, and nothing is gained by rounding it before what follows has seen it.
 //!
-//! Derivatives are matmuls of other forms, so no transpose is ever
-//! computed. `matmul_plain` is the referee, `matmul_tile` is for GPUs, `matmul_register` and, where subgroups have a fixed
-//! small size, `matmul_broadcast` for drivers that run on the CPU; `matmul_vector` is for the few rows of a text's next token.
+//! Derivatives are matmuls of other forms, so no transpose is ever computed. `matmul_plain` is the referee. For GPUs there are
+//! `matmul_tile` in several sizes, with K in parts where outputs are few, and `matmul_cooperative` where the hardware multiplies
+//! small matrices; for drivers that run on the CPU `matmul_register` and, where subgroups have a fixed small size,
+//! `matmul_broadcast`; `matmul_vector` is for the few rows of a text's next token.
 
 mod access;
+mod cooperative;
 mod fast;
 mod geometry;
 mod launch;
@@ -341,6 +343,11 @@ pub fn cases() -> Cases {
     }
     for form in [Form::Nt, Form::Tn] {
         add_case(&mut cases, Matmul::new(form), &[3], [9, 16, 24]);
+    }
+    // Few outputs with long sums, in parts that are even and uneven.
+    for (form, sizes) in [(Form::Nn, [20, 40, 300]), (Form::Nt, [9, 67, 256]), (Form::Tn, [72, 7, 521])] {
+        add_case(&mut cases, Matmul::new(form), &[], sizes).no_gradient();
+        add_case(&mut cases, Matmul::new(form).with_bias(), &[2], sizes).no_gradient();
     }
     // Few rows: one chunk, several turns with a ragged end, columns past the last team's.
     for form in [Form::Nn, Form::Nt] {

@@ -1,7 +1,7 @@
 //! Shader text of the workgroup-tiled matmul: declarations, the unrolled sums and the stores.
 
 use super::access::{PARTS, four};
-use super::geometry::Form;
+use super::geometry::{Form, Geometry};
 use crate::tensor::DType;
 use std::fmt::Write;
 
@@ -14,6 +14,8 @@ macro_rules! line {
 const SIDE: usize = 16;
 /// Portable bytes of workgroup memory.
 const PORTABLE_BYTES: usize = 16 << 10;
+/// Bytes of a staged vec4.
+const QUAD_BYTES: usize = 16;
 
 /// What distinguishes one generated kernel from another.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +27,8 @@ pub(super) struct Template {
     pub row_quads: usize,
     /// Quads of four columns each invocation owns.
     pub column_quads: usize,
+    /// Buffers that are staged in turn: one, or two so that fetching goes on while the other is multiplied.
+    pub buffers: usize,
     /// Read `a` four elements at a time: its contiguous axis is a multiple of four.
     pub a_fours: bool,
     /// The same for `b`.
@@ -39,11 +43,24 @@ impl Template {
         [self.row_quads * 4 * SIDE, self.column_quads * 4 * SIDE]
     }
 
+    /// Tiles of the whole batch.
+    pub(super) fn tiles(&self, sizes: &Geometry) -> usize {
+        let [tile_m, tile_n] = self.tile();
+        sizes.matrices() * sizes.m.div_ceil(tile_m) * sizes.n.div_ceil(tile_n)
+    }
+
     /// Depth staged at a time: 16 where both operands fit in the portable workgroup memory, else 8.
     pub(super) fn step(&self) -> usize {
-        let bytes =
-            |step| -> usize { self.staging(step).map(|[line, lines]| lines * (line + 1) * 16).iter().sum() };
-        if bytes(16) <= PORTABLE_BYTES { 16 } else { 8 }
+        if self.buffer_bytes(16) <= PORTABLE_BYTES { 16 } else { 8 }
+    }
+
+    /// Workgroup memory it takes.
+    pub(super) fn workgroup_bytes(&self) -> usize {
+        self.buffers * self.buffer_bytes(self.step())
+    }
+
+    fn buffer_bytes(&self, step: usize) -> usize {
+        self.staging(step).map(|[line, lines]| lines * (line + 1) * QUAD_BYTES).iter().sum()
     }
 
     /// Vec4 per staged line and number of lines, of `a` and of `b`.
@@ -78,6 +95,75 @@ impl Template {
         text
     }
 
+    /// Which buffer comes first, and with two of them the first step's elements.
+    pub(super) fn begin(&self) -> String {
+        if self.buffers == 1 {
+            return "let stage_a = 0u;\nlet stage_b = 0u;\n".to_string();
+        }
+        let mut text = "var stage_a = 0u;\nvar stage_b = 0u;\n".to_string();
+        self.fetch(&mut text, "var ", "k_first");
+        text
+    }
+
+    /// This step's elements into workgroup memory.
+    pub(super) fn stage(&self) -> String {
+        let mut text = String::new();
+        for (name, first) in [("a", "row0"), ("b", "column0")] {
+            let upper = name.to_uppercase();
+            if self.buffers == 1 {
+                line!(text, "for (var word = lane; word < {upper}_LINES * {upper}_LINE; word += 256u) {{");
+                line!(text, "let line = word / {upper}_LINE;\nlet quad = word % {upper}_LINE;");
+                let place = format!("line * ({upper}_LINE + 1u) + quad");
+                line!(
+                    text,
+                    "{name}_tile[{place}] = read_{name}({name}_base, line, quad * 4u, {first}, k0);\n}}"
+                );
+                continue;
+            }
+            for word in 0..self.words(name) {
+                let at = format!("(lane + {}u)", word * SIDE * SIDE);
+                let place = format!("{at} / {upper}_LINE * ({upper}_LINE + 1u) + {at} % {upper}_LINE");
+                line!(text, "{name}_tile[stage_{name} + {place}] = {name}_next{word};");
+            }
+        }
+        text
+    }
+
+    /// With two buffers, the next step's elements are fetched while this one's are multiplied.
+    pub(super) fn ahead(&self) -> String {
+        let mut text = String::new();
+        if self.buffers == 2 {
+            self.fetch(&mut text, "", "k0 + STEP");
+        }
+        text
+    }
+
+    /// The end of a step: nobody may still read what is staged next.
+    pub(super) fn turn(&self) -> &'static str {
+        match self.buffers {
+            1 => "workgroupBarrier();\n",
+            _ => "stage_a = A_SIZE - stage_a;\nstage_b = B_SIZE - stage_b;\n",
+        }
+    }
+
+    /// Reads the elements of the step at `k` that this invocation stages. Past the end of K they are zero.
+    fn fetch(&self, text: &mut String, declare: &str, k: &str) {
+        for (name, first) in [("a", "row0"), ("b", "column0")] {
+            let upper = name.to_uppercase();
+            for word in 0..self.words(name) {
+                let at = format!("(lane + {}u)", word * SIDE * SIDE);
+                let place = format!("{at} / {upper}_LINE, {at} % {upper}_LINE * 4u");
+                line!(text, "{declare}{name}_next{word} = read_{name}({name}_base, {place}, {first}, {k});");
+            }
+        }
+    }
+
+    /// Vec4 of an operand that each invocation stages.
+    fn words(&self, name: &str) -> usize {
+        let [line, lines] = self.staging(self.step())[usize::from(name == "b")];
+        line * lines / (SIDE * SIDE)
+    }
+
     /// Four steps along K.
     pub(super) fn multiply(&self) -> String {
         let mut text = String::new();
@@ -87,12 +173,15 @@ impl Template {
                 if i == 0 {
                     for k in 0..4 {
                         let quad = format!("{}u + lane_y", j * SIDE);
-                        line!(text, "let am{k}_{j} = a_tile[(quad * 4u + {k}u) * (A_LINE + 1u) + {quad}];");
+                        line!(
+                            text,
+                            "let am{k}_{j} = a_tile[stage_a + (quad * 4u + {k}u) * (A_LINE + 1u) + {quad}];"
+                        );
                     }
                 }
             } else {
                 let row = format!("{}u + lane_y * 4u", j * 4 * SIDE + i);
-                line!(text, "let ar{r} = a_tile[({row}) * (A_LINE + 1u) + quad];");
+                line!(text, "let ar{r} = a_tile[stage_a + ({row}) * (A_LINE + 1u) + quad];");
             }
         }
         for j in 0..self.column_quads {
@@ -100,10 +189,13 @@ impl Template {
                 if self.form == Form::Nt {
                     // Neighbouring lanes take neighbouring lines: their stride is odd, so they meet in no bank.
                     let column = format!("{}u + lane_x", (j * 4 + i) * SIDE);
-                    line!(text, "let bc{j}_{i} = b_tile[({column}) * (B_LINE + 1u) + quad];");
+                    line!(text, "let bc{j}_{i} = b_tile[stage_b + ({column}) * (B_LINE + 1u) + quad];");
                 } else {
                     let quad = format!("{}u + lane_x", j * SIDE);
-                    line!(text, "let b{j}_{i} = b_tile[(quad * 4u + {i}u) * (B_LINE + 1u) + {quad}];");
+                    line!(
+                        text,
+                        "let b{j}_{i} = b_tile[stage_b + (quad * 4u + {i}u) * (B_LINE + 1u) + {quad}];"
+                    );
                 }
             }
             if self.form == Form::Nt {
