@@ -6,7 +6,7 @@
 use super::{Result, place};
 use crate::graph::{Graph, Source};
 use crate::model::{Extent, Family, Mode, Weights};
-use crate::passes::{self, Epilogue, Fuse, Residual, Tidy};
+use crate::passes::{self, Epilogue, Fuse, Group, Residual, Tidy};
 use crate::plan::{Arena, Engine, Plan, Residents, Span};
 use crate::tensor::{DType, Tensor, Type};
 use crate::train::{self, Target};
@@ -114,7 +114,8 @@ fn graph_of(family: &dyn Family, count: usize, capacity: usize) -> Result<Graph>
     let extent = Extent { batch: 1, context: count };
     let forward = family.forward(&mut graph, extent, Mode::Continue { capacity })?;
     graph.output("logits", forward.logits);
-    let (graph, _) = passes::run(&[&Tidy, &Residual, &Fuse, &Epilogue], graph).map_err(train::Error::from)?;
+    let (graph, _) =
+        passes::run(&[&Tidy, &Residual, &Fuse, &Group, &Epilogue], graph).map_err(train::Error::from)?;
     Ok(graph)
 }
 

@@ -176,6 +176,12 @@ pub trait Operator: Debug + Send + Sync {
         &[]
     }
 
+    /// This operator and so many like it, of the same first input, as one: inputs are that and each one's second input, outputs
+    /// each one's output, or one that a program makes of them. For few rows, where launching is much of the work.
+    fn grouped(&self, _count: usize, _program: Option<&pointwise::Pointwise>) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
     /// The operator with a program of one input and one output applied to its first output.
     fn with_epilogue(&self, _program: &pointwise::Pointwise) -> Option<Arc<dyn Operator>> {
         None
@@ -242,6 +248,7 @@ pub fn families() -> Vec<Family> {
         ("expand", expand::cases),
         ("reduce", reduce::cases),
         ("matmul", matmul::cases),
+        ("matmul_group", matmul::group::cases),
         ("transpose", transpose::cases),
         ("slice", slice::cases),
         ("concat", concat::cases),

@@ -4,6 +4,7 @@
 
 mod epilogue;
 mod fuse;
+mod group;
 mod overwrite;
 mod precision;
 mod recompute;
@@ -12,6 +13,7 @@ mod tidy;
 
 pub use epilogue::Epilogue;
 pub use fuse::Fuse;
+pub use group::Group;
 pub use overwrite::Overwrite;
 pub use precision::Precision;
 pub use recompute::Recompute;

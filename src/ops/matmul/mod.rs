@@ -13,6 +13,7 @@ mod access;
 mod cooperative;
 mod fast;
 mod geometry;
+pub mod group;
 mod launch;
 mod reference;
 mod register;
@@ -253,6 +254,13 @@ impl Operator for Matmul {
 
     fn reading_halves(&self) -> Option<(Arc<dyn Operator>, &'static [usize])> {
         Some((Arc::new(self.clone().with_output(DType::F32)), &[0, 1]))
+    }
+
+    fn grouped(&self, count: usize, program: Option<&Pointwise>) -> Option<Arc<dyn Operator>> {
+        let plain =
+            self.form == Form::Nt && !self.has_bias && self.activation.is_none() && self.output.is_none();
+        (plain && (2..=group::MOST_MATRICES).contains(&count))
+            .then(|| Arc::new(group::MatmulGroup { matrices: count, program: program.cloned() }) as _)
     }
 
     fn with_epilogue(&self, program: &Pointwise) -> Option<Arc<dyn Operator>> {

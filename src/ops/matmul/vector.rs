@@ -121,27 +121,36 @@ impl Template {
     /// The loop and the stores.
     pub fn body(&self) -> String {
         let mut text = String::new();
-        match self.subgroup.is_some() {
-            true => line!(text, "for (var tile = number; tile < params.tiles; tile += count) {{"),
-            false => line!(text, "let tile = number;\n{{"),
-        }
-        match self.form {
-            Form::Nt => self.along_k(&mut text),
-            _ => self.along_n(&mut text),
-        }
-        line!(text, "}}");
+        self.over_tiles(&mut text, |text| match self.form {
+            Form::Nt => self.along_k(text),
+            _ => self.along_n(text),
+        });
         text
     }
 
     /// B as [N, K].
     fn along_k(&self, text: &mut String) {
+        let store = "c[row * params.n + column] = Elem(finish(y0, bias_at(column)));";
+        self.dot(text, &["b"], "params.n", "tile", store);
+    }
+
+    /// Columns of each of so many matrices that one team sums.
+    pub fn columns_of_each(&self, matrices: usize) -> usize {
+        self.columns() / matrices
+    }
+
+    /// Sums of some columns of `tile` along K for each of `matrices`, buffers that hold [`n`, K]; `store` is done by a lane for
+    /// every `row` and `column` with what the matrices give there as `y0`, `y1` ..
+    pub fn dot(&self, text: &mut String, matrices: &[&str], n: &str, tile: &str, store: &str) {
         let Template { m, chunk, .. } = *self;
-        let (columns, lanes) = (self.columns(), self.lanes());
+        let (each, lanes) = (self.columns_of_each(matrices.len()), self.lanes());
         let teams = self.group() / lanes;
+        // Sum number r belongs to matrix r / each.
+        let columns = each * matrices.len();
         line!(text, "let chunks = params.k / {chunk}u;");
-        line!(text, "let first = (tile * {teams}u + team) * {columns}u;");
+        line!(text, "let first = ({tile} * {teams}u + team) * {each}u;");
         for r in 0..columns {
-            line!(text, "let b_at{r} = min(first + {r}u, params.n - 1u) * chunks;");
+            line!(text, "let b_at{r} = min(first + {}u, {n} - 1u) * chunks;", r % each);
             (0..m).for_each(|i| line!(text, "var s{r}_{i} = 0.0;"));
         }
         line!(text, "for (var start = 0u; start < chunks; start += {lanes}u) {{");
@@ -161,31 +170,64 @@ impl Template {
             }
         }
         for r in 0..columns {
-            self.b.read(text, chunk, "b", &format!("b{r}"), &format!("b_at{r} + at"));
+            self.b.read(text, chunk, matrices[r / each], &format!("b{r}"), &format!("b_at{r} + at"));
             for i in 0..m {
                 (0..chunk).for_each(|j| line!(text, "s{r}_{i} = fma(a{i}_{j}, b{r}_{j}, s{r}_{i});"));
             }
         }
         line!(text, "}}");
-        let values = columns * m;
+        // Lane i * each + column of a team stores row i of that column.
+        let (values, stored) = (columns * m, each * m);
+        (0..matrices.len()).for_each(|y| line!(text, "var y{y} = 0.0;"));
         if self.subgroup.is_some() {
-            line!(text, "var y = 0.0;");
-            for e in 0..values {
-                let (r, i) = (e % columns, e / columns);
-                line!(text, "let t{e} = subgroupAdd(s{r}_{i});\ny = select(y, t{e}, lane == {e}u);");
+            for (r, i) in (0..m).flat_map(|i| (0..columns).map(move |r| (r, i))) {
+                let (y, place) = (r / each, i * each + r % each);
+                line!(text, "let t{r}_{i} = subgroupAdd(s{r}_{i});");
+                line!(text, "y{y} = select(y{y}, t{r}_{i}, lane == {place}u);");
             }
         } else {
-            for e in 0..values {
-                let (r, i) = (e % columns, e / columns);
+            for (r, i) in (0..m).flat_map(|i| (0..columns).map(move |r| (r, i))) {
+                let e = r / each * stored + i * each + r % each;
                 line!(text, "partial[(team * {values}u + {e}u) * {lanes}u + lane] = s{r}_{i};");
             }
-            line!(text, "workgroupBarrier();\nvar y = 0.0;\nif lane < {values}u {{");
+            line!(text, "workgroupBarrier();\nif lane < {stored}u {{");
             line!(text, "for (var j = 0u; j < {lanes}u; j += 1u) {{");
-            line!(text, "y += partial[(team * {values}u + lane) * {lanes}u + j];\n}}\n}}");
+            for y in 0..matrices.len() {
+                let e = format!("{}u + lane", y * stored);
+                line!(text, "y{y} += partial[(team * {values}u + {e}) * {lanes}u + j];");
+            }
+            line!(text, "}}\n}}");
         }
-        line!(text, "let column = first + lane % {columns}u;");
-        line!(text, "if lane < {values}u && column < params.n {{");
-        line!(text, "c[lane / {columns}u * params.n + column] = Elem(finish(y, bias_at(column)));\n}}");
+        line!(text, "let column = first + lane % {each}u;\nlet row = lane / {each}u;");
+        line!(text, "if lane < {stored}u && column < {n} {{\n{store}\n}}");
+    }
+
+    /// A loop over the tiles of a workgroup, each done by `each`.
+    pub fn over_tiles(&self, text: &mut String, each: impl FnOnce(&mut String)) {
+        match self.subgroup.is_some() {
+            true => line!(text, "for (var tile = number; tile < params.tiles; tile += count) {{"),
+            false => line!(text, "let tile = number;\n{{"),
+        }
+        each(text);
+        line!(text, "}}");
+    }
+
+    /// The operands' accesses: of A, of B.
+    pub fn accesses(&self) -> [Access; 2] {
+        [self.a, self.b]
+    }
+
+    /// Floats of one load.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    /// Declaration of the workgroup memory in which sums of B as [N, K] meet, if they do.
+    pub fn shared(&self) -> String {
+        if self.subgroup.is_some() {
+            return String::new();
+        }
+        format!("var<workgroup> partial: array<f32, {}>;\n", self.group() * self.columns() * self.m)
     }
 
     /// B as [K, N].
