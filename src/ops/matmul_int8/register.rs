@@ -10,6 +10,9 @@ use std::fmt::Write;
 /// Terms of a run: 1024 products of up to 128 * 128 sum up to 2^24 at most.
 pub(super) const RUN: usize = 1024;
 
+/// Rows whose sums go on side by side: while one product is under way, the other's begins.
+const ABREAST: usize = 2;
+
 /// Writes a line of shader text.
 macro_rules! line {
     ($text:expr, $($format:tt)*) => {{ let _ = writeln!($text, $($format)*); }};
@@ -108,16 +111,16 @@ impl Template {
             self.read(text, "a", j);
         }
         let steps = if self.sum == Sum::Fma { self.chunk } else { self.chunk / 4 };
-        for r in 0..self.rows {
-            for k in 0..steps {
+        for first in (0..self.rows).step_by(ABREAST) {
+            for (r, k) in (first..first + ABREAST).flat_map(|r| (0..steps).map(move |k| (r, k))) {
                 let own = format!("a{}_{k}", r / self.lanes);
                 match self.lanes {
                     1 => line!(text, "let f{r}_{k} = {own};"),
                     _ => line!(text, "let f{r}_{k} = subgroupBroadcast({own}, {}u);", r % self.lanes),
                 }
             }
-            for c in 0..self.columns {
-                for k in 0..steps {
+            for (c, k) in (0..self.columns).flat_map(|c| (0..steps).map(move |k| (c, k))) {
+                for r in first..first + ABREAST {
                     match self.sum {
                         Sum::Fma => line!(text, "s{r}_{c} = fma(f{r}_{k}, b{c}_{k}, s{r}_{c});"),
                         Sum::Dot => line!(text, "s{r}_{c} += dot4I8Packed(f{r}_{k}, b{c}_{k});"),
