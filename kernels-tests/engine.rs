@@ -33,6 +33,7 @@ const TRIALS: &[(&str, Body)] = &[
     ("the_variant_that_measures_fastest_is_chosen_and_remembered", tuned),
     ("a_kernel_that_computes_something_else_is_found_out_and_not_used", impostor),
     ("each_dispatch_of_a_plan_is_timed", timed),
+    ("a_run_cut_into_many_submissions_gives_the_same_and_the_cut_follows_the_clock", cut),
     ("two_plans_share_slots_and_arenas", two_plans),
     ("a_layer_of_codes_gives_on_the_device_what_it_gives_on_the_host", layer_of_codes),
     ("a_cast_to_packed_halves_gives_the_bits_the_host_gives", packed_bits),
@@ -250,6 +251,34 @@ fn steady_memory(gpu: &Arc<Gpu>) -> Result<(), Failed> {
         return Err(format!("the engine counts {held} bytes, the allocator handed out {before}").into());
     }
     Ok(())
+}
+
+fn cut(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let mut engine = engine(gpu)?;
+    let x = random(&mut Stream::new(&[6]), &[6, 24]);
+    let expected = engine.run(0, &[&x])?;
+    engine.limit_submissions(Duration::from_nanos(1));
+    let many = engine.submissions(0);
+    if many < 3 {
+        return Err(format!("{many} submissions where every dispatch exceeds the limit").into());
+    }
+    for _ in 0..3 {
+        if engine.run(0, &[&x])? != expected {
+            return Err("the cut changed a result".into());
+        }
+    }
+    let ticket = engine.submit(0, &[&x])?;
+    engine.collect(ticket, true)?;
+    match engine.device_seconds(ticket) {
+        Some(seconds) if seconds > 0.0 && seconds < 3600.0 => {}
+        None if !gpu.listing.timestamps => {}
+        other => return Err(format!("the run took {other:?} s").into()),
+    }
+    engine.limit_submissions(Duration::from_secs(3600));
+    match engine.submissions(0) {
+        1 => Ok(()),
+        more => Err(format!("{more} submissions within an hour").into()),
+    }
 }
 
 fn any_order(gpu: &Arc<Gpu>) -> Result<(), Failed> {

@@ -5,6 +5,7 @@
 //! the host waits only when a ring is full.
 
 use super::bytes::unpack;
+use super::clock::{Clock, STAMP_BYTES};
 use super::ready::{Maker, Ready, pack_float, shared_slots};
 use super::transfer::Exchange;
 use super::{Gpu, Pipelines};
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Runs that may be under way before the host waits.
 const DEPTH: usize = 3;
+/// Runs whose device time is remembered.
+const TIMES: usize = 256;
 /// Bytes that pass between host and arenas at a time, outside of runs.
 const DOOR_BYTES: u64 = 4 << 20;
 
@@ -25,7 +28,7 @@ pub fn transfer_bytes(plans: &[Plan]) -> u64 {
     let feeds = most(|plan| plan.feed_bytes);
     let reads = most(|plan| plan.reads.iter().map(|r| padded_bytes(&r.kind).next_multiple_of(8)).sum());
     let dispatches: usize = plans.iter().map(|plan| plan.dispatches.len()).sum();
-    DEPTH as u64 * (feeds + reads) + 2 * DOOR_BYTES + ALIGNMENT * dispatches as u64
+    DEPTH as u64 * (feeds + reads + STAMP_BYTES) + 2 * DOOR_BYTES + ALIGNMENT * dispatches as u64
 }
 
 /// Replays plans with compute shaders.
@@ -37,6 +40,9 @@ pub struct GpuEngine {
     free_readbacks: Vec<Exchange>,
     pending: VecDeque<Pending>,
     finished: HashMap<Ticket, Vec<Tensor>>,
+    clock: Option<Clock>,
+    /// Device seconds of the last runs that finished.
+    times: VecDeque<(Ticket, f64)>,
     door_in: Exchange,
     door_out: Exchange,
     next_ticket: u64,
@@ -70,7 +76,8 @@ impl GpuEngine {
             .map(|plan| Ready::new(&mut maker, pipelines, &arenas, &slots, plan))
             .collect::<Result<Vec<_>>>()?;
         let most = |of: fn(&Ready) -> u64| plans.iter().map(of).max().unwrap_or(0);
-        let (feed_bytes, read_bytes) = (most(|p| p.feed_bytes), most(|p| p.read_bytes));
+        let (feed_bytes, read_bytes) = (most(|p| p.feed_bytes), most(|p| p.read_bytes) + STAMP_BYTES);
+        let clock = Clock::new(&gpu)?;
         let mut uploads = VecDeque::new();
         let mut free_readbacks = vec![];
         for _ in 0..DEPTH {
@@ -88,6 +95,8 @@ impl GpuEngine {
             free_readbacks,
             pending: VecDeque::new(),
             finished: HashMap::new(),
+            clock,
+            times: VecDeque::with_capacity(TIMES),
             door_in,
             door_out,
             next_ticket: 0,
@@ -100,6 +109,17 @@ impl GpuEngine {
     /// Bytes of device memory that the driver's allocator has handed out, if it tells.
     pub fn allocated_bytes(&self) -> Option<u64> {
         self.gpu.device.generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
+
+    /// Changes the time that one submission may take, as far as it can be foreseen: a watchdog resets a GPU that is busy for
+    /// too long. At the start it is a quarter of a second on a GPU and without limit on a driver that runs on the CPU.
+    pub fn limit_submissions(&mut self, budget: Duration) {
+        self.plans.iter_mut().for_each(|plan| plan.pace.allow(budget));
+    }
+
+    /// Submissions that a run of plan `number` is cut into, as things stand.
+    pub fn submissions(&self, number: usize) -> usize {
+        self.plans[number].pace.parts().len()
     }
 
     /// Waits until nothing is under way.
@@ -116,6 +136,14 @@ impl GpuEngine {
         let mut results = vec![];
         for read in &self.plans[plan].reads {
             results.push(unpack(&back.get(&self.gpu, read.at, padded_bytes(&read.kind))?, &read.kind)?);
+        }
+        if let Some(clock) = &self.clock {
+            let at = self.plans[plan].read_bytes;
+            if let Some(seconds) = clock.seconds(&back.get(&self.gpu, at, STAMP_BYTES)?) {
+                self.times.truncate(TIMES - 1);
+                self.times.push_front((ticket, seconds));
+                self.plans[plan].pace.learn(seconds);
+            }
         }
         back.release();
         self.free_readbacks.push(back);
@@ -199,16 +227,22 @@ impl Engine for GpuEngine {
         if let Some(inputs) = &plan.inputs {
             encoder.copy_buffer_to_buffer(&staging.buffer, 0, inputs, 0, plan.feed_bytes);
         }
-        for (number, part) in plan.parts.iter().enumerate() {
+        let parts = plan.pace.parts();
+        for (number, part) in parts.iter().enumerate() {
             if number > 0 {
                 self.gpu.queue.submit([encoder.finish()]);
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
             }
-            plan.encode(&mut encoder, part.clone());
+            let writes =
+                self.clock.as_ref().and_then(|clock| clock.writes(number == 0, number + 1 == parts.len()));
+            plan.encode(&mut encoder, part.clone(), writes);
         }
         for read in &plan.reads {
             let size = padded_bytes(&read.kind);
             encoder.copy_buffer_to_buffer(&read.buffer, read.offset, &back.buffer, read.at, size);
+        }
+        if let Some(clock) = &self.clock {
+            clock.resolve(&mut encoder, &back.buffer, plan.read_bytes);
         }
         let submission = self.gpu.queue.submit([encoder.finish()]);
         staging.recall(submission.clone());
@@ -233,6 +267,10 @@ impl Engine for GpuEngine {
 
     fn memory_bytes(&self) -> u64 {
         self.held_bytes
+    }
+
+    fn device_seconds(&self, ticket: Ticket) -> Option<f64> {
+        self.times.iter().find(|(of, _)| *of == ticket).map(|&(_, seconds)| seconds)
     }
 
     /// The driver's part included.

@@ -1,11 +1,13 @@
 //! The only floor that knows wgpu: devices, shaders made concrete, pipelines, and the engine that replays a plan.
 
 pub mod bytes;
+mod clock;
 pub mod device;
 pub mod engine;
 mod evaluate;
 pub mod ledger;
 pub mod loader;
+mod pace;
 pub mod pipeline;
 pub mod qualify;
 mod quiet;

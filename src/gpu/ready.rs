@@ -1,20 +1,14 @@
 //! A plan made ready for a device: its buffers bound, its parameters packed, its dispatches cut into submissions.
 
 use super::bytes::pack;
+use super::pace::Pace;
 use super::pipeline::{Pipeline, params, window};
 use super::transfer::Exchange;
 use super::{Gpu, Pipelines};
-use crate::ops::Value;
-use crate::ops::launch::Caps;
 use crate::plan::{Binding, Error, Feed, Place, Plan, Result, padded_bytes};
 use crate::tensor::{DType, Tensor, Type};
 use std::ops::Range;
 use std::sync::Arc;
-
-/// Work in one submission: half a second for a GPU that reaches 40 GFLOP/s.
-const WORK_PER_SUBMISSION: f64 = 2e10;
-/// Operations that take as long as moving a byte.
-const FLOPS_PER_BYTE: f64 = 8.0;
 
 /// A plan with everything it needs to run.
 pub(super) struct Ready {
@@ -24,7 +18,7 @@ pub(super) struct Ready {
     pub(super) feed_bytes: u64,
     pub(super) steps: Vec<Step>,
     /// Steps of each submission.
-    pub(super) parts: Vec<Range<usize>>,
+    pub(super) pace: Pace,
     pub(super) params: wgpu::BindGroup,
     pub(super) reads: Vec<Readback>,
     pub(super) read_bytes: u64,
@@ -137,8 +131,8 @@ impl Ready {
             read_bytes += padded_bytes(&read.kind).next_multiple_of(8);
         }
         let (feeds, feed_bytes) = (plan.feeds.clone(), plan.feed_bytes);
-        let parts = parts(plan, gpu.caps());
-        Ok(Ready { feeds, inputs, feed_bytes, steps, parts, params, reads, read_bytes })
+        let pace = Pace::new(plan, gpu.caps());
+        Ok(Ready { feeds, inputs, feed_bytes, steps, pace, params, reads, read_bytes })
     }
 
     /// Offset and bytes of each feed, or which one does not fit.
@@ -153,8 +147,14 @@ impl Ready {
         self.feeds.iter().zip(feeds).map(pack).collect()
     }
 
-    pub(super) fn encode(&self, encoder: &mut wgpu::CommandEncoder, part: Range<usize>) {
-        let mut pass = encoder.begin_compute_pass(&Default::default());
+    pub(super) fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        part: Range<usize>,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) {
+        let described = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+        let mut pass = encoder.begin_compute_pass(&described);
         let mut last: Option<&Arc<Pipeline>> = None;
         for step in &self.steps[part] {
             if !last.is_some_and(|last| Arc::ptr_eq(last, &step.pipeline)) {
@@ -171,25 +171,6 @@ impl Ready {
         pass.set_bind_group(1, &self.params, &[step.params_offset]);
         pass.dispatch_workgroups(step.groups[0], step.groups[1], step.groups[2]);
     }
-}
-
-/// Cuts the dispatches into submissions of limited work: a watchdog resets a GPU that is busy for about two seconds.
-fn parts(plan: &Plan, caps: &Caps) -> Vec<Range<usize>> {
-    let graph = &plan.graph;
-    let types = |values: &[Value]| -> Vec<Type> { values.iter().map(|&v| graph.kind(v).clone()).collect() };
-    let (mut parts, mut first, mut work) = (vec![], 0, 0.0);
-    for (at, dispatch) in plan.dispatches.iter().enumerate() {
-        let node = &graph.nodes()[dispatch.node];
-        let cost = node.op.cost(&types(&node.inputs), &types(&node.outputs));
-        let own = cost.flops + FLOPS_PER_BYTE * cost.bytes;
-        if !caps.is_cpu && at > first && work + own > WORK_PER_SUBMISSION {
-            parts.push(first..at);
-            (first, work) = (at, 0.0);
-        }
-        work += own;
-    }
-    parts.push(first..plan.dispatches.len());
-    parts
 }
 
 fn range<'b>(binding: &Binding, at: &impl Fn(Place) -> (&'b wgpu::Buffer, u64)) -> wgpu::BufferBinding<'b> {

@@ -36,6 +36,12 @@ pub trait Engine {
         None
     }
 
+    /// Seconds from the beginning to the end of a run on the device, by its own clock, once it is collected; `None` where there
+    /// is no such clock, and of runs long past.
+    fn device_seconds(&self, _ticket: Ticket) -> Option<f64> {
+        None
+    }
+
     /// Runs a plan as [`Engine::run`] does and tells the time of each dispatch or operator, in ms with its node's number.
     ///
     /// What the plan overwrites may be overwritten more than once, so weights are not to be used after an update.

@@ -225,6 +225,7 @@ impl<'a> Lane<'a> {
                 lr: rate,
                 tokens_per_s: tokens_per_second,
                 ms: outcome.elapsed_ms,
+                device_ms: outcome.device_ms,
                 loss_scale: outcome.loss_scale,
                 skipped: outcome.skipped,
             })?;

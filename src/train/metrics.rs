@@ -36,9 +36,12 @@ pub struct Step {
     /// Tokens trained on per second.
     #[serde(deserialize_with = "number_or_null")]
     pub tokens_per_s: f64,
-    /// Duration of the step.
+    /// Time since the step before was seen to end. Several steps may be seen at once: each then has its share.
     #[serde(deserialize_with = "number_or_null")]
     pub ms: f64,
+    /// Time the device spent on this step by its own clock, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_ms: Option<f64>,
     /// Scale of the next step's loss, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<f64>,
@@ -216,6 +219,7 @@ mod tests {
             lr: 1e-3,
             tokens_per_s: 1920.0,
             ms: 400.0,
+            device_ms: None,
             loss_scale: None,
             skipped: false,
         }

@@ -83,6 +83,8 @@ pub struct Outcome {
     pub loss_scale: Option<f64>,
     /// Time since the step before was collected, in ms.
     pub elapsed_ms: f64,
+    /// Time the device spent on the step by its own clock, in ms, where it has one.
+    pub device_ms: Option<f64>,
 }
 
 /// Trains a set of weights.
@@ -104,6 +106,7 @@ pub struct Trainer {
 struct Flight {
     step: u64,
     losses: Vec<Ticket>,
+    gathers: Vec<Ticket>,
     update: Ticket,
     /// The step's batches, kept so that a bad one can be replayed.
     feeds: Vec<Feeds>,
@@ -263,25 +266,21 @@ impl Trainer {
     pub fn submit(&mut self, batches: Vec<Feeds>, rate: f64) -> Result<()> {
         assert_eq!(batches.len(), self.settings.accumulate, "one batch per accumulation");
         let mut feeds = batches;
-        let mut losses = vec![];
+        let (mut losses, mut gathers) = (vec![], vec![]);
         for (number, batch) in feeds.iter_mut().enumerate() {
             let counter = self.step * self.settings.accumulate as u64 + number as u64;
             batch.set("rng", self.rng(counter));
             losses.push(submit_named(self.engine.as_mut(), &self.plans, STEP, batch)?);
             if update::gathers(&self.settings) {
                 let scalars = update::gather_scalars(&self.settings, number);
-                submit_named(
-                    self.engine.as_mut(),
-                    &self.plans,
-                    GATHER,
-                    &Feeds::new().with("scalars", scalars),
-                )?;
+                let scalars = Feeds::new().with("scalars", scalars);
+                gathers.push(submit_named(self.engine.as_mut(), &self.plans, GATHER, &scalars)?);
             }
         }
         let scalars = update::scalars(&self.settings, rate, self.step);
         let update =
             submit_named(self.engine.as_mut(), &self.plans, UPDATE, &Feeds::new().with("scalars", scalars))?;
-        self.in_flight.push_back(Flight { step: self.step, losses, update, feeds });
+        self.in_flight.push_back(Flight { step: self.step, losses, gathers, update, feeds });
         self.step += 1;
         Ok(())
     }
@@ -297,13 +296,26 @@ impl Trainer {
             let results = self.engine.collect(ticket, true)?.expect("waited for");
             loss += results[0].to_f64()[0] / flight.losses.len() as f64;
         }
+        for &ticket in &flight.gathers {
+            self.engine.collect(ticket, true)?;
+        }
+        let runs = flight.losses.iter().chain(&flight.gathers).chain([&flight.update]);
+        let device_seconds: Option<f64> = runs.map(|&ticket| self.engine.device_seconds(ticket)).sum();
+        let device_ms = device_seconds.map(|seconds| 1e3 * seconds);
         let elapsed_ms = self.last_collected.elapsed().as_secs_f64() * 1e3;
         self.last_collected = Instant::now();
         let told = Told::of(&control[0]);
         let scale = (self.settings.loss_scale != LossScale::NONE).then_some(told.scale);
         let (gradient_norm, skipped) = (told.norm, told.skipped);
-        let outcome =
-            Outcome { step: flight.step, loss, gradient_norm, skipped, loss_scale: scale, elapsed_ms };
+        let outcome = Outcome {
+            step: flight.step,
+            loss,
+            gradient_norm,
+            skipped,
+            loss_scale: scale,
+            elapsed_ms,
+            device_ms,
+        };
         if told.halted {
             let what = match scale {
                 Some(_) if loss.is_finite() => "the gradient norm, whatever the loss scale,",

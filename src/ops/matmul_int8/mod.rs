@@ -147,6 +147,10 @@ impl Operator for MatmulInt8 {
         launch::variants(self, Sizes::of(&inputs[0].shape, &inputs[1].shape), caps)
     }
 
+    fn is_heavy(&self) -> bool {
+        true
+    }
+
     fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
         let Sizes { m, n, k } = Sizes::of(&inputs[0].shape, &inputs[1].shape);
         let each = 2 * k + 2 + self.has_bias as usize + self.activation.as_ref().map_or(0, |a| a.steps.len());
