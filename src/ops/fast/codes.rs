@@ -194,6 +194,7 @@ mod tests {
 
     #[test]
     fn every_shape_gives_the_exact_sums_by_every_means_there_is() {
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
         let mut all = vec![Means::Plain];
         #[cfg(target_arch = "x86_64")]
         {

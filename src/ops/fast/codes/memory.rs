@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 /// Bytes of rows of A that are worked on at a time: they stay in the first cache.
 pub(super) const REACH: usize = 24 << 10;
+
 thread_local! {
     /// What is kept.
     static BYTES: RefCell<Vec<u64>> = const { RefCell::new(vec![]) };
