@@ -408,6 +408,41 @@ fn an_overflow_skips_one_step_and_lowers_the_scale_and_one_that_never_ends_stops
 }
 
 #[test]
+fn a_skipped_step_leaves_no_trace_in_the_updates_that_follow() {
+    let rules = [
+        Rule::Adam { betas: [0.9, 0.999], eps: 1e-8 },
+        Rule::Adamw { betas: [0.9, 0.999], eps: 1e-8 },
+        Rule::Lamb { betas: [0.9, 0.999], eps: 1e-6 },
+        Rule::Sgd { momentum: 0.9, dampening: 0.4, nesterov: false },
+    ];
+    let mut hot = batch(0.1);
+    hot.set("x", Tensor::f32([4, 8], vec![1e19; 32]));
+    for (device, rule) in devices().into_iter().flat_map(|d| rules.map(|rule| (d, rule))) {
+        let target = Target::open(device).unwrap();
+        let run = |batches: &[&Feeds]| {
+            let loss_scale = LossScale::Dynamic { first: 1024.0, growth: 2.0, backoff: 0.5, interval: 2000 };
+            let settings = Settings { loss_scale, ..settings(rule) };
+            let mut trainer = Trainer::new(&target, &[vector("w", 8)], &square_loss, settings).unwrap();
+            trainer.set_weights(|_, _| Ok(Tensor::f32([8], vec![1.0; 8]))).unwrap();
+            let mut skipped = 0;
+            for batch in batches {
+                trainer.submit(vec![(*batch).clone()], 0.01).unwrap();
+                skipped += trainer.collect(true).unwrap().unwrap().skipped as usize;
+            }
+            (skipped, trainer.weights().unwrap()[0].1.to_f64())
+        };
+        let (one, other) = (batch(0.1), batch(-0.7));
+        let (none, straight) = run(&[&one, &other, &one]);
+        // At the very first steps, where Adam's correction is largest and momentum begins, and again later.
+        let (four, skipping) = run(&[&hot, &hot, &one, &hot, &other, &hot, &one]);
+        assert_eq!((none, four), (0, 4), "{device} {rule:?}");
+        for (a, b) in straight.iter().zip(&skipping) {
+            assert!((a - b).abs() < 1e-6, "{device} {rule:?}: {straight:?} {skipping:?}");
+        }
+    }
+}
+
+#[test]
 fn a_gpt_trained_in_halves_learns_what_it_learns_in_singles_and_resumes_with_its_loss_scale() {
     for device in devices().into_iter().filter(|d| Target::open(d).unwrap().caps().f16) {
         let root = tempfile::tempdir().unwrap();

@@ -4,6 +4,8 @@
 // invocations walk the arenas in fours with the stride of the whole grid. A block of 64 elements, sixteen fours, belongs to
 // one tensor.
 
+#import bias
+
 struct Params {
     count: u32, tensors: u32, limit: f32,
     beta1: f32, fresh1: f32, beta2: f32, fresh2: f32, epsilon: f32,
@@ -18,8 +20,8 @@ override DECOUPLED: u32 = 0u;
 @group(0) @binding(3) var<storage, read>       gradients: array<vec4<f32>>;    // [N / 4]
 @group(0) @binding(4) var<storage, read>       segments: array<u32>;           // [N / 64]
 @group(0) @binding(5) var<storage, read>       decay: array<f32>;              // [tensors]
-@group(0) @binding(6) var<storage, read>       scalars: array<f32>;            // rate, bias1, bias2, ..
-@group(0) @binding(7) var<storage, read>       control: array<f32>;            // factor, norm, goes, ..
+@group(0) @binding(6) var<storage, read>       scalars: array<f32>;            // rate, bias1, bias2, first, step, ln beta1, ln beta2
+@group(0) @binding(7) var<storage, read>       control: array<f32>;            // factor, norm, goes, -, -, skipped, ..
 @group(1) @binding(0) var<uniform> params: Params;
 
 @compute @workgroup_size(LANES)
@@ -30,8 +32,7 @@ fn forward(
 ) {
     if control[2] == 0.0 { return; }
     let rate = scalars[0];
-    let bias1 = scalars[1];
-    let bias2 = scalars[2];
+    let bias = corrections();
     let factor = control[0];
     let limit = vec4<f32>(params.limit);
     let stride = groups.x * groups.y * LANES;
@@ -44,6 +45,6 @@ fn forward(
         let v = params.beta2 * second[i] + params.fresh2 * g * g;
         first[i] = m;
         second[i] = v;
-        parameters[i] = p - rate * (m * bias1 / (sqrt(v) * bias2 + params.epsilon));
+        parameters[i] = p - rate * (m * bias.x / (sqrt(v) * bias.y + params.epsilon));
     }
 }

@@ -3,6 +3,8 @@
 // One workgroup per tensor finds its blocks of 64 elements by bisection in `segments`, walks them once for moments and norms
 // and once more for the update. The ratio of norms is one where either is zero.
 
+#import bias
+
 struct Params {
     count: u32, tensors: u32, limit: f32, blocks: u32,
     beta1: f32, fresh1: f32, beta2: f32, fresh2: f32, epsilon: f32,
@@ -16,8 +18,8 @@ override LANES: u32 = 256u;
 @group(0) @binding(3) var<storage, read>       gradients: array<vec4<f32>>;    // [N / 4]
 @group(0) @binding(4) var<storage, read>       segments: array<u32>;           // [N / 64], ascending
 @group(0) @binding(5) var<storage, read>       decay: array<f32>;              // [tensors]
-@group(0) @binding(6) var<storage, read>       scalars: array<f32>;            // rate, bias1, bias2, ..
-@group(0) @binding(7) var<storage, read>       control: array<f32>;            // factor, norm, goes, ..
+@group(0) @binding(6) var<storage, read>       scalars: array<f32>;            // rate, bias1, bias2, first, step, ln beta1, ln beta2
+@group(0) @binding(7) var<storage, read>       control: array<f32>;            // factor, norm, goes, -, -, skipped, ..
 @group(1) @binding(0) var<uniform> params: Params;
 
 var<workgroup> squares: array<vec2<f32>, LANES>;
@@ -49,8 +51,7 @@ fn forward(
         end = min(first_block(tensor + 1u) * 16u, params.count);
         d = decay[tensor];
     }
-    let bias1 = scalars[1];
-    let bias2 = scalars[2];
+    let bias = corrections();
     let factor = control[0];
     let limit = vec4<f32>(params.limit);
 
@@ -62,7 +63,7 @@ fn forward(
         let v = params.beta2 * second[i] + params.fresh2 * g * g;
         first[i] = m;
         second[i] = v;
-        let u = m * bias1 / (sqrt(v) * bias2 + params.epsilon) + d * p;
+        let u = m * bias.x / (sqrt(v) * bias.y + params.epsilon) + d * p;
         sums += vec2<f32>(dot(p, p), dot(u, u));
     }
     squares[lane.x] = sums;
@@ -76,7 +77,7 @@ fn forward(
     if total.x > 0.0 && total.y > 0.0 { rate *= sqrt(total.x / total.y); }
     for (var i = begin + lane.x; i < end; i += LANES) {
         let p = parameters[i];
-        let u = first[i] * bias1 / (sqrt(second[i]) * bias2 + params.epsilon) + d * p;
+        let u = first[i] * bias.x / (sqrt(second[i]) * bias.y + params.epsilon) + d * p;
         parameters[i] = p - rate * u;
     }
 }

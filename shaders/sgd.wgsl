@@ -1,4 +1,4 @@
-// sgd: b = momentum b + fresh (g + d p), on the first step b = g + d p; p -= rate b, or rate (g + d p + momentum b);
+// sgd: b = momentum b + fresh (g + d p), in the first update b = g + d p; p -= rate b, or rate (g + d p + momentum b);
 // decoupled, p *= 1 - rate d and no d p in b
 //
 // One dispatch for all parameters: invocations walk the arenas in fours with the stride of the whole grid. A block of 64
@@ -15,8 +15,8 @@ override DECOUPLED: u32 = 0u;
 @group(0) @binding(2) var<storage, read>       gradients: array<vec4<f32>>;    // [N / 4]
 @group(0) @binding(3) var<storage, read>       segments: array<u32>;           // [N / 64]
 @group(0) @binding(4) var<storage, read>       decay: array<f32>;              // [tensors]
-@group(0) @binding(5) var<storage, read>       scalars: array<f32>;            // rate, -, -, first, ..
-@group(0) @binding(6) var<storage, read>       control: array<f32>;            // factor, norm, goes, ..
+@group(0) @binding(5) var<storage, read>       scalars: array<f32>;            // rate, -, -, -, step, ..
+@group(0) @binding(6) var<storage, read>       control: array<f32>;            // factor, norm, goes, -, -, skipped, ..
 @group(1) @binding(0) var<uniform> params: Params;
 
 @compute @workgroup_size(LANES)
@@ -27,7 +27,7 @@ fn forward(
 ) {
     if control[2] == 0.0 { return; }
     let rate = scalars[0];
-    let is_first = scalars[3] != 0.0;
+    let is_first = scalars[4] - control[5] == 1.0;
     let factor = control[0];
     let limit = vec4<f32>(params.limit);
     let stride = groups.x * groups.y * LANES;

@@ -71,6 +71,7 @@ impl Evaluate {
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         eprintln!("device   {}", target.describe());
         let score = evaluate(&request, &target)?;
+        target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
         let mut out = std::io::stdout().lock();
         if self.json {
             let all = json!({

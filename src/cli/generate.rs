@@ -66,6 +66,7 @@ impl Generate {
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         let longest = prompt.len().saturating_add(self.max_new_tokens);
         let mut writer = Writer::open(&folder, &target, longest)?;
+        target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
         writer.check(&prompt)?;
         if prompt.len() > writer.context() {
             let (given, context) = (prompt.len(), writer.context());

@@ -37,12 +37,13 @@ pub(super) fn update(op: &Optimizer, inputs: &[View], outputs: &mut [ViewMut]) -
     if control[2] == 0.0 {
         return true;
     }
+    let (rate, bias, _) = op.effective(scalars, control);
     let step = Step {
         beta: betas.map(|b| b as f32),
         fresh: betas.map(|b| (1.0 - b) as f32),
         epsilon: epsilon as f32,
-        rate: scalars[0],
-        bias: [scalars[1], scalars[2]],
+        rate,
+        bias,
         factor: control[0],
         limit: op.clip_value.unwrap_or(f32::INFINITY),
         decoupled,

@@ -41,11 +41,12 @@ pub(super) fn update<R: Real>(op: &Optimizer, inputs: &[&Tensor], outputs: &mut 
     if control[2] == R::default() {
         return;
     }
+    let (rate, [bias1, bias2], is_first) = op.effective(scalars, control);
     let step = Step {
-        rate: scalars[0],
-        bias1: scalars[1],
-        bias2: scalars[2],
-        is_first: scalars[3] != R::default(),
+        rate,
+        bias1,
+        bias2,
+        is_first,
         factor: control[0],
         limit: op.clip_value.map(|c| R::of(c as f64)),
     };

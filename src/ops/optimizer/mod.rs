@@ -26,14 +26,15 @@ use super::launch::{Caps, Variant};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_shape, in_precision,
 };
-use crate::tensor::{DType, Tensor, Type, View, ViewMut};
+use crate::tensor::{DType, Real, Tensor, Type, View, ViewMut};
 use std::sync::Arc;
 
 /// Elements to whose multiples tensors are padded in an arena.
 pub const BLOCK: usize = 64;
 
 /// Elements of the `scalars` input: learning rate; 1 / (1 - beta1^t); 1 / sqrt(1 - beta2^t); 1 on the first step, else 0; the
-/// rest zero.
+/// step t, counted from one; ln beta1; ln beta2; a spare zero. Where the control value tells of skipped steps, t counts without
+/// them.
 pub const SCALARS: usize = 8;
 
 /// The rule of the update; g is the gradient after clipping, d the tensor's decay, r the learning rate.
@@ -130,14 +131,26 @@ impl Optimizer {
     /// The `scalars` input for a step, counted from one.
     pub fn scalars(&self, learning_rate: f64, step: u64) -> [f32; SCALARS] {
         let power = |beta: f64| 1.0 - beta.powf(step as f64);
-        let [bias1, bias2] = match self.kind {
-            Kind::GradientDescent | Kind::Sgd { .. } => [1.0, 1.0],
+        // Of a beta of zero nothing is left after a step, and 1 - exp(-100) is one.
+        let log = |beta: f64| beta.ln().max(-100.0);
+        let [bias1, bias2, log1, log2] = match self.kind {
+            Kind::GradientDescent | Kind::Sgd { .. } => [1.0, 1.0, 0.0, 0.0],
             Kind::Adam { betas, .. } | Kind::AdamW { betas, .. } | Kind::Lamb { betas, .. } => {
-                [1.0 / power(betas[0]), 1.0 / power(betas[1]).sqrt()]
+                [1.0 / power(betas[0]), 1.0 / power(betas[1]).sqrt(), log(betas[0]), log(betas[1])]
             }
         };
-        let first = (step == 1) as u8 as f32;
-        [learning_rate as f32, bias1 as f32, bias2 as f32, first, 0.0, 0.0, 0.0, 0.0]
+        let first = (step == 1) as u8 as f64;
+        [learning_rate, bias1, bias2, first, step as f64, log1, log2, 0.0].map(|scalar| scalar as f32)
+    }
+
+    /// Rate, both corrections and whether this is the first update, where `control` may tell of skipped steps.
+    fn effective<R: Real>(&self, scalars: &[R], control: &[R]) -> (R, [R; 2], bool) {
+        let skipped = control[5].wide();
+        if skipped == 0.0 {
+            return (scalars[0], [scalars[1], scalars[2]], scalars[3] != R::default());
+        }
+        let made = self.scalars(0.0, (scalars[4].wide() - skipped) as u64);
+        (scalars[0], [1, 2].map(|i| R::of(made[i] as f64)), made[3] != 0.0)
     }
 }
 
@@ -279,8 +292,8 @@ impl<E: Emit + ?Sized> OptimizerEmit for E {
     }
 }
 
-/// Every rule on one block, on tensors of several blocks with and without decay, clipped, on the first and a later step, and
-/// halted.
+/// Every rule on one block, on tensors of several blocks with and without decay, clipped, on the first and a later step, after
+/// skipped ones, and halted.
 pub fn cases() -> Cases {
     let mut cases = Cases::new("optimizer");
     let adam = ([0.9, 0.99], 1e-6);
@@ -294,9 +307,13 @@ pub fn cases() -> Cases {
         Kind::Lamb { betas: adam.0, epsilon: adam.1 },
     ];
     for kind in kinds {
-        for (blocks, step, factor, halted) in
-            [(&[1][..], 1, 1.0, false), (&[1, 3, 1, 17, 2], 4, 0.5, false), (&[2, 1], 2, 1.0, true)]
-        {
+        for (blocks, step, factor, halted, skipped) in [
+            (&[1][..], 1, 1.0, false, 0),
+            (&[1, 3, 1, 17, 2], 4, 0.5, false, 0),
+            (&[2, 1], 2, 1.0, true, 0),
+            (&[1, 2], 9, 1.0, false, 8),
+            (&[3], 90, 1.0, false, 3),
+        ] {
             let op = Optimizer { kind, clip_value: (step == 4).then_some(0.7) };
             let count = blocks.iter().sum::<usize>() * BLOCK;
             let segments = blocks.iter().enumerate().flat_map(|(t, &n)| vec![t as u32; n]).collect();
@@ -313,11 +330,12 @@ pub fn cases() -> Cases {
             inputs.push(Tensor::f32([SCALARS], op.scalars(0.05, step).to_vec()));
             inputs.push(Tensor::f32(
                 [norm::CONTROL],
-                [&[factor, 1.0, !halted as u8 as f32][..], &[0.0; 5]].concat(),
+                vec![factor, 1.0, !halted as u8 as f32, 0.0, 0.0, skipped as f32, 0.0, 0.0],
             ));
             let way = if matches!(kind, Kind::Sgd { decoupled: true, .. }) { " decoupled" } else { "" };
             let halted = if halted { " halted" } else { "" };
-            let label = format!("{}{way} blocks{blocks:?} step {step}{halted}", op.name());
+            let skipped = if skipped > 0 { format!(" skipped {skipped}") } else { String::new() };
+            let label = format!("{}{way} blocks{blocks:?} step {step}{halted}{skipped}", op.name());
             let length = if matches!(kind, Kind::Lamb { .. }) { count } else { 1 };
             cases.add(label, op, inputs).no_gradient().sums(length);
         }

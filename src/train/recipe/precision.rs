@@ -36,8 +36,9 @@ pub enum Storage {
 pub enum LossScale {
     /// The same throughout; a gradient that is not finite ends the run.
     Fixed(f64),
-    /// Follows overflow: a step whose gradients are not finite is skipped and the scale reduced. A skipped step counts as a
-    /// step for the learning rate and for Adam's bias correction.
+    /// Follows overflow: a step whose gradients are not finite is skipped and the scale reduced. As with
+    /// PyTorch's `GradScaler` a skipped step counts for the learning rate, whose schedule goes on, and for nothing else: Adam's
+    /// bias correction counts the updates that were made. A scale that falls below one ends the run.
     Dynamic {
         /// The scale at the start.
         first: f64,
