@@ -9,6 +9,7 @@ mod recover;
 use kiln::graph::{Feeds, Graph};
 use kiln::model::Mode;
 use kiln::ops::Value;
+#[cfg(feature = "gpu")]
 use kiln::ops::matmul::{Form, MatmulEmit};
 use kiln::ops::pointwise::PointwiseEmit;
 use kiln::ops::reduce::ReduceEmit;
@@ -277,6 +278,7 @@ fn half_precision_is_close_to_single() {
 }
 
 /// The mean square of what two matrices make of `x`.
+#[cfg(feature = "gpu")]
 fn two_matrices(graph: &mut Graph, _: Mode) -> kiln::train::Result<Value> {
     let (v, w) = (graph.parameter("v", Type::f32([8, 13])), graph.parameter("w", Type::f32([8, 13])));
     let x = graph.input("x", Type::f32([4, 8]));

@@ -126,9 +126,9 @@ mod tests {
 
     #[test]
     fn a_driver_on_the_cpu_and_an_empty_plan_have_one_submission() {
-        assert_eq!(Pace::of(vec![1e30; 7], f64::INFINITY).parts(), [0..7]);
+        assert!(matches!(Pace::of(vec![1e30; 7], f64::INFINITY).parts(), [Range { start: 0, end: 7 }]));
         let mut empty = Pace::of(vec![], 0.25);
         empty.learn(1.0);
-        assert_eq!(empty.parts(), [0..0]);
+        assert!(matches!(empty.parts(), [Range { start: 0, end: 0 }]));
     }
 }

@@ -27,7 +27,7 @@ impl Bytes {
     fn parse(text: &str) -> Option<Bytes> {
         let (number, unit) = UNITS.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
         let number: f64 = number.trim().parse().ok()?;
-        (number.is_finite() && number > 0.0).then(|| Bytes((number * *unit as f64) as u64))
+        (number.is_finite() && number > 0.0).then_some(Bytes((number * *unit as f64) as u64))
     }
 }
 
