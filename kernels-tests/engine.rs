@@ -8,6 +8,7 @@ use kiln::gpu::tune::Mode;
 use kiln::gpu::{Gpu, GpuEngine, Ledger, Pipelines, Tuner};
 use kiln::graph::{Graph, Node, gradient};
 use kiln::ops::cast::Cast;
+use kiln::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use kiln::ops::launch::{Bind, Caps, Variant};
 use kiln::ops::matmul::MatmulEmit;
 use kiln::ops::matmul_int8::{Codes, MatmulInt8Emit};
@@ -15,6 +16,7 @@ use kiln::ops::pointwise::PointwiseEmit;
 use kiln::ops::quantize_rows::{QuantizeRowsEmit, Rule};
 use kiln::ops::reduce::ReduceEmit;
 use kiln::ops::{Emit, Operator};
+use kiln::passes::{self, Overwrite};
 use kiln::plan::{Arena, Engine, Error, HostEngine, Plan, Residents, Span, first_variant, plan};
 use kiln::tensor::random::Stream;
 use kiln::tensor::{DType, Data, Tensor, Type};
@@ -35,6 +37,7 @@ const TRIALS: &[(&str, Body)] = &[
     ("each_dispatch_of_a_plan_is_timed", timed),
     ("a_run_cut_into_many_submissions_gives_the_same_and_the_cut_follows_the_clock", cut),
     ("two_plans_share_slots_and_arenas", two_plans),
+    ("the_gradient_of_logits_written_over_them_spares_their_memory", overwritten_logits),
     ("a_layer_of_codes_gives_on_the_device_what_it_gives_on_the_host", layer_of_codes),
     ("a_cast_to_packed_halves_gives_the_bits_the_host_gives", packed_bits),
 ];
@@ -365,6 +368,41 @@ fn two_plans(gpu: &Arc<Gpu>) -> Result<(), Failed> {
     let alone = GpuEngine::new(gpu.clone(), &Pipelines::new(gpu), &residents.arenas, plans[..1].to_vec())?;
     if engine.memory_bytes() >= alone.memory_bytes() + separate {
         return Err("the second plan got slots of its own".into());
+    }
+    Ok(())
+}
+
+fn overwritten_logits(gpu: &Arc<Gpu>) -> Result<(), Failed> {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Type::f32([64, 4]));
+    let w = graph.input("w", Type::f32([4, 128]));
+    let targets = graph.input("targets", Type::new(DType::I32, [64]));
+    let logits = graph.matmul(x, w)?;
+    let loss = graph.cross_entropy(logits, targets, CrossEntropy::default())?;
+    let dx = gradient(&mut graph, loss, &[x])?[0].ok_or("x has a gradient")?;
+    graph.output("loss", loss);
+    graph.output("dx", dx);
+    let (spared, _) = passes::run(&[&Overwrite], graph.clone())?;
+    let plans = [&graph, &spared].map(|g| planned(g, &Residents::default(), gpu.caps()));
+    let [plain, spared] = plans;
+    let (plain, spared) = (plain?, spared?);
+    let bytes = 64 * 128 * 4;
+    if plain.slot_bytes() < 2 * bytes || spared.slot_bytes() >= 2 * bytes {
+        return Err(format!("{} bytes before, {} after", plain.slot_bytes(), spared.slot_bytes()).into());
+    }
+    let mut random_values = Stream::new(&[21]);
+    let (x, w) = (random(&mut random_values, &[64, 4]), random(&mut random_values, &[4, 128]));
+    let targets = Tensor::i32([64], (0..64).map(|i| i * 37 % 128).collect());
+    let mut results = vec![];
+    for plan in [plain, spared] {
+        let mut device = GpuEngine::new(gpu.clone(), &Pipelines::new(gpu), &[], vec![plan.clone()])?;
+        let mut host = HostEngine::new(&[], vec![plan]);
+        for engine in [&mut device as &mut dyn Engine, &mut host] {
+            results.push(engine.run(0, &[&x, &w, &targets])?);
+        }
+    }
+    for other in &results[1..] {
+        results[0].iter().zip(other).try_for_each(|(a, b)| expect_close(a, b))?;
     }
     Ok(())
 }
