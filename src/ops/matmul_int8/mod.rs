@@ -25,8 +25,8 @@ use std::sync::Arc;
 /// Longest sum that an i32 holds whatever the codes: products go up to 128 * 128.
 pub const MOST_TERMS: usize = (i32::MAX / (128 * 128)) as usize;
 
-/// `C = activation((A B^T) * a_scale * b_scale + bias)`. Inputs: A [.., K] and B [N, K] as i8, a_scale [..], b_scale [N] and,
-/// where `has_bias`, the bias [N]; output: C [.., N] in f32.
+/// `C = activation((A B^T) * a_scale * b_scale + bias)`. Inputs: A [.., K] and B [N, K] as i8, a_scale [..], b_scale `[N]` and,
+/// where `has_bias`, the bias `[N]`; output: C [.., N] in f32.
 #[derive(Clone, Debug, Default)]
 pub struct MatmulInt8 {
     /// Whether a fifth input is added to every row.
