@@ -2,6 +2,9 @@
 //!
 //! `KILN_DEVICE` picks the adapter; without one the trials are ignored, or fail if `KILN_REQUIRE_GPU=1`.
 
+#[path = "engine/matrices.rs"]
+mod matrices;
+
 use kiln::gpu::bytes::pack;
 use kiln::gpu::run::Bench;
 use kiln::gpu::tune::Mode;
@@ -57,7 +60,17 @@ fn main() {
             Err(_) => Ok(Completion::ignored_with("no adapter")),
         })
     };
-    libtest_mimic::run(&arguments, TRIALS.iter().map(trial).collect()).exit();
+    let mut trials: Vec<Trial> = TRIALS.iter().map(trial).collect();
+    let name = "kernels_by_cooperative_matrices_are_right_where_lanes_play_the_matrices";
+    trials.push(Trial::ignorable_test(name, move || match gpu {
+        Ok(gpu) => match matrices::missing(&gpu) {
+            Some(what) => Ok(Completion::ignored_with(what)),
+            None => matrices::played_by_lanes(&gpu).map(|()| Completion::Completed),
+        },
+        Err(error) if required => Err(error.into()),
+        Err(_) => Ok(Completion::ignored_with("no adapter")),
+    }));
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
 /// Weights of 35 codes live in an arena of bytes; activations are quantised within the run, and their 21 codes read back.
