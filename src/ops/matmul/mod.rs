@@ -359,7 +359,16 @@ pub fn cases() -> Cases {
     }
     // Few rows: one chunk, several turns with a ragged end, columns past the last team's.
     for form in [Form::Nn, Form::Nt] {
-        for sizes in [[1, 8, 8], [1, 24, 576], [3, 100, 88], [2, 1040, 12], [4, 12, 264], [1, 7, 64]] {
+        for sizes in [
+            [1, 8, 8],
+            [1, 24, 576],
+            [3, 100, 88],
+            [2, 1040, 12],
+            [4, 12, 264],
+            [1, 7, 64],
+            [6, 40, 264],
+            [8, 17, 100],
+        ] {
             add_case(&mut cases, Matmul::new(form), &[], sizes).no_gradient();
         }
         add_case(&mut cases, Matmul::new(form).with_bias(), &[2, 1], [1, 72, 136]).no_gradient();

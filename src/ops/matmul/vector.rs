@@ -11,7 +11,7 @@ use crate::tensor::DType;
 use std::fmt::Write;
 
 /// Rows of A at most: beyond, tiles are faster.
-const MOST_ROWS: usize = 4;
+const MOST_ROWS: usize = 8;
 /// Sums that one team of lanes brings to an end: as many lanes then store one each.
 const SUMS: usize = 8;
 /// Workgroups on a driver that runs on the CPU: beyond, they walk on, since each has a price there.
