@@ -118,6 +118,20 @@ pub fn without_dead_nodes(graph: &Graph) -> Graph {
     new
 }
 
+/// For each value, the value whose storage it has: itself, unless it is a view or overwrites an input.
+pub fn storage_roots(graph: &Graph) -> Vec<Value> {
+    let mut roots: Vec<Value> = (0..graph.values.len() as u32).map(Value).collect();
+    for node in &graph.nodes {
+        if node.op.is_view() {
+            roots[node.outputs[0].index()] = roots[node.inputs[0].index()];
+        }
+        for &(output, input) in node.op.in_place() {
+            roots[node.outputs[output].index()] = roots[node.inputs[input].index()];
+        }
+    }
+    roots
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ mod interpret;
 mod text;
 mod verify;
 
-pub use edit::{Rewriter, without_dead_nodes};
+pub use edit::{Rewriter, storage_roots, without_dead_nodes};
 pub use gradient::{gradient, gradient_from};
 pub use interpret::{Feeds, Trace, evaluate, trace};
 

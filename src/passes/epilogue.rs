@@ -2,12 +2,10 @@
 //!
 //! Only where nothing else reads the sum: in evaluation and generation. In training the sum is kept for the derivative.
 
+use super::join::{Join, Joins, Readers};
 use super::tidy::program;
 use super::{Pass, Promise};
-use crate::graph::{self, Graph, Node, Rewriter, without_dead_nodes};
-use crate::ops::{Operator, Value};
-use std::collections::HashMap;
-use std::sync::Arc;
+use crate::graph::{self, Graph, without_dead_nodes};
 
 /// Joins pointwise operators of one input with the operator that makes it.
 #[derive(Debug)]
@@ -24,46 +22,23 @@ impl Pass for Epilogue {
 
     fn rewrite(&self, graph: &Graph) -> graph::Result<Graph> {
         let graph = without_dead_nodes(graph);
-        let mut readers = vec![0; graph.values().len()];
-        graph.nodes().iter().flat_map(|n| &n.inputs).for_each(|v| readers[v.index()] += 1);
-        graph.outputs().iter().for_each(|(_, v)| readers[v.index()] += 1);
-        let makers: HashMap<Value, usize> = graph
-            .nodes()
-            .iter()
-            .enumerate()
-            .flat_map(|(number, node)| node.outputs.first().map(|&v| (v, number)))
-            .collect();
-        // By the number of the maker: what it becomes, and the value it then makes.
-        let mut joints: HashMap<usize, (Arc<dyn Operator>, Value)> = HashMap::new();
-        let mut gone = vec![false; graph.nodes().len()];
+        let readers = Readers::of(&graph);
+        let mut joins = Joins::default();
         for (number, node) in graph.nodes().iter().enumerate() {
-            let (&[input], &[output], Some(program)) = (&node.inputs[..], &node.outputs[..], program(node))
+            let [sum] = node.outputs[..] else { continue };
+            let Some(reader) = readers.only(sum) else { continue };
+            let (&[output], Some(program)) =
+                (&graph.nodes()[reader].outputs[..], program(&graph.nodes()[reader]))
             else {
                 continue;
             };
-            let Some(&at) = makers.get(&input).filter(|at| !joints.contains_key(at)) else { continue };
-            let maker = &graph.nodes()[at];
-            let fits = readers[input.index()] == 1
-                && maker.outputs.len() == 1
-                && graph.kind(input) == graph.kind(output);
-            if let Some(op) = maker.op.with_epilogue(program).filter(|_| fits) {
-                joints.insert(at, (op, output));
-                gone[number] = true;
+            let Some(op) = node.op.with_epilogue(program) else { continue };
+            if graph.kind(sum) == graph.kind(output) {
+                joins.at.insert(number, Join { op, inputs: node.inputs.clone(), outputs: vec![output] });
+                joins.gone.insert(reader);
             }
         }
-        let mut rewriter = Rewriter::new(&graph);
-        for (number, node) in graph.nodes().iter().enumerate() {
-            match joints.get(&number) {
-                Some((op, output)) => {
-                    let inputs: Vec<Value> = node.inputs.iter().map(|&v| rewriter.get(v)).collect();
-                    let joined = Node { outputs: vec![*output], ..node.clone() };
-                    rewriter.replace(&joined, op.clone(), &inputs)?;
-                }
-                None if gone[number] => {}
-                None => rewriter.copy(node)?,
-            }
-        }
-        Ok(rewriter.finish())
+        joins.rewrite(&graph)
     }
 }
 
@@ -71,6 +46,7 @@ impl Pass for Epilogue {
 mod tests {
     use super::*;
     use crate::graph::{Feeds, evaluate};
+    use crate::ops::Value;
     use crate::ops::matmul::MatmulEmit;
     use crate::ops::pointwise::PointwiseEmit;
     use crate::tensor::{DType, Tensor, Type};

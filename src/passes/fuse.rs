@@ -3,6 +3,7 @@
 //! A producer joins its reader if both make the same shape and the reader is the first to want what the producer makes;
 //! what later nodes want too becomes a further output. A kernel binds at most eight buffers, everywhere.
 
+use super::join::Readers;
 use super::tidy::program;
 use super::{Pass, Promise};
 use crate::graph::{self, Graph, Node, Rewriter, without_dead_nodes};
@@ -52,24 +53,6 @@ impl Pass for Fuse {
             }
         }
         write(&graph, &groups)
-    }
-}
-
-/// Which nodes read each value, and which values are results.
-struct Readers {
-    nodes: Vec<Vec<usize>>,
-    is_result: Vec<bool>,
-}
-
-impl Readers {
-    fn of(graph: &Graph) -> Self {
-        let mut nodes = vec![vec![]; graph.values().len()];
-        for (number, node) in graph.nodes().iter().enumerate() {
-            node.inputs.iter().for_each(|v| nodes[v.index()].push(number));
-        }
-        let mut is_result = vec![false; graph.values().len()];
-        graph.outputs().iter().for_each(|(_, v)| is_result[v.index()] = true);
-        Readers { nodes, is_result }
     }
 }
 

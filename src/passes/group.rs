@@ -2,12 +2,12 @@
 //!
 //! What two of them make for a pointwise operator alone, such as a gate and what passes it, goes through that in registers.
 
+use super::join::{Join, Joins, Readers};
 use super::tidy::program;
 use super::{Pass, Promise};
-use crate::graph::{self, Graph, Node, Rewriter, without_dead_nodes};
-use crate::ops::{Operator, Value};
+use crate::graph::{self, Graph, Node, without_dead_nodes};
+use crate::ops::Value;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 /// Rows of the common input at most: beyond, each operator keeps a device busy alone.
 const FEW_ROWS: usize = 4;
@@ -29,40 +29,13 @@ impl Pass for Group {
 
     fn rewrite(&self, graph: &Graph) -> graph::Result<Graph> {
         let graph = without_dead_nodes(graph);
-        let groups = groups(&graph);
-        let gone: Vec<usize> = groups.values().flat_map(|g| g.gone.iter().copied()).collect();
-        let mut rewriter = Rewriter::new(&graph);
-        for (number, node) in graph.nodes().iter().enumerate() {
-            match groups.get(&number) {
-                Some(group) => {
-                    let inputs: Vec<Value> = group.inputs.iter().map(|&v| rewriter.get(v)).collect();
-                    let joined = Node { outputs: group.outputs.clone(), ..node.clone() };
-                    rewriter.replace(&joined, group.op.clone(), &inputs)?;
-                }
-                None if gone.contains(&number) => {}
-                None => rewriter.copy(node)?,
-            }
-        }
-        Ok(rewriter.finish())
+        groups(&graph).rewrite(&graph)
     }
 }
 
-/// A group, which stands where its first member stood.
-struct Joined {
-    op: Arc<dyn Operator>,
-    inputs: Vec<Value>,
-    /// The old values its outputs stand for.
-    outputs: Vec<Value>,
-    /// The other members.
-    gone: Vec<usize>,
-}
-
-/// All groups by the number of their first member.
-fn groups(graph: &Graph) -> HashMap<usize, Joined> {
-    let mut readers: Vec<Vec<usize>> = vec![vec![]; graph.values().len()];
-    for (number, node) in graph.nodes().iter().enumerate() {
-        node.inputs.iter().for_each(|v| readers[v.index()].push(number));
-    }
+/// All groups, each in the place of its first member.
+fn groups(graph: &Graph) -> Joins {
+    let readers = Readers::of(graph);
     // Members in order, by what they share: the first input and all that the operator says of itself.
     let mut alike: HashMap<(Value, &str, String), Vec<usize>> = HashMap::new();
     for (number, node) in graph.nodes().iter().enumerate() {
@@ -74,41 +47,32 @@ fn groups(graph: &Graph) -> HashMap<usize, Joined> {
             alike.entry((first, node.op.name(), node.op.settings())).or_default().push(number);
         }
     }
-    let mut groups = HashMap::new();
+    let mut joins = Joins::default();
     for members in alike.into_values() {
-        for members in members.chunks(MOST) {
-            if let Some((first, joined)) = join(graph, &readers, members) {
-                groups.insert(first, joined);
-            }
-        }
+        members.chunks(MOST).for_each(|members| join(graph, &readers, members, &mut joins));
     }
-    groups
+    joins
 }
 
-fn join(graph: &Graph, readers: &[Vec<usize>], members: &[usize]) -> Option<(usize, Joined)> {
-    let (&first, rest) = members.split_first()?;
+fn join(graph: &Graph, readers: &Readers, members: &[usize], joins: &mut Joins) {
     let nodes: Vec<&Node> = members.iter().map(|&n| &graph.nodes()[n]).collect();
-    let inputs = [&[nodes[0].inputs[0]][..], &nodes.iter().map(|n| n.inputs[1]).collect::<Vec<_>>()].concat();
+    let mut inputs = vec![nodes[0].inputs[0]];
+    inputs.extend(nodes.iter().map(|n| n.inputs[1]));
     let made: Vec<Value> = nodes.iter().map(|n| n.outputs[0]).collect();
-    if let Some((reader, output)) = common_reader(graph, readers, &made) {
-        let op = nodes[0].op.grouped(members.len(), program(&graph.nodes()[reader]))?;
-        let gone = rest.iter().copied().chain([reader]).collect();
-        return Some((first, Joined { op, inputs, outputs: vec![output], gone }));
-    }
-    let op = nodes[0].op.grouped(members.len(), None)?;
-    Some((first, Joined { op, inputs, outputs: made, gone: rest.to_vec() }))
+    let common = common_reader(graph, readers, &made);
+    let program = common.and_then(|(reader, _)| program(&graph.nodes()[reader]));
+    let Some(op) = nodes[0].op.grouped(members.len(), program) else { return };
+    let outputs = common.map_or(made, |(_, output)| vec![output]);
+    joins.at.insert(members[0], Join { op, inputs, outputs });
+    joins.gone.extend(members[1..].iter().copied().chain(common.map(|(reader, _)| reader)));
 }
 
 /// The pointwise node that alone reads these values, in this order, all of its result's type; with that result.
-fn common_reader(graph: &Graph, readers: &[Vec<usize>], made: &[Value]) -> Option<(usize, Value)> {
-    let &[reader] = &readers[made[0].index()][..] else { return None };
+fn common_reader(graph: &Graph, readers: &Readers, made: &[Value]) -> Option<(usize, Value)> {
+    let reader = readers.only(made[0])?;
     let node = &graph.nodes()[reader];
     let &[output] = &node.outputs[..] else { return None };
-    let alone = |v: &Value| {
-        readers[v.index()] == [reader]
-            && graph.kind(*v) == graph.kind(output)
-            && graph.outputs().iter().all(|(_, result)| result != v)
-    };
+    let alone = |v: &Value| readers.only(*v).is_some() && graph.kind(*v) == graph.kind(output);
     (node.inputs == made && program(node).is_some() && made.iter().all(alone)).then_some((reader, output))
 }
 

@@ -5,6 +5,7 @@
 mod epilogue;
 mod fuse;
 mod group;
+mod join;
 mod overwrite;
 mod precision;
 mod recompute;

@@ -3,7 +3,7 @@
 //! Logits are the largest value of most language models; their gradient is written over them.
 
 use super::{Pass, Promise};
-use crate::graph::{self, Graph, Node, Rewriter, Source, without_dead_nodes};
+use crate::graph::{self, Graph, Node, Rewriter, Source, storage_roots, without_dead_nodes};
 use crate::ops::{Operator, Value};
 use std::sync::Arc;
 
@@ -37,23 +37,9 @@ impl Pass for Overwrite {
     }
 }
 
-/// For each value, the value whose storage it has.
-fn storage_of(graph: &Graph) -> Vec<Value> {
-    let mut storage: Vec<Value> = (0..graph.values().len() as u32).map(Value).collect();
-    for node in graph.nodes() {
-        if node.op.is_view() {
-            storage[node.outputs[0].index()] = storage[node.inputs[0].index()];
-        }
-        for &(output, input) in node.op.in_place() {
-            storage[node.outputs[output].index()] = storage[node.inputs[input].index()];
-        }
-    }
-    storage
-}
-
 /// What is known of each value's storage: the last node that reads it, or none if it must last.
 fn last_touches(graph: &Graph) -> Vec<Option<usize>> {
-    let storage = storage_of(graph);
+    let storage = storage_roots(graph);
     let mut last: Vec<Option<usize>> = vec![Some(0); graph.values().len()];
     for (number, node) in graph.nodes().iter().enumerate().filter(|(_, n)| !n.op.is_view()) {
         node.inputs.iter().for_each(|v| last[storage[v.index()].index()] = Some(number));

@@ -3,11 +3,10 @@
 //! Forward, a norm that is the first to read a sum makes the sum itself and gives it as a further output. Backward, the sum of
 //! a norm's gradient with what flows back around the norm is made where the gradient is.
 
+use super::join::{Join, Joins, Readers};
 use super::{Pass, Promise};
-use crate::graph::{self, Graph, Node, Rewriter, without_dead_nodes};
-use crate::ops::{Operator, Value};
-use std::collections::HashMap;
-use std::sync::Arc;
+use crate::graph::{self, Graph, Node, without_dead_nodes};
+use crate::ops::Value;
 
 /// Joins sums with the norms before or behind them.
 #[derive(Debug)]
@@ -24,90 +23,58 @@ impl Pass for Residual {
 
     fn rewrite(&self, graph: &Graph) -> graph::Result<Graph> {
         let graph = without_dead_nodes(graph);
-        let joints = Joints::of(&graph);
-        let mut rewriter = Rewriter::new(&graph);
-        for (number, node) in graph.nodes().iter().enumerate() {
-            match joints.at.get(&number) {
-                Some(joint) => {
-                    let inputs: Vec<Value> = joint.inputs.iter().map(|&v| rewriter.get(v)).collect();
-                    let joined = Node { outputs: joint.outputs.clone(), ..node.clone() };
-                    rewriter.replace(&joined, joint.op.clone(), &inputs)?;
-                }
-                None if joints.sums.contains(&number) => {}
-                None => rewriter.copy(node)?,
-            }
-        }
-        Ok(rewriter.finish())
+        joins(&graph).rewrite(&graph)
     }
 }
 
-/// A node that takes a sum in.
-struct Joint {
-    op: Arc<dyn Operator>,
-    inputs: Vec<Value>,
-    /// The old values its outputs stand for.
-    outputs: Vec<Value>,
-}
-
-/// All joints of a graph by the number of their node, and the nodes that go.
-struct Joints {
-    at: HashMap<usize, Joint>,
-    sums: Vec<usize>,
-}
-
-impl Joints {
-    fn of(graph: &Graph) -> Self {
-        let mut readers: Vec<Vec<usize>> = vec![vec![]; graph.values().len()];
-        let mut maker: Vec<Option<usize>> = vec![None; graph.values().len()];
-        for (number, node) in graph.nodes().iter().enumerate() {
-            node.inputs.iter().for_each(|v| readers[v.index()].push(number));
-            node.outputs.iter().for_each(|v| maker[v.index()] = Some(number));
+fn joins(graph: &Graph) -> Joins {
+    let readers = Readers::of(graph);
+    let mut maker: Vec<Option<usize>> = vec![None; graph.values().len()];
+    for (number, node) in graph.nodes().iter().enumerate() {
+        node.outputs.iter().for_each(|v| maker[v.index()] = Some(number));
+    }
+    let mut joins = Joins::default();
+    for (number, node) in graph.nodes().iter().enumerate() {
+        let Some([a, b]) = sum_of_two(graph, node) else { continue };
+        let sum = node.outputs[0];
+        // Forward: the first reader is a norm.
+        let first = readers.nodes[sum.index()].first().copied();
+        let norm = first.filter(|n| !joins.at.contains_key(n)).map(|n| (n, &graph.nodes()[n]));
+        if let Some((at, norm)) = norm.filter(|(_, n)| n.inputs[0] == sum)
+            && let Some(op) = norm.op.with_residual()
+        {
+            let inputs = [&[a], &norm.inputs[1..], &[b]].concat();
+            let outputs = [&norm.outputs[..], &[sum]].concat();
+            joins.at.insert(at, Join { op, inputs, outputs });
+            joins.gone.insert(number);
+            continue;
         }
-        let is_result = |value: Value| graph.outputs().iter().any(|(_, v)| *v == value);
-        let mut joints = Joints { at: HashMap::new(), sums: vec![] };
-        for (number, node) in graph.nodes().iter().enumerate() {
-            let Some([a, b]) = sum_of_two(graph, node) else { continue };
-            let sum = node.outputs[0];
-            // Forward: the first reader is a norm.
-            let first = readers[sum.index()].first().copied();
-            let norm = first.filter(|n| !joints.at.contains_key(n)).map(|n| (n, &graph.nodes()[n]));
-            if let Some((at, norm)) = norm.filter(|(_, n)| n.inputs[0] == sum)
-                && let Some(op) = norm.op.with_residual()
-            {
-                let inputs = [&[a], &norm.inputs[1..], &[b]].concat();
-                let outputs = [&norm.outputs[..], &[sum]].concat();
-                joints.at.insert(at, Joint { op, inputs, outputs });
-                joints.sums.push(number);
+        // Backward: one side is a gradient that nothing else reads, the other was there before.
+        for (own, other) in [(a, b), (b, a)] {
+            let Some(at) = maker[own.index()].filter(|at| !joins.at.contains_key(at)) else { continue };
+            let gradient = &graph.nodes()[at];
+            let there = maker[other.index()].is_none_or(|maker| is_made_before(&joins, other, maker, at));
+            if gradient.outputs[0] != own || readers.only(own).is_none() || !there {
                 continue;
             }
-            // Backward: one side is a gradient that nothing else reads, the other was there before.
-            for (own, other) in [(a, b), (b, a)] {
-                let Some(at) = maker[own.index()].filter(|at| !joints.at.contains_key(at)) else { continue };
-                let gradient = &graph.nodes()[at];
-                let alone = readers[own.index()].len() == 1 && !is_result(own);
-                let there = maker[other.index()].is_none_or(|maker| joints.is_made_before(other, maker, at));
-                if gradient.outputs[0] != own || !alone || !there {
-                    continue;
-                }
-                if let Some(op) = gradient.op.with_addend() {
-                    let inputs = [&gradient.inputs[..], &[other]].concat();
-                    let outputs = [&[sum], &gradient.outputs[1..]].concat();
-                    joints.at.insert(at, Joint { op, inputs, outputs });
-                    joints.sums.push(number);
-                    break;
-                }
+            if let Some(op) = gradient.op.with_addend() {
+                let inputs = [&gradient.inputs[..], &[other]].concat();
+                let outputs = [&[sum], &gradient.outputs[1..]].concat();
+                joins.at.insert(at, Join { op, inputs, outputs });
+                joins.gone.insert(number);
+                break;
             }
         }
-        joints
     }
+    joins
+}
 
-    /// True if a value, which node `maker` made, is made before node `at` with all joints so far.
-    fn is_made_before(&self, value: Value, maker: usize, at: usize) -> bool {
-        if !self.sums.contains(&maker) {
-            return maker < at;
-        }
-        self.at.iter().any(|(&number, joint)| number < at && joint.outputs.contains(&value))
+/// True if a value, which node `maker` made, is made before node `at` with all joins so far.
+fn is_made_before(joins: &Joins, value: Value, maker: usize, at: usize) -> bool {
+    if !joins.gone.contains(&maker) {
+        return maker < at;
     }
+    joins.at.iter().any(|(&number, join)| number < at && join.outputs.contains(&value))
 }
 
 /// The inputs of a plain sum of two values of the sum's own type.

@@ -1,8 +1,7 @@
 //! When each piece of storage is needed: from the node that first writes it to the last that touches it.
 
-use super::prepare::storage_roots;
 use super::{Residents, padded_bytes};
-use crate::graph::{Graph, Source};
+use crate::graph::{Graph, Source, storage_roots};
 use crate::ops::launch::Variant;
 
 /// One piece of storage that lives within a run.

@@ -1,12 +1,11 @@
 //! The last step: every node becomes dispatches whose bindings, parameters and workgroups are decided.
 
 use super::lifetimes::Owner;
-use super::prepare::storage_roots;
 use super::{
     ALIGNMENT, Binding, Dispatch, Error, Feed, Known, Place, Plan, Read, Residents, Result, assign,
     lifetimes, order, padded_bytes, prepare,
 };
-use crate::graph::{Graph, Node, Source};
+use crate::graph::{Graph, Node, Source, storage_roots};
 use crate::ops::launch::{Bind, Caps, Variant};
 use crate::tensor::Type;
 

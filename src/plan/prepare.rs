@@ -1,7 +1,7 @@
 //! What a graph needs before it is planned: dead nodes gone, and results that go to arenas in values of their own.
 
 use super::{Residents, Result};
-use crate::graph::{Graph, Rewriter, Source, without_dead_nodes};
+use crate::graph::{Graph, Rewriter, Source, storage_roots, without_dead_nodes};
 use crate::ops::Value;
 use crate::ops::pointwise::PointwiseEmit;
 use std::collections::HashSet;
@@ -45,20 +45,6 @@ pub fn prepare(graph: &Graph, residents: &Residents) -> Result<Graph> {
         new.redirect_output(&name, value);
     }
     Ok(without_dead_nodes(&new))
-}
-
-/// For each value, the value whose storage it has: itself, unless it is a view or overwrites an input.
-pub(super) fn storage_roots(graph: &Graph) -> Vec<Value> {
-    let mut roots: Vec<Value> = (0..graph.values().len() as u32).map(Value).collect();
-    for node in graph.nodes() {
-        if node.op.is_view() {
-            roots[node.outputs[0].index()] = roots[node.inputs[0].index()];
-        }
-        for &(output, input) in node.op.in_place() {
-            roots[node.outputs[output].index()] = roots[node.inputs[input].index()];
-        }
-    }
-    roots
 }
 
 /// How many nodes other than views read each storage, results counted as well.
