@@ -68,10 +68,7 @@ impl MatmulGroup {
                 declare(0);
                 let inputs: Vec<String> = (0..self.matrices).map(|i| format!("x{i}: f32")).collect();
                 let _ = writeln!(output, "fn finish({}) -> f32 {{", inputs.join(", "));
-                for (number, step) in program.steps.iter().enumerate() {
-                    let _ = writeln!(output, "    let t{number} = {};", pointwise::expression(step));
-                }
-                let _ = writeln!(output, "    return t{};\n}}", program.outputs[0]);
+                output += &pointwise::ending(Some(program));
             }
         }
         [input, output]

@@ -161,14 +161,6 @@ impl Plan<'_> {
         let _ = writeln!(text, "fn bias_at(column: u32) -> f32 {{ {bias} }}");
         let _ = writeln!(text, "fn finish(sum: f32, row_scale: f32, column_scale: f32, bias: f32) -> f32 {{");
         let _ = writeln!(text, "    let x0 = sum * row_scale * column_scale + bias;");
-        let mut result = "x0".to_string();
-        if let Some(activation) = &self.op.activation {
-            for (number, step) in activation.steps.iter().enumerate() {
-                let _ = writeln!(text, "    let t{number} = {};", pointwise::expression(step));
-            }
-            result = format!("t{}", activation.outputs[0]);
-        }
-        let _ = writeln!(text, "    return {result};\n}}");
-        text
+        text + &pointwise::ending(self.op.activation.as_ref())
     }
 }

@@ -143,8 +143,17 @@ fn body(op: &Pointwise, access: &[Access], rank: usize) -> String {
     text
 }
 
+/// Lines that end a shader function: a program of one output applied to the floats `x0`, `x1` .., or `x0` as it is.
+pub(crate) fn ending(program: Option<&super::Pointwise>) -> String {
+    let Some(program) = program else { return "    return x0;\n}\n".into() };
+    let steps = program.steps.iter().enumerate();
+    let lines: String =
+        steps.map(|(number, step)| format!("    let t{number} = {};\n", expression(step))).collect();
+    format!("{lines}    return t{};\n}}\n", program.outputs[0])
+}
+
 /// Shader text of a step whose arguments are `x0 ..` and whose earlier results are `t0 ..`.
-pub(crate) fn expression(step: &super::Step) -> String {
+fn expression(step: &super::Step) -> String {
     let mut text = step.function.wgsl.to_string();
     for (&arg, letter) in step.args.iter().zip(["$a", "$b", "$c"]) {
         let name = match arg {

@@ -7,7 +7,7 @@ mod fast;
 mod lower;
 mod table;
 
-pub(crate) use lower::expression;
+pub(crate) use lower::ending;
 pub use table::{FUNCTIONS, Function, function};
 
 use super::reduce::ReduceEmit;
