@@ -1,6 +1,7 @@
 //! Values on the host: element types, shapes, tensors and the counter-based random generator.
 
 mod dtype;
+pub mod quant;
 pub mod random;
 mod real;
 mod shape;

@@ -1,0 +1,3 @@
+//! Quantised values.
+
+pub mod blocks;
