@@ -8,11 +8,14 @@ pub mod attention;
 pub mod cache_write;
 mod case;
 pub mod cast;
+mod coded;
 pub mod concat;
 pub mod cross_entropy;
+pub mod dequantize_coded;
 pub mod dequantize_rows;
 pub mod dropout;
 pub mod embedding;
+pub mod embedding_coded;
 mod emit;
 pub mod expand;
 mod fast;
@@ -20,6 +23,7 @@ pub mod launch;
 pub mod layer_norm;
 pub mod losses;
 pub mod matmul;
+pub mod matmul_coded;
 pub mod matmul_int8;
 pub mod norm_weight;
 pub mod optimizer;
@@ -270,6 +274,9 @@ pub fn families() -> Vec<Family> {
         ("quantize_rows", quantize_rows::cases),
         ("dequantize_rows", dequantize_rows::cases),
         ("matmul_int8", matmul_int8::cases),
+        ("matmul_coded", matmul_coded::cases),
+        ("dequantize_coded", dequantize_coded::cases),
+        ("embedding_coded", embedding_coded::cases),
     ]
 }
 

@@ -6,7 +6,7 @@
 use crate::tensor::DType;
 use std::fmt::Write;
 
-pub(super) const PARTS: [&str; 4] = ["x", "y", "z", "w"];
+pub(in crate::ops) const PARTS: [&str; 4] = ["x", "y", "z", "w"];
 
 /// Writes a line of shader text.
 macro_rules! line {
@@ -15,14 +15,14 @@ macro_rules! line {
 
 /// A float of 16 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Half {
+pub(in crate::ops) enum Half {
     F16,
     Bf16,
 }
 
 impl Half {
     /// The half that a storage type is, if it is one.
-    pub(super) fn of(dtype: DType) -> Option<Half> {
+    pub(in crate::ops) fn of(dtype: DType) -> Option<Half> {
         match dtype {
             DType::F16 => Some(Half::F16),
             DType::BF16 => Some(Half::Bf16),
@@ -55,7 +55,7 @@ impl Half {
 
 /// How one buffer is read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
+pub(in crate::ops) enum Access {
     /// Element by element; only an output has elements of f16 so.
     Single,
     /// A chunk as vec4<f32>, one or two.
@@ -70,7 +70,7 @@ pub(super) enum Access {
 
 impl Access {
     /// The widest way to read an operand along an axis of this length.
-    pub(super) fn widest(dtype: DType, axis: usize, chunk: usize, int64: bool) -> Access {
+    pub(in crate::ops) fn widest(dtype: DType, axis: usize, chunk: usize, int64: bool) -> Access {
         match (Half::of(dtype), axis.is_multiple_of(chunk)) {
             (Some(half), true) => Access::Pairs(half),
             (Some(half), false) => Access::Halves(half),
@@ -81,7 +81,7 @@ impl Access {
     }
 
     /// The widest way to write an output along an axis of this length: a half alone needs a type of its own.
-    pub(super) fn widest_output(dtype: DType, axis: usize, chunk: usize, int64: bool) -> Access {
+    pub(in crate::ops) fn widest_output(dtype: DType, axis: usize, chunk: usize, int64: bool) -> Access {
         match Access::widest(dtype, axis, chunk, int64) {
             Access::Halves(_) => Access::Single,
             wide => wide,
@@ -89,17 +89,17 @@ impl Access {
     }
 
     /// The way to read an operand element by element.
-    pub(super) fn narrow(dtype: DType) -> Access {
+    pub(in crate::ops) fn narrow(dtype: DType) -> Access {
         Half::of(dtype).map_or(Access::Single, Access::Halves)
     }
 
     /// True if elements are moved one at a time.
-    pub(super) fn is_narrow(self) -> bool {
+    pub(in crate::ops) fn is_narrow(self) -> bool {
         matches!(self, Access::Single | Access::Halves(_))
     }
 
     /// The type of a buffer that is moved so.
-    pub(super) fn array(self, chunk: usize) -> String {
+    pub(in crate::ops) fn array(self, chunk: usize) -> String {
         match self {
             Access::Single => "array<Elem>".to_string(),
             Access::Fours => "array<vec4<f32>>".to_string(),
@@ -110,7 +110,7 @@ impl Access {
     }
 
     /// The declaration of an operand that is read so.
-    pub(super) fn declare(self, binding: usize, name: &str, chunk: usize) -> String {
+    pub(in crate::ops) fn declare(self, binding: usize, name: &str, chunk: usize) -> String {
         let array = match self {
             Access::Single => "array<f32>".to_string(),
             wide => wide.array(chunk),
@@ -119,7 +119,7 @@ impl Access {
     }
 
     /// Expression for element `at` of a buffer that is read one at a time.
-    pub(super) fn element(self, buffer: &str, at: &str) -> String {
+    pub(in crate::ops) fn element(self, buffer: &str, at: &str) -> String {
         match self {
             Access::Halves(half) => half.low(&format!("{buffer}[({at}) / 2u] >> (({at}) % 2u * 16u)")),
             _ => format!("{buffer}[{at}]"),
@@ -127,7 +127,7 @@ impl Access {
     }
 
     /// Lines that read chunk number `at` of a buffer as `{name}_0`, `{name}_1` ..
-    pub(super) fn read(self, text: &mut String, chunk: usize, buffer: &str, name: &str, at: &str) {
+    pub(in crate::ops) fn read(self, text: &mut String, chunk: usize, buffer: &str, name: &str, at: &str) {
         if self == Access::Fours {
             let fours = chunk / 4;
             for four in 0..fours {
@@ -153,7 +153,7 @@ impl Access {
 }
 
 /// A function `read_{name}` that reads one element of an operand, with its declaration.
-pub(super) fn single(binding: usize, name: &str, dtype: DType) -> String {
+pub(in crate::ops) fn single(binding: usize, name: &str, dtype: DType) -> String {
     let access = Access::narrow(dtype);
     let element = access.element(name, "at");
     access.declare(binding, name, 1) + &format!("fn read_{name}(at: u32) -> f32 {{ return {element}; }}\n")
@@ -161,7 +161,7 @@ pub(super) fn single(binding: usize, name: &str, dtype: DType) -> String {
 
 /// Declares an operand stored as lines along `axes[0]` and elements along `axes[1]`, and the function that reads four
 /// elements of it; `line` and `at` count from the tile's corner, whose place along K is `k0` and otherwise `first`.
-pub(super) fn four(binding: usize, name: &str, dtype: DType, axes: [&str; 2], fours: bool) -> String {
+pub(in crate::ops) fn four(binding: usize, name: &str, dtype: DType, axes: [&str; 2], fours: bool) -> String {
     let corner = |axis| if axis == "k" { "k0" } else { "first" };
     let access = match (Half::of(dtype), fours) {
         (Some(half), true) => Access::Pairs(half),

@@ -28,7 +28,7 @@ impl Form {
 
 /// One axis of the batch: how many matrices, and the elements from one to the next (zero where broadcast).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Level {
+pub(in crate::ops) struct Level {
     pub count: usize,
     pub a: usize,
     pub b: usize,
@@ -38,7 +38,7 @@ const SINGLE: Level = Level { count: 1, a: 0, b: 0 };
 
 /// A matmul as the kernels see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Geometry {
+pub(in crate::ops) struct Geometry {
     pub m: usize,
     pub n: usize,
     pub k: usize,
@@ -48,7 +48,7 @@ pub(super) struct Geometry {
 
 impl Geometry {
     /// Sizes for these operands, with neighbouring batch axes merged.
-    pub(super) fn of(form: Form, a: &Shape, b: &Shape) -> Result<Self> {
+    pub(in crate::ops) fn of(form: Form, a: &Shape, b: &Shape) -> Result<Self> {
         let ([m, k], [n, _], output) = fit(form, a, b)?;
         let batch = Shape::new(&output[..output.len() - 2]);
         let strides = |x: &Shape, size: usize| {
@@ -82,12 +82,12 @@ impl Geometry {
     }
 
     /// Matrices in the batch.
-    pub(super) fn matrices(&self) -> usize {
+    pub(in crate::ops) fn matrices(&self) -> usize {
         self.outer.count * self.inner.count
     }
 
     /// Gives the parameters all matmul shaders share.
-    pub(super) fn params(&self, launch: Launch) -> Launch {
+    pub(in crate::ops) fn params(&self, launch: Launch) -> Launch {
         launch
             .param("m", self.m)
             .param("n", self.n)
@@ -101,7 +101,7 @@ impl Geometry {
 }
 
 /// Sizes [M, K] and [N, K] and the shape of the output, or why the operands do not fit.
-pub(super) fn fit(form: Form, a: &Shape, b: &Shape) -> Result<([usize; 2], [usize; 2], Shape)> {
+pub(in crate::ops) fn fit(form: Form, a: &Shape, b: &Shape) -> Result<([usize; 2], [usize; 2], Shape)> {
     let bad = |input, expected: String, got: &Shape| Error::Shape {
         op: "matmul",
         input,
@@ -128,7 +128,7 @@ pub(super) fn fit(form: Form, a: &Shape, b: &Shape) -> Result<([usize; 2], [usiz
 }
 
 /// Shape of the output, with the operands checked.
-pub(super) fn output(form: Form, a: &Type, b: &Type) -> Result<Shape> {
+pub(in crate::ops) fn output(form: Form, a: &Type, b: &Type) -> Result<Shape> {
     let (_, _, shape) = fit(form, &a.shape, &b.shape)?;
     Geometry::of(form, &a.shape, &b.shape)?;
     Ok(shape)

@@ -9,15 +9,15 @@
 //! small matrices; for drivers that run on the CPU `matmul_register` and, where subgroups have a fixed small size,
 //! `matmul_broadcast`; `matmul_vector` is for the few rows of a text's next token.
 
-mod access;
+pub(in crate::ops) mod access;
 mod cooperative;
 mod fast;
-mod geometry;
+pub(in crate::ops) mod geometry;
 pub mod group;
 mod launch;
 mod reference;
-mod register;
-mod tile;
+pub(in crate::ops) mod register;
+pub(in crate::ops) mod tile;
 mod vector;
 
 pub use geometry::Form;

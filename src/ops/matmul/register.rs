@@ -18,7 +18,7 @@ macro_rules! line {
 
 /// What distinguishes one generated kernel from another.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Template {
+pub(in crate::ops) struct Template {
     pub form: Form,
     /// Floats of a chunk, and steps along K of one turn of the loop: 4 or 8.
     pub chunk: usize,
@@ -37,22 +37,22 @@ pub(super) struct Template {
 
 impl Template {
     /// Columns of a tile.
-    pub(super) fn tile_n(&self) -> usize {
+    pub(in crate::ops) fn tile_n(&self) -> usize {
         self.columns * self.lanes
     }
 
     /// The type of the output's array.
-    pub(super) fn output(&self) -> String {
+    pub(in crate::ops) fn output(&self) -> String {
         self.c.array(self.chunk)
     }
 
     /// Declarations of the operands.
-    pub(super) fn input(&self) -> String {
+    pub(in crate::ops) fn input(&self) -> String {
         self.a.declare(0, "a", self.chunk) + &self.b.declare(1, "b", self.chunk)
     }
 
     /// The loop and the stores.
-    pub(super) fn body(&self) -> String {
+    pub(in crate::ops) fn body(&self) -> String {
         let chunk = self.chunk;
         let mut text = String::new();
         self.bases(&mut text);

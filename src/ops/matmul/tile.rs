@@ -19,7 +19,7 @@ const QUAD_BYTES: usize = 16;
 
 /// What distinguishes one generated kernel from another.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Template {
+pub(in crate::ops) struct Template {
     pub form: Form,
     /// Storage of `a` and of `b`.
     pub operands: [DType; 2],
@@ -39,23 +39,23 @@ pub(super) struct Template {
 
 impl Template {
     /// Rows and columns of a tile.
-    pub(super) fn tile(&self) -> [usize; 2] {
+    pub(in crate::ops) fn tile(&self) -> [usize; 2] {
         [self.row_quads * 4 * SIDE, self.column_quads * 4 * SIDE]
     }
 
     /// Tiles of the whole batch.
-    pub(super) fn tiles(&self, sizes: &Geometry) -> usize {
+    pub(in crate::ops) fn tiles(&self, sizes: &Geometry) -> usize {
         let [tile_m, tile_n] = self.tile();
         sizes.matrices() * sizes.m.div_ceil(tile_m) * sizes.n.div_ceil(tile_n)
     }
 
     /// Depth staged at a time: 16 where both operands fit in the portable workgroup memory, else 8.
-    pub(super) fn step(&self) -> usize {
+    pub(in crate::ops) fn step(&self) -> usize {
         if self.buffer_bytes(16) <= PORTABLE_BYTES { 16 } else { 8 }
     }
 
     /// Workgroup memory it takes.
-    pub(super) fn workgroup_bytes(&self) -> usize {
+    pub(in crate::ops) fn workgroup_bytes(&self) -> usize {
         self.buffers * self.buffer_bytes(self.step())
     }
 
@@ -64,7 +64,7 @@ impl Template {
     }
 
     /// Vec4 per staged line and number of lines, of `a` and of `b`.
-    pub(super) fn staging(&self, step: usize) -> [[usize; 2]; 2] {
+    pub(in crate::ops) fn staging(&self, step: usize) -> [[usize; 2]; 2] {
         let [tile_m, tile_n] = self.tile();
         let a = if self.form == Form::Tn { [tile_m / 4, step] } else { [step / 4, tile_m] };
         let b = if self.form == Form::Nt { [step / 4, tile_n] } else { [tile_n / 4, step] };
@@ -72,12 +72,12 @@ impl Template {
     }
 
     /// The type of the output's array.
-    pub(super) fn output(&self) -> &'static str {
+    pub(in crate::ops) fn output(&self) -> &'static str {
         if self.c_fours { "array<vec4<Elem>>" } else { "array<Elem>" }
     }
 
     /// Bindings of the operands and how a vec4 of them is read.
-    pub(super) fn input(&self) -> String {
+    pub(in crate::ops) fn input(&self) -> String {
         let a_axes = if self.form == Form::Tn { ["k", "m"] } else { ["m", "k"] };
         let b_axes = if self.form == Form::Nt { ["n", "k"] } else { ["k", "n"] };
         let [a, b] = self.operands;
@@ -85,7 +85,7 @@ impl Template {
     }
 
     /// The accumulators: one vec4 of columns for each row.
-    pub(super) fn sums(&self) -> String {
+    pub(in crate::ops) fn sums(&self) -> String {
         let mut text = String::new();
         for r in 0..self.row_quads * 4 {
             for j in 0..self.column_quads {
@@ -96,7 +96,7 @@ impl Template {
     }
 
     /// Which buffer comes first, and with two of them the first step's elements.
-    pub(super) fn begin(&self) -> String {
+    pub(in crate::ops) fn begin(&self) -> String {
         if self.buffers == 1 {
             return "let stage_a = 0u;\nlet stage_b = 0u;\n".to_string();
         }
@@ -106,7 +106,7 @@ impl Template {
     }
 
     /// This step's elements into workgroup memory.
-    pub(super) fn stage(&self) -> String {
+    pub(in crate::ops) fn stage(&self) -> String {
         let mut text = String::new();
         for (name, first) in [("a", "row0"), ("b", "column0")] {
             let upper = name.to_uppercase();
@@ -130,7 +130,7 @@ impl Template {
     }
 
     /// With two buffers, the next step's elements are fetched while this one's are multiplied.
-    pub(super) fn ahead(&self) -> String {
+    pub(in crate::ops) fn ahead(&self) -> String {
         let mut text = String::new();
         if self.buffers == 2 {
             self.fetch(&mut text, "", "k0 + STEP");
@@ -139,7 +139,7 @@ impl Template {
     }
 
     /// The end of a step: nobody may still read what is staged next.
-    pub(super) fn turn(&self) -> &'static str {
+    pub(in crate::ops) fn turn(&self) -> &'static str {
         match self.buffers {
             1 => "workgroupBarrier();\n",
             _ => "stage_a = A_SIZE - stage_a;\nstage_b = B_SIZE - stage_b;\n",
@@ -165,7 +165,7 @@ impl Template {
     }
 
     /// Four steps along K.
-    pub(super) fn multiply(&self) -> String {
+    pub(in crate::ops) fn multiply(&self) -> String {
         let mut text = String::new();
         for r in 0..self.row_quads * 4 {
             let (j, i) = (r / 4, r % 4);
@@ -220,7 +220,7 @@ impl Template {
     }
 
     /// Bias, activation and the guarded stores.
-    pub(super) fn store(&self) -> String {
+    pub(in crate::ops) fn store(&self) -> String {
         let mut text = String::new();
         for j in 0..self.column_quads {
             for (i, part) in PARTS.iter().enumerate() {

@@ -1,0 +1,158 @@
+//! Shader text that reads codes.
+
+use super::{Layout, Packing};
+use crate::tensor::quant::{Grid, NORMAL_FLOAT};
+use std::fmt::Write;
+
+/// Writes a line of shader text.
+macro_rules! line {
+    ($text:expr, $($format:tt)*) => {{ let _ = writeln!($text, $($format)*); }};
+}
+
+impl Layout {
+    /// Declarations of codes, scales and offsets from `binding` on, and the functions `weight_at(row, at)`, and `weights_at(row,
+    /// at)` for four elements from a multiple of four on, as far as there are any; the matrix has `cols` columns.
+    pub(in crate::ops) fn declare(&self, binding: usize, cols: &str) -> String {
+        let mut text = String::new();
+        let floats = ["scales", "offsets"].into_iter().take(self.inputs() - 1);
+        let declare = |text: &mut String, at: usize, name: &str, element: &str, sizes: &str| {
+            let binding = binding + at;
+            line!(
+                text,
+                "@group(0) @binding({binding}) var<storage, read> {name}: array<{element}>;   // {sizes}"
+            );
+        };
+        declare(
+            &mut text,
+            0,
+            "codes",
+            "u32",
+            if self.packing == Packing::Bytes { "[N, K] bytes" } else { "[N, K / 8]" },
+        );
+        floats.enumerate().for_each(|(i, name)| declare(&mut text, 1 + i, name, "f32", "[N, groups]"));
+        self.group_of(&mut text, cols);
+        match self.packing {
+            Packing::Bytes => self.bytes(&mut text, cols),
+            Packing::Nibbles => self.nibbles(&mut text, cols),
+        }
+        self.four(&mut text, cols);
+        text
+    }
+
+    /// Place of an element's scale, and the element that a code stands for there.
+    fn group_of(&self, text: &mut String, cols: &str) {
+        let group = self.group;
+        match self.groups() {
+            1 => line!(text, "fn group_of(row: u32, at: u32) -> u32 {{ return row; }}"),
+            _ => line!(
+                text,
+                "fn group_of(row: u32, at: u32) -> u32 {{ return row * (({cols} + {}u) / {group}u) + at / {group}u; }}",
+                group - 1
+            ),
+        }
+        let offset = if self.has_offsets { " + offsets[group]" } else { "" };
+        for (name, kind) in [("valued", "f32"), ("valued_four", "vec4<f32>")] {
+            line!(
+                text,
+                "fn {name}(code: {kind}, group: u32) -> {kind} {{ return code * scales[group]{offset}; }}"
+            );
+        }
+    }
+
+    fn bytes(&self, text: &mut String, cols: &str) {
+        line!(
+            text,
+            "fn code_at(row: u32, at: u32) -> f32 {{
+    let i = row * {cols} + at;
+    return f32(extractBits(bitcast<i32>(codes[i / 4u]), i % 4u * 8u, 8u));
+}}"
+        );
+    }
+
+    fn nibbles(&self, text: &mut String, cols: &str) {
+        let value = match self.grid {
+            Grid::Integers => format!("f32(i32(nibble) + {}i)", self.lowest),
+            Grid::NormalFloat => "normal_float(nibble)".to_string(),
+        };
+        if self.grid == Grid::NormalFloat {
+            text.push_str(&normal_float());
+        }
+        line!(
+            text,
+            "fn code_at(row: u32, at: u32) -> f32 {{
+    let nibble = codes[row * (({cols} + 7u) / 8u) + at / 8u] >> (at % 4u * 8u + at / 4u % 2u * 4u) & 15u;
+    return {value};
+}}"
+        );
+    }
+
+    /// Four elements at once where they lie in one word and one group; the columns are then a multiple of four.
+    fn four(&self, text: &mut String, cols: &str) {
+        line!(
+            text,
+            "fn weight_at(row: u32, at: u32) -> f32 {{ return valued(code_at(row, at), group_of(row, at)); }}
+fn weights_at(row: u32, at: u32) -> vec4<f32> {{"
+        );
+        let together = self.cols.is_multiple_of(4) && (self.groups() == 1 || self.group.is_multiple_of(4));
+        if !together {
+            line!(
+                text,
+                "    var four = vec4<f32>();
+    for (var i = 0u; i < min(4u, {cols} - at); i += 1u) {{ four[i] = weight_at(row, at + i); }}
+    return four;
+}}"
+            );
+            return;
+        }
+        match (self.packing, self.grid) {
+            (Packing::Bytes, _) => {
+                line!(text, "    let code = vec4<f32>(unpack4xI8(codes[(row * {cols} + at) / 4u]));");
+            }
+            (Packing::Nibbles, grid) => {
+                line!(
+                    text,
+                    "    let word = codes[row * (({cols} + 7u) / 8u) + at / 8u] >> (at / 4u % 2u * 4u) & 0x0f0f0f0fu;
+    let nibbles = unpack4xU8(word);"
+                );
+                let each = |i: usize| format!("normal_float(nibbles[{i}])");
+                match grid {
+                    Grid::Integers => {
+                        line!(
+                            text,
+                            "    let code = vec4<f32>(vec4<i32>(nibbles) + vec4<i32>({}i));",
+                            self.lowest
+                        );
+                    }
+                    Grid::NormalFloat => {
+                        line!(
+                            text,
+                            "    let code = vec4<f32>({}, {}, {}, {});",
+                            each(0),
+                            each(1),
+                            each(2),
+                            each(3)
+                        );
+                    }
+                }
+            }
+        }
+        line!(text, "    return valued_four(code, group_of(row, at));\n}}");
+    }
+}
+
+/// The table of normal floats as selections, bit by bit: it then needs no memory, which is slow to index.
+fn normal_float() -> String {
+    let mut text = String::from("fn normal_float(nibble: u32) -> f32 {\n");
+    let mut names: Vec<String> = NORMAL_FLOAT.iter().map(|x| format!("f32({x:?})")).collect();
+    for bit in 0..4 {
+        line!(text, "    let b{bit} = (nibble & {}u) != 0u;", 1 << bit);
+        let pairs = names.chunks(2).enumerate();
+        names = pairs
+            .map(|(i, pair)| {
+                line!(text, "    let v{bit}_{i} = select({}, {}, b{bit});", pair[0], pair[1]);
+                format!("v{bit}_{i}")
+            })
+            .collect();
+    }
+    text + "    return v3_0;\n}\n"
+}
