@@ -23,7 +23,7 @@ pub fn is_absent(path: &Path) -> bool {
     !path.exists() && std::env::var("KILN_REQUIRE_GOLDEN").as_deref() != Ok("1")
 }
 
-/// All tensors of a file whose names start with `prefix`, which is dropped; 64-bit whole numbers become i32.
+/// All tensors of a file whose names start with `prefix`, which is dropped; whole numbers of 64 bits and unsigned bytes become i32.
 pub fn tensors(path: &Path, prefix: &str) -> Result<Tensors, Failed> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut found = Tensors::new();
@@ -32,6 +32,7 @@ pub fn tensors(path: &Path, prefix: &str) -> Result<Tensors, Failed> {
         let data = match view.dtype() {
             Dtype::F32 => Data::F32(elements(view.data(), f32::from_le_bytes)),
             Dtype::I32 => Data::I32(elements(view.data(), i32::from_le_bytes)),
+            Dtype::U8 => Data::I32(view.data().iter().map(|&code| code.into()).collect()),
             Dtype::I8 => Data::I8(elements(view.data(), i8::from_le_bytes)),
             Dtype::I64 => {
                 let wide = elements(view.data(), i64::from_le_bytes).into_iter().map(i32::try_from);
