@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod data;
 pub mod evaluate;
+pub mod formats;
 pub mod generate;
 #[cfg(feature = "gpu")]
 pub mod gpu;

@@ -1,0 +1,90 @@
+//! Files that hold tensors, whatever model they belong to: GGUF and safetensors, plain and quantised.
+//!
+//! A file is untrusted: every count, size and offset is checked against its length before anything is allocated.
+
+pub mod gguf;
+mod whole;
+
+pub use whole::write_whole;
+
+use crate::tensor::quant::blocks;
+use std::path::{Path, PathBuf};
+
+/// What can go wrong with a file of tensors.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file is not there.
+    #[error("{path:?} is not there")]
+    Absent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("{path:?}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not what its name says.
+    #[error("{path:?} is damaged: {reason}\n  hint: fetch or copy the file again; its size may be short")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file is whole, but of a kind that is not read here.
+    #[error("{path:?}: {what} is not supported; expected {expected}")]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it has.
+        what: String,
+        /// What is read.
+        expected: String,
+    },
+    /// A key is absent or has another type.
+    #[error("{place}: `{key}` is {got}, expected {expected}")]
+    Key {
+        /// The file.
+        place: String,
+        /// The key.
+        key: String,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+    /// What is to be written contradicts itself or the format.
+    #[error("{path:?} cannot be written: {reason}")]
+    Draft {
+        /// The file.
+        path: PathBuf,
+        /// What stands against it.
+        reason: String,
+    },
+    /// A tensor's blocks were refused.
+    #[error("tensor `{name}`: {source}")]
+    Blocks {
+        /// The tensor.
+        name: String,
+        /// Why.
+        source: blocks::Error,
+    },
+}
+
+impl Error {
+    /// What the operating system says of a file.
+    pub fn of_file(path: &Path, source: std::io::Error) -> Error {
+        let path = path.to_path_buf();
+        match source.kind() {
+            std::io::ErrorKind::NotFound => Error::Absent { path },
+            _ => Error::File { path, source },
+        }
+    }
+}
+
+/// Result of work on files.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
