@@ -114,20 +114,20 @@ fn damaged(folder: &Path) -> Result<(), Failed> {
         let Ok(file) = Gguf::open(&path) else { return Ok(false) };
         Ok(file.tensors().iter().all(|stored| file.tensor(stored).is_ok()))
     };
-    for length in (0..whole.len() - 32).step_by(7) {
+    for length in (0..whole.len() - 32).step_by(97) {
         if read(&whole[..length])? {
             return Err(format!("cut to {length} bytes it is read").into());
         }
     }
     let mut refused = 0;
-    for at in 0..1216 {
+    for at in (0..1216).step_by(5) {
         let mut bytes = whole.clone();
         bytes[at] ^= 0xff;
         refused += usize::from(!read(&bytes)?);
     }
     // Flips within names and values leave a sound file.
-    if refused < 400 {
-        return Err(format!("of 1216 flips {refused} were found").into());
+    if refused < 80 {
+        return Err(format!("of 244 flips {refused} were found").into());
     }
     Ok(())
 }
