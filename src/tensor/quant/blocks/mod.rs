@@ -6,6 +6,7 @@
 //!
 //! A scale that passes the range of f16 becomes infinite, as in the reference; [`Block::unpack`] refuses such a block.
 
+mod coded;
 mod large;
 mod search;
 mod small;

@@ -1,6 +1,7 @@
 //! Properties of the blocks; the bytes themselves are held against the reference in `kernels-tests`.
 
 use super::*;
+use crate::tensor::quant::{Coded, Origin};
 use crate::tensor::random::Stream;
 
 fn normal(count: usize) -> Vec<f32> {
@@ -121,4 +122,65 @@ fn names_and_sizes_are_those_of_the_format() {
         assert_eq!(Block::named(&block.name().to_lowercase()), Some(block));
     }
     assert_eq!(Block::named("Q9_9"), None);
+}
+
+#[test]
+fn blocks_become_codes_of_the_same_values_and_blocks_again() {
+    let x: Vec<f32> = normal(4 * 512).iter().enumerate().map(|(i, v)| v * (1.0 + (i / 300) as f32)).collect();
+    for block in Block::ALL.into_iter().filter(|block| block.can_encode() && !block.is_float()) {
+        let bytes = block.encode(&x, 512).unwrap();
+        let coded = block.unpack(&bytes, 512).unwrap();
+        assert!(coded.is_sound(), "{block}");
+        assert_eq!((coded.rows, coded.cols, Some(coded.group)), (4, 512, block.group()));
+        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(coded.decode()), bits(block.decode(&bytes, 512).unwrap()), "{block}");
+        assert_eq!(block.pack(&coded).unwrap(), bytes, "{block}");
+    }
+}
+
+#[test]
+fn large_blocks_of_any_bytes_keep_their_values_as_codes_and_back() {
+    let mut noise = Stream::new(&[5]);
+    for block in [Block::Q4K, Block::Q6K] {
+        let mut bytes: Vec<u8> = (0..64 * block.size_bytes()).map(|_| noise.next_u64() as u8).collect();
+        for each in bytes.chunks_exact_mut(block.size_bytes()) {
+            // Random halves would be infinite now and then.
+            let halves = if block == Block::Q4K { 0..2 } else { 104..105 };
+            halves.for_each(|h| each[2 * h..2 * h + 2].copy_from_slice(&f16::from_f32(0.37).to_le_bytes()));
+        }
+        let packed = block.pack(&block.unpack(&bytes, 256).unwrap()).unwrap();
+        assert_eq!(block.decode(&packed, 256), block.decode(&bytes, 256), "{block}");
+    }
+}
+
+#[test]
+fn formats_that_are_only_decoded_become_codes_too() {
+    let mut noise = Stream::new(&[6]);
+    for block in [Block::Q2K, Block::Q3K, Block::Q5K, Block::Iq4Nl] {
+        // The highest exponent bit of every possible half is cleared, so that none is infinite.
+        let bytes: Vec<u8> = (0..32 * block.size_bytes()).map(|_| noise.next_u64() as u8 & 0xbf).collect();
+        let coded = block.unpack(&bytes, block.elements()).unwrap();
+        assert!(coded.is_sound(), "{block}");
+        assert_eq!(coded.decode(), block.decode(&bytes, block.elements()).unwrap(), "{block}");
+        assert!(matches!(block.pack(&coded), Err(Error::DecodeOnly { .. })));
+    }
+}
+
+#[test]
+fn codes_that_do_not_fit_a_format_are_refused() {
+    let bytes = Block::Q4_0.encode(&normal(128), 64).unwrap();
+    let coded = Block::Q4_0.unpack(&bytes, 64).unwrap();
+    assert!(Block::Q8_0.pack(&coded).is_ok() && Block::Q5_0.pack(&coded).is_ok());
+    let unfit = |block: Block, coded: &Coded| matches!(block.pack(coded), Err(Error::Unfit { .. }));
+    assert!(unfit(Block::Q4_1, &coded) && unfit(Block::F16, &coded));
+    let mut scaled = coded.clone();
+    scaled.scales[1] = 0.1;
+    assert!(unfit(Block::Q4_0, &scaled));
+    let zeros = Coded { origin: Origin::Zeros(vec![0; 4]), ..coded.clone() };
+    assert!(unfit(Block::Q4_0, &zeros));
+    let rows = Coded { group: 64, scales: vec![0.5, 0.25], ..coded.clone() };
+    assert_eq!(Block::Q4_0.decode(&Block::Q4_0.pack(&rows).unwrap(), 64).unwrap(), rows.decode());
+    assert!(matches!(Block::Q8_0.unpack(&[0; 34], 33), Err(Error::Columns { .. })));
+    let infinite = Block::Q8_0.encode(&[1e30; 32], 32).unwrap();
+    assert!(matches!(Block::Q8_0.unpack(&infinite, 32), Err(Error::Scale { group: 0, .. })));
 }
