@@ -2,9 +2,13 @@
 //!
 //! A file is untrusted: every count, size and offset is checked against its length before anything is allocated.
 
+mod archive;
 pub mod gguf;
+mod raw;
 mod whole;
 
+pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
+pub use raw::{Element, Raw};
 pub use whole::write_whole;
 
 use crate::tensor::quant::blocks;
@@ -57,6 +61,24 @@ pub enum Error {
         /// What it is.
         got: String,
     },
+    /// A tensor is not there.
+    #[error("{path:?} has no tensor `{name}`")]
+    NoTensor {
+        /// File or folder.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor has elements of another type.
+    #[error("tensor `{name}` is stored as {got}, expected {expected}")]
+    Element {
+        /// The tensor.
+        name: String,
+        /// Types that are read.
+        expected: &'static str,
+        /// Type in the file.
+        got: String,
+    },
     /// What is to be written contradicts itself or the format.
     #[error("{path:?} cannot be written: {reason}")]
     Draft {
@@ -83,6 +105,10 @@ impl Error {
             std::io::ErrorKind::NotFound => Error::Absent { path },
             _ => Error::File { path, source },
         }
+    }
+
+    fn of_element(name: &str, expected: &'static str, got: Element) -> Error {
+        Error::Element { name: name.to_string(), expected, got: got.to_string() }
     }
 }
 

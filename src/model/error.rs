@@ -96,6 +96,9 @@ pub enum Error {
         /// Positions asked for.
         got: usize,
     },
+    /// A file of tensors was refused.
+    #[error(transparent)]
+    Format(crate::formats::Error),
     /// The graph refused.
     #[error(transparent)]
     Graph(#[from] crate::graph::Error),
