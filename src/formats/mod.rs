@@ -3,11 +3,16 @@
 //! A file is untrusted: every count, size and offset is checked against its length before anything is allocated.
 
 mod archive;
+mod bits;
+mod coded;
+pub mod compressed_tensors;
 pub mod gguf;
+pub mod own;
 mod raw;
 mod whole;
 
 pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
+pub use coded::{Found, Layer, QUANTIZATION_KEY, quantized_by, read_coded};
 pub use raw::{Element, Raw};
 pub use whole::write_whole;
 
@@ -78,6 +83,14 @@ pub enum Error {
         expected: &'static str,
         /// Type in the file.
         got: String,
+    },
+    /// The codes of a weight are not sound, or cannot be written so.
+    #[error("the codes of `{name}` are refused: {reason}")]
+    Layer {
+        /// The weight or its module.
+        name: String,
+        /// What stands against them.
+        reason: String,
     },
     /// What is to be written contradicts itself or the format.
     #[error("{path:?} cannot be written: {reason}")]
