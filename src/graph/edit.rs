@@ -14,9 +14,14 @@ pub struct Rewriter<'a> {
 impl<'a> Rewriter<'a> {
     /// Starts with all inputs, parameters, states and constants copied, in order.
     pub fn new(old: &'a Graph) -> Self {
+        Rewriter::without(old, |_| false)
+    }
+
+    /// The same without those that `dropped` says, which no copied node may read.
+    pub fn without(old: &'a Graph, dropped: impl Fn(&ValueInfo) -> bool) -> Self {
         let mut rewriter = Rewriter { old, new: Graph::new(), map: vec![None; old.values.len()] };
         for (at, info) in old.values.iter().enumerate() {
-            if !matches!(info.source, Source::Node { .. }) {
+            if !matches!(info.source, Source::Node { .. }) && !dropped(info) {
                 rewriter.map[at] = Some(rewriter.new.push(info.clone()));
             }
         }

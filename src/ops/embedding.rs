@@ -8,6 +8,8 @@
 
 mod fast;
 
+use super::coded::Layout;
+use super::embedding_coded::EmbeddingCoded;
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::reshape::ReshapeEmit;
 use super::slice::{pack, wide};
@@ -112,6 +114,10 @@ impl Operator for Embedding {
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         let hint = "to train the table, use the form that takes the positions sorted by token";
         Err(Error::NoGradient { op: "embedding", hint })
+    }
+
+    fn reading_codes(&self, input: usize, layout: Layout, turned: bool) -> Option<Arc<dyn Operator>> {
+        (input == 0 && !turned).then(|| Arc::new(EmbeddingCoded { layout }) as _)
     }
 
     fn launch(&self, inputs: &[Type], outputs: &[Type], _caps: &Caps) -> Vec<Variant> {

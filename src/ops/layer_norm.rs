@@ -159,6 +159,14 @@ impl Operator for LayerNorm {
         Some(expand())
     }
 
+    fn gains(&self) -> &'static [usize] {
+        match (self.has_weight, self.has_bias) {
+            (true, true) => &[1, 2],
+            (true, false) => &[1],
+            _ => &[],
+        }
+    }
+
     fn with_residual(&self) -> Option<Arc<dyn Operator>> {
         (!self.residual).then(|| Arc::new(LayerNorm { residual: true, ..self.clone() }) as _)
     }

@@ -8,7 +8,7 @@ pub mod attention;
 pub mod cache_write;
 mod case;
 pub mod cast;
-mod coded;
+pub mod coded;
 pub mod concat;
 pub mod cross_entropy;
 pub mod dequantize_coded;
@@ -220,6 +220,28 @@ pub trait Operator: Debug + Send + Sync {
     /// other inputs are f32.
     fn reading_halves(&self) -> Option<(Arc<dyn Operator>, &'static [usize])> {
         None
+    }
+
+    /// The operator with input `input`, a matrix, held as codes of `layout`: in its place come codes, scales and offsets. `turned`
+    /// says that the codes are those of the matrix's transpose.
+    fn reading_codes(
+        &self,
+        _input: usize,
+        _layout: coded::Layout,
+        _turned: bool,
+    ) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
+    /// The operator on codes of its first two inputs, the second as rows or, if `turned`, as its transpose's: in their place come
+    /// the codes of both and then the scales of the rows of both.
+    fn on_codes(&self, _turned: bool) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
+    /// Inputs whose elements, one for each channel of the output, scale it: gains and biases of a norm.
+    fn gains(&self) -> &'static [usize] {
+        &[]
     }
 
     /// The operator with its float storage exchanged, if it carries a storage type of its own (a cast does).

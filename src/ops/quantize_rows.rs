@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// How a row's scale follows from its largest magnitude, and which codes there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rule {
     /// Largest magnitude over 127, codes -127..=127: as GGUF's Q8_0 and int8 training.
     Narrow,

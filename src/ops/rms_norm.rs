@@ -122,6 +122,10 @@ impl Operator for RmsNorm {
         })
     }
 
+    fn gains(&self) -> &'static [usize] {
+        &[1]
+    }
+
     fn with_residual(&self) -> Option<Arc<dyn Operator>> {
         (!self.residual).then(|| Arc::new(RmsNorm { residual: true, ..self.clone() }) as _)
     }

@@ -22,7 +22,10 @@ mod vector;
 
 pub use geometry::Form;
 
+use super::coded::Layout;
 use super::launch::{Caps, Variant};
+use super::matmul_coded::MatmulCoded;
+use super::matmul_int8::MatmulInt8;
 use super::pointwise::Pointwise;
 use super::reduce::ReduceEmit;
 use super::reshape::ReshapeEmit;
@@ -92,6 +95,12 @@ impl Matmul {
             Some(DType::F32) => expect_any_float("matmul", "b", b).map(|()| DType::F32),
             Some(other) => refuse("f32 or none", other),
         }
+    }
+
+    /// Whether a product with codes, which are summed over along their rows, is this one.
+    fn reads_rows(&self, turned: bool) -> bool {
+        let rows_are_columns = if turned { Form::Nn } else { Form::Nt };
+        self.form == rows_are_columns && self.output.is_none_or(|output| output == DType::F32)
     }
 
     fn geometry(&self, inputs: &[Type]) -> Geometry {
@@ -254,6 +263,17 @@ impl Operator for Matmul {
 
     fn reading_halves(&self) -> Option<(Arc<dyn Operator>, &'static [usize])> {
         Some((Arc::new(self.clone().with_output(DType::F32)), &[0, 1]))
+    }
+
+    fn reading_codes(&self, input: usize, layout: Layout, turned: bool) -> Option<Arc<dyn Operator>> {
+        let (has_bias, activation) = (self.has_bias, self.activation.clone());
+        (input == 1 && self.reads_rows(turned))
+            .then(|| Arc::new(MatmulCoded { layout, has_bias, activation, transposed: false }) as _)
+    }
+
+    fn on_codes(&self, turned: bool) -> Option<Arc<dyn Operator>> {
+        let (has_bias, activation) = (self.has_bias, self.activation.clone());
+        self.reads_rows(turned).then(|| Arc::new(MatmulInt8 { has_bias, activation }) as _)
     }
 
     fn grouped(&self, count: usize, program: Option<&Pointwise>) -> Option<Arc<dyn Operator>> {
