@@ -15,13 +15,17 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("formats", &["tensor"]),
     ("model", &["tensor", "ops", "graph", "formats"]),
     ("train", &["tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model"]),
-    ("generate", &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train"]),
-    ("evaluate", &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "generate"]),
+    ("deploy", &["tensor", "ops", "graph", "passes", "plan", "model", "train"]),
+    ("generate", &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy"]),
+    (
+        "evaluate",
+        &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "generate"],
+    ),
     (
         "cli",
         &[
-            "tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train", "generate",
-            "evaluate",
+            "tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train", "deploy",
+            "generate", "evaluate",
         ],
     ),
 ];

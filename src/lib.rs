@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod data;
+pub mod deploy;
 pub mod evaluate;
 pub mod formats;
 pub mod generate;

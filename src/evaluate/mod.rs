@@ -6,12 +6,10 @@ use crate::data::store::{Part, split};
 use crate::data::text::Text;
 use crate::data::tokenizer::{Spec, Tokenizer};
 use crate::data::windows::{self, Batch};
-use crate::generate::place;
-use crate::graph::Graph;
+use crate::deploy::{self, Deployment};
 use crate::model::{self, Extent, Family, Mode, Weights};
-use crate::passes::{self, Epilogue, Fuse, Residual, Tidy};
 use crate::tensor::Tensor;
-use crate::train::job::{feeds_of, language_loss};
+use crate::train::job::feeds_of;
 use crate::train::{self, Target};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +25,9 @@ pub enum Error {
     /// The folder's model.
     #[error(transparent)]
     Model(#[from] model::Error),
+    /// The model on its device.
+    #[error(transparent)]
+    Deploy(#[from] deploy::Error),
     /// The text has tokens the model does not know.
     #[error(
         "the text has token {token}, the model knows {vocabulary}\n  hint: use the tokenizer the model was trained with"
@@ -134,17 +135,14 @@ pub fn mean_loss(
     extent: Extent,
     batches: &[Batch],
 ) -> Result<(f64, usize)> {
-    let mut graph = Graph::new();
-    let loss = language_loss(family, &mut graph, extent, Mode::Evaluate, 0.0)?;
-    graph.output("loss", loss);
-    let (graph, _) = passes::run(&[&Tidy, &Residual, &Fuse, &Epilogue], graph).map_err(train::Error::from)?;
-    let residents = place(family, target.caps().max_binding_bytes);
-    let plan = target.plans(&[&graph], &residents, None)?.remove(0);
-    let names: Vec<String> = plan.feeds.iter().map(|f| f.name.clone()).collect();
-    let mut engine = target.engine(&residents.arenas, vec![plan])?;
-    for spec in family.parameters() {
-        engine.write(residents.places[&spec.name], weights.get(&spec.name)?).map_err(train::Error::from)?;
-    }
+    let deployment = Deployment::new(weights);
+    let graph = deployment.graph(family, extent, Mode::Evaluate, |graph, forward| {
+        let loss = model::loss(graph, forward.logits, 0.0)?;
+        graph.output("loss", loss);
+        Ok(())
+    })?;
+    let (mut engine, plans) = deployment.engine(target, &[graph])?;
+    let names: Vec<String> = plans[0].feeds.iter().map(|f| f.name.clone()).collect();
     let (mut total, mut count) = (0.0, 0);
     for batch in batches {
         let feeds = feeds_of(batch, extent);

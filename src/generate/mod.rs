@@ -9,11 +9,10 @@ pub use reader::Pace;
 pub use sampling::{Sampling, sample};
 
 use crate::data::{self, tokenizer::Tokenizer};
+use crate::deploy;
 use crate::model::{self, Family, Weights};
-use crate::plan::{Arena, Residents, Span};
 use crate::tensor::random::Stream;
 use crate::train::job::tokenizer_in;
-use crate::train::layout::Placed;
 use crate::train::{self, Target};
 use reader::Reader;
 use std::path::Path;
@@ -30,6 +29,9 @@ pub enum Error {
     /// The folder's model.
     #[error(transparent)]
     Model(#[from] model::Error),
+    /// The model on its device.
+    #[error(transparent)]
+    Deploy(#[from] deploy::Error),
     /// A prompt that gives no token to start from.
     #[error(
         "the prompt is empty\n  hint: give at least one token; for stories a line break will do: --prompt $'\\n'"
@@ -165,14 +167,4 @@ impl Writer {
         let written = self.continue_ids(&ids, count, sampling, &mut |_| true)?;
         Ok(tokenizer.decode(&written)?)
     }
-}
-
-/// Arenas with all parameters, none larger than `most_bytes` unless a single tensor is.
-pub(crate) fn place(family: &dyn Family, most_bytes: u64) -> Residents {
-    let weights = family.parameters().into_iter().map(|spec| (spec.name, spec.shape, false));
-    let layout = train::layout::Layout::new(weights, most_bytes);
-    let arena = |page| Arena { name: format!("parameters.{page}"), kind: layout.kind(page) };
-    let span = |t: &Placed| Span { arena: t.page, offset_bytes: 4 * t.offset as u64 };
-    let places = layout.tensors.iter().map(|t| (t.name.clone(), span(t))).collect();
-    Residents { arenas: (0..layout.pages.len()).map(arena).collect(), places, ..Residents::default() }
 }

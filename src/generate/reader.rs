@@ -3,12 +3,11 @@
 //! Two plans share weights and caches: one reads [`CHUNK`] tokens at a time, one a single token. Tokens that a text shares with
 //! the one read before, from the first on, are not read again.
 
-use super::{Result, place};
-use crate::graph::{Graph, Source};
+use super::Result;
+use crate::deploy::{self, Deployment};
 use crate::model::{Extent, Family, Mode, Weights};
-use crate::passes::{self, Epilogue, Fuse, Group, Residual, Tidy};
-use crate::plan::{Arena, Engine, Plan, Residents, Span};
-use crate::tensor::{DType, Tensor, Type};
+use crate::plan::{Engine, Plan};
+use crate::tensor::Tensor;
 use crate::train::{self, Target};
 use std::time::{Duration, Instant};
 
@@ -46,18 +45,18 @@ impl Reader {
     pub fn new(family: &dyn Family, weights: &Weights, target: &Target, capacity: usize) -> Result<Reader> {
         let mut counts = vec![capacity.min(CHUNK), 1];
         counts.dedup();
-        let graphs = counts.iter().map(|&n| graph_of(family, n, capacity)).collect::<Result<Vec<_>>>()?;
-        let mut residents = place(family, target.caps().max_binding_bytes);
-        place_caches(&graphs[0], &mut residents);
-        let plans = target.plans(&graphs.iter().collect::<Vec<_>>(), &residents, None)?;
+        let deployment = Deployment::new(weights);
+        let graph = |&count: &usize| {
+            let extent = Extent { batch: 1, context: count };
+            deployment.graph(family, extent, Mode::Continue { capacity }, |graph, forward| {
+                graph.output("logits", forward.logits);
+                Ok(())
+            })
+        };
+        let graphs = counts.iter().map(graph).collect::<deploy::Result<Vec<_>>>()?;
+        let (engine, plans) = deployment.engine(target, &graphs)?;
         let names = |plan: &Plan| plan.feeds.iter().map(|f| f.name.clone()).collect();
         let named = plans.iter().map(names).zip(counts).collect();
-        let mut engine = target.engine(&residents.arenas, plans)?;
-        for spec in family.parameters() {
-            engine
-                .write(residents.places[&spec.name], weights.get(&spec.name)?)
-                .map_err(train::Error::from)?;
-        }
         Ok(Reader { engine, plans: named, held: vec![], capacity, pace: Pace::default() })
     }
 
@@ -105,26 +104,5 @@ impl Reader {
             self.engine.run(number, &feeds.iter().collect::<Vec<_>>()).map_err(train::Error::from)?;
         self.held.extend(&text[first..first + live]);
         Ok(results[0].real::<f32>().to_vec())
-    }
-}
-
-/// A pass over `count` tokens behind those in caches with room for `capacity`.
-fn graph_of(family: &dyn Family, count: usize, capacity: usize) -> Result<Graph> {
-    let mut graph = Graph::new();
-    let extent = Extent { batch: 1, context: count };
-    let forward = family.forward(&mut graph, extent, Mode::Continue { capacity })?;
-    graph.output("logits", forward.logits);
-    let (graph, _) =
-        passes::run(&[&Tidy, &Residual, &Fuse, &Group, &Epilogue], graph).map_err(train::Error::from)?;
-    Ok(graph)
-}
-
-/// An arena for each cache.
-fn place_caches(graph: &Graph, residents: &mut Residents) {
-    for info in graph.values().iter().filter(|info| matches!(info.source, Source::State)) {
-        let name = info.name.clone().expect("states are named when made");
-        let kind = Type::new(DType::F32, [info.kind.shape.count()]);
-        residents.places.insert(name.clone(), Span { arena: residents.arenas.len(), offset_bytes: 0 });
-        residents.arenas.push(Arena { name, kind });
     }
 }

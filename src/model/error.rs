@@ -64,6 +64,14 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// A weight was asked for as plain f32 that is held as codes or in 16 bits.
+    #[error(
+        "`{name}` is quantised, and this needs plain weights\n  hint: start from the model it was made of"
+    )]
+    Quantised {
+        /// Its name.
+        name: String,
+    },
     /// A setting of the model is impossible or not supported.
     #[error("{place}: `{key}` is {got}, expected {expected}")]
     Setting {

@@ -30,7 +30,7 @@ pub use init::{Init, initial};
 pub use llama::{Dialect, Llama};
 pub use mlp::Mlp;
 pub use rope::{Rope, Scaling};
-pub use weights::Weights;
+pub use weights::{Quantized, Stored, Weights, turn};
 
 use crate::graph::Graph;
 use crate::ops::Value;

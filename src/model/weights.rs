@@ -4,20 +4,63 @@ use super::archive::{Archive, WEIGHTS_FILE, write_whole};
 use super::config::CONFIG_FILE;
 use super::{Error, Family, ParameterSpec, Result};
 use crate::graph::Feeds;
-use crate::tensor::{Shape, Tensor};
+use crate::ops::coded::Activations;
+use crate::tensor::quant::Coded;
+use crate::tensor::{DType, Shape, Tensor};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
+
+/// A weight that is not held as plain f32.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stored {
+    /// Codes.
+    Codes(Quantized),
+    /// Numbers rounded to f16 or bf16, held as f32.
+    Halves(DType, Tensor),
+}
+
+/// A weight as codes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Quantized {
+    /// Sizes of the weight's own axes.
+    pub shape: Shape,
+    /// The codes; their columns are what a product sums over.
+    pub coded: Coded,
+    /// The codes are those of the weight's transpose: it is stored as [in, out].
+    pub turned: bool,
+    /// What meets them in a product.
+    pub activations: Activations,
+}
+
+impl Quantized {
+    /// The weight as numbers.
+    pub fn tensor(&self) -> Tensor {
+        let (rows, cols, values) = (self.coded.rows, self.coded.cols, self.coded.decode());
+        Tensor::f32(self.shape.clone(), if self.turned { turn(&values, rows, cols) } else { values })
+    }
+}
+
+/// The transpose of a matrix [rows, cols].
+pub fn turn(matrix: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    let mut turned = vec![0.0; matrix.len()];
+    turned.par_chunks_mut(rows.max(1)).enumerate().for_each(|(column, out)| {
+        out.iter_mut().enumerate().for_each(|(row, x)| *x = matrix[row * cols + column]);
+    });
+    turned
+}
 
 /// Tensors by name, in the order of their names. Tied weights are one tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Weights {
     by_name: BTreeMap<String, Tensor>,
+    stored: BTreeMap<String, Stored>,
 }
 
 impl FromIterator<(String, Tensor)> for Weights {
     fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(tensors: I) -> Self {
-        Weights { by_name: tensors.into_iter().collect() }
+        Weights { by_name: tensors.into_iter().collect(), stored: BTreeMap::new() }
     }
 }
 
@@ -45,8 +88,9 @@ impl Weights {
         self.check(&parameters)?;
         std::fs::create_dir_all(folder)
             .map_err(|source| Error::File { path: folder.to_path_buf(), source })?;
-        let tensors: Vec<_> =
-            parameters.iter().map(|spec| (spec.name.as_str(), &self.by_name[&spec.name])).collect();
+        let tensor = |spec: &'_ ParameterSpec| self.get(&spec.name).map(|tensor| (spec.name.clone(), tensor));
+        let tensors = parameters.iter().map(tensor).collect::<Result<Vec<_>>>()?;
+        let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor)).collect();
         Archive::write(&folder.join(WEIGHTS_FILE), &tensors)?;
         write_whole(&folder.join(CONFIG_FILE), |out| {
             serde_json::to_writer_pretty(&mut *out, &family.config())?;
@@ -57,35 +101,77 @@ impl Weights {
     /// Checks that exactly these parameters are there, with their shapes.
     pub fn check(&self, parameters: &[ParameterSpec]) -> Result<()> {
         for spec in parameters {
-            let tensor = self.get(&spec.name)?;
-            expect_shape(spec, &tensor.shape)?;
+            match self.stored.get(&spec.name) {
+                Some(Stored::Codes(quantized)) => expect_shape(spec, &quantized.shape)?,
+                Some(Stored::Halves(_, tensor)) => expect_shape(spec, &tensor.shape)?,
+                None => expect_shape(spec, &self.get(&spec.name)?.shape)?,
+            }
         }
         let known: HashSet<&String> = parameters.iter().map(|spec| &spec.name).collect();
-        let extra: Vec<String> = self.by_name.keys().filter(|name| !known.contains(name)).cloned().collect();
+        let all = self.by_name.keys().chain(self.stored.keys());
+        let extra: Vec<String> = all.filter(|name| !known.contains(name)).cloned().collect();
         if extra.is_empty() {
             return Ok(());
         }
         Err(Error::Names { path: "weights in memory".into(), missing: vec![], extra })
     }
 
-    /// The tensor of that name.
+    /// The tensor of that name, which must be held as plain f32.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
+        if self.stored.contains_key(name) {
+            return Err(Error::Quantised { name: name.to_string() });
+        }
         self.by_name.get(name).ok_or_else(|| Error::NoWeight { name: name.to_string() })
     }
 
     /// Sets a tensor and gives back the one before.
     pub fn set(&mut self, name: impl Into<String>, tensor: Tensor) -> Option<Tensor> {
-        self.by_name.insert(name.into(), tensor)
+        let name = name.into();
+        self.stored.remove(&name);
+        self.by_name.insert(name, tensor)
     }
 
-    /// Names and tensors, in the order of the names.
+    /// Holds a weight in another way from now on.
+    pub fn store(&mut self, name: impl Into<String>, stored: Stored) {
+        let name = name.into();
+        self.by_name.remove(&name);
+        self.stored.insert(name, stored);
+    }
+
+    /// The weights that are not held as plain f32, in the order of their names.
+    pub fn stored(&self) -> impl Iterator<Item = (&str, &Stored)> {
+        self.stored.iter().map(|(name, stored)| (name.as_str(), stored))
+    }
+
+    /// A weight as numbers, however it is held.
+    pub fn numbers(&self, name: &str) -> Result<Cow<'_, Tensor>> {
+        match self.stored.get(name) {
+            Some(Stored::Codes(quantized)) => Ok(Cow::Owned(quantized.tensor())),
+            Some(Stored::Halves(_, tensor)) => Ok(Cow::Borrowed(tensor)),
+            None => self.get(name).map(Cow::Borrowed),
+        }
+    }
+
+    /// All weights as plain f32.
+    pub fn widened(&self) -> Weights {
+        let names = self.by_name.keys().chain(self.stored.keys());
+        let wide =
+            |name: &String| (name.clone(), self.numbers(name).expect("the name is there").into_owned());
+        names.map(wide).collect()
+    }
+
+    /// Names and tensors of those held as plain f32, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.by_name.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// Number of elements in all tensors.
     pub fn count_elements(&self) -> usize {
-        self.by_name.values().map(|tensor| tensor.shape.count()).sum()
+        let stored = self.stored.values().map(|stored| match stored {
+            Stored::Codes(quantized) => quantized.shape.count(),
+            Stored::Halves(_, tensor) => tensor.shape.count(),
+        });
+        self.by_name.values().map(|tensor| tensor.shape.count()).chain(stored).sum()
     }
 
     /// Copies for the host interpreter.

@@ -7,6 +7,7 @@ use super::{Pass, Promise};
 use crate::graph::{self, Graph, Node, Rewriter, Source};
 use crate::ops::Value;
 use crate::ops::cast::CastEmit;
+pub use crate::ops::coded::Activations;
 use crate::ops::dequantize_coded::DequantizeCodedEmit;
 use crate::ops::matmul_coded::{CodedMatrix, Layout};
 use crate::ops::quantize_rows::{QuantizeRowsEmit, Rule};
@@ -14,16 +15,6 @@ use crate::ops::reshape::ReshapeEmit;
 use crate::ops::transpose::TransposeEmit;
 use crate::tensor::{DType, Type};
 use std::collections::{BTreeMap, HashMap};
-
-/// What a product's other operand is while it is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Activations {
-    /// Numbers as they come.
-    #[default]
-    Numbers,
-    /// Codes of 8 bits with a scale for each row, that is for each token.
-    Rows(Rule),
-}
 
 /// A weight as codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -179,15 +170,15 @@ impl Work {
 
     /// Writes the node as it reads its input `at` the way it is stored, if it can.
     fn reading(&self, rewriter: &mut Rewriter, node: &Node, at: usize) -> graph::Result<bool> {
-        let Held { weight, parts, .. } = &self.held[&node.inputs[at]];
-        let op = match weight {
-            StoredWeight::Codes(CodedWeight { activations: Activations::Rows(_), .. }) => None,
+        let held = &self.held[&node.inputs[at]];
+        let op = match held.weight {
             StoredWeight::Codes(coded) => node.op.reading_codes(at, coded.layout, coded.turned),
             StoredWeight::Halves(_) => {
                 node.op.reading_halves().filter(|(_, positions)| positions.contains(&at)).map(|(op, _)| op)
             }
         };
         let Some(op) = op else { return Ok(false) };
+        let parts = rewriter.emit_in(&node.scope, |graph| held.parts(graph))?;
         let inputs: Vec<Value> = (0..node.inputs.len())
             .flat_map(|n| if n == at { parts.clone() } else { vec![rewriter.get(node.inputs[n])] })
             .collect();
@@ -211,16 +202,23 @@ impl Work {
 }
 
 impl Held {
+    /// The parts as operators read them that take the codes for numbers: scales have two axes.
+    fn parts(&self, new: &mut Graph) -> graph::Result<Vec<Value>> {
+        let mut parts = self.parts.clone();
+        if let StoredWeight::Codes(CodedWeight { rows, activations: Activations::Rows(_), .. }) = self.weight
+        {
+            parts[1] = new.reshape(parts[1], [rows, 1].into())?;
+        }
+        Ok(parts)
+    }
+
     /// The weight of that type as numbers.
     fn decode(&self, new: &mut Graph, kind: &Type) -> graph::Result<Value> {
-        let StoredWeight::Codes(CodedWeight { rows, layout, turned, activations }) = self.weight else {
-            return Ok(new.cast(self.parts[0], kind.dtype)?);
+        let parts = self.parts(new)?;
+        let StoredWeight::Codes(CodedWeight { layout, turned, .. }) = self.weight else {
+            return Ok(new.cast(parts[0], kind.dtype)?);
         };
-        let scales = match activations {
-            Activations::Numbers => self.parts[1],
-            Activations::Rows(_) => new.reshape(self.parts[1], [rows, 1].into())?,
-        };
-        let (codes, offsets) = (self.parts[0], self.parts.get(2).copied());
+        let (codes, scales, offsets) = (parts[0], parts[1], parts.get(2).copied());
         let y = new.dequantize_coded(&CodedMatrix { layout, codes, scales, offsets })?;
         let y = if turned { new.swap_last(y)? } else { y };
         Ok(new.reshape(y, kind.shape.clone())?)
@@ -285,7 +283,6 @@ mod tests {
             let coded: Coded = encode(matrix.real::<f32>(), rows, cols, &scheme).unwrap();
             let mut layout = Layout::of(&coded);
             let mut parts = layout.pack(&coded);
-            let activations = if name == "table" { Activations::Numbers } else { activations };
             if activations != Activations::Numbers {
                 layout = layout.in_bytes();
                 parts[1] = parts[1].clone().reshaped([rows]).unwrap();
@@ -337,7 +334,7 @@ mod tests {
         let (new, feeds, plain) = coded(scheme, Activations::Rows(Rule::Narrow));
         new.verify().unwrap();
         let count = |wanted| new.nodes().iter().filter(|node| node.op.name() == wanted).count();
-        assert_eq!((count("matmul_int8"), count("quantize_rows"), count("matmul_coded")), (2, 2, 1));
+        assert_eq!((count("matmul_int8"), count("quantize_rows"), count("embedding_coded")), (3, 3, 1));
         let got = evaluate(&new, &feeds, DType::F32).unwrap();
         let expected = evaluate(&model().0, &plain, DType::F32).unwrap();
         let error = worst(&got["logits"], &expected["logits"]);

@@ -12,6 +12,7 @@ mod text;
 pub(in crate::ops) use read::Stored;
 
 use super::dequantize_rows::expect_scales;
+use super::quantize_rows::Rule;
 use super::{Error, Result, expect_dtype, expect_shape};
 use crate::tensor::quant::Grid;
 use crate::tensor::{DType, Data, Tensor, Type};
@@ -26,6 +27,16 @@ pub enum Packing {
     Bytes,
     /// U32 [N, K / 8], rounded up.
     Nibbles,
+}
+
+/// What a product's other operand is while it is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// Numbers as they come.
+    #[default]
+    Numbers,
+    /// Codes of 8 bits with a scale for each row, that is for each token.
+    Rows(Rule),
 }
 
 /// How a matrix of codes [N, K] lies in memory and what its codes mean.
