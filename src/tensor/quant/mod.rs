@@ -43,16 +43,6 @@ pub enum Error {
         /// Elements given.
         got: usize,
     },
-    /// Groups do not divide the columns.
-    #[error(
-        "groups of {group} do not divide {cols} columns\n  hint: choose a scheme with one scale a row, or leave this weight out with `ignore`"
-    )]
-    Group {
-        /// Columns that share a scale.
-        group: usize,
-        /// Columns.
-        cols: usize,
-    },
     /// A setting of the scheme is out of range.
     #[error("{setting} is {got}, expected {expected}")]
     Setting {

@@ -124,12 +124,11 @@ impl Scheme {
         matches!(self.scale, Scale::Largest { .. })
     }
 
-    /// Columns that share a scale in rows of `cols`; groups must divide them.
-    pub fn group(&self, cols: usize) -> Result<usize> {
+    /// Columns that share a scale in rows of `cols`; where groups do not divide them, the last one is shorter.
+    pub fn group(&self, cols: usize) -> usize {
         match self.share {
-            Share::Tensor | Share::Row => Ok(cols.max(1)),
-            Share::Group(group) if group > 0 && cols.is_multiple_of(group) => Ok(group),
-            Share::Group(group) => Err(Error::Group { group, cols }),
+            Share::Tensor | Share::Row => cols.max(1),
+            Share::Group(group) => group.clamp(1, cols.max(1)),
         }
     }
 
@@ -144,6 +143,9 @@ impl Scheme {
                 "a range within -128..=127",
                 format!("{}..={}", self.lowest, self.highest),
             );
+        }
+        if self.share == Share::Group(0) {
+            return refuse("group", "at least 1", "0".into());
         }
         match self.scale {
             Scale::Largest { divisor } if !(divisor > 0.0 && divisor.is_finite()) => {
@@ -198,10 +200,8 @@ mod tests {
         ] {
             assert!(wrong.check().is_err());
         }
-        assert_eq!(
-            Scheme::symmetric(4, Share::Group(32)).group(48),
-            Err(Error::Group { group: 32, cols: 48 })
-        );
+        assert!(Scheme::symmetric(4, Share::Group(0)).check().is_err());
+        assert_eq!(Scheme::symmetric(4, Share::Group(32)).group(16), 16);
     }
 
     #[test]
