@@ -6,6 +6,7 @@ use crate::ops::attention::{Attention, AttentionGradient};
 use crate::ops::cross_entropy::{CrossEntropy, CrossEntropyGradient};
 use crate::ops::layer_norm::{LayerNorm, LayerNormGradient};
 use crate::ops::matmul::{Form, Matmul};
+use crate::ops::matmul_coded::{Layout, MatmulCoded, Packing};
 use crate::ops::matmul_int8::MatmulInt8;
 use crate::ops::optimizer::{self, BLOCK, Optimizer, SCALARS, norm::CONTROL};
 use crate::ops::pointwise::Pointwise;
@@ -13,6 +14,7 @@ use crate::ops::quantize_rows::{QuantizeRows, Rule};
 use crate::ops::reduce::{self, Reduce};
 use crate::ops::rms_norm::{RmsNorm, RmsNormGradient};
 use crate::ops::softmax::{self, Softmax, SoftmaxGradient};
+use crate::tensor::quant::Grid;
 use crate::tensor::random::Stream;
 use crate::tensor::{DType, Data, Tensor, Type};
 use std::sync::{Arc, OnceLock};
@@ -233,6 +235,18 @@ const FAMILIES: &[Family] = &[
         ..matmul("matmul_int8", |sizes, _| matmul_int8_at(sizes))
     },
     Family {
+        only: Some(DType::I8),
+        ..coded("matmul_bytes", |sizes, _| coded_at(sizes, Packing::Bytes, Grid::Integers, sizes[2]))
+    },
+    Family {
+        only: Some(DType::U32),
+        ..coded("matmul_int4", |sizes, _| coded_at(sizes, Packing::Nibbles, Grid::Integers, 32))
+    },
+    Family {
+        only: Some(DType::U32),
+        ..coded("matmul_nf4", |sizes, _| coded_at(sizes, Packing::Nibbles, Grid::NormalFloat, 64))
+    },
+    Family {
         shapes: &[CUBES[0], &[128, 512, 768], CUBES[1], &[384, 1536, 1024], CUBES[2]],
         large: LARGE_CUBES,
         ..matmul("matmul_tn", |sizes, dtype| matmul_at(Form::Tn, sizes, dtype))
@@ -321,6 +335,11 @@ const fn matmul(name: &'static str, make: Make) -> Family {
     Family { name, axes: MATMUL_AXES, rate, only, shapes: &[], large: LARGE_CUBES, make }
 }
 
+/// Weights of codes, activations of floats.
+const fn coded(name: &'static str, make: Make) -> Family {
+    Family { shapes: LINEARS, ..matmul(name, make) }
+}
+
 const fn rows(name: &'static str, make: Make) -> Family {
     let (rate, only) = (Rate::Bytes, None);
     Family { name, axes: "ROWSxCOLUMNS", rate, only, shapes: ROWS, large: LARGE_ROWS, make }
@@ -349,6 +368,22 @@ fn matmul_int8_at(sizes: &[usize]) -> (Arc<dyn Operator>, Vec<Input>) {
     let codes = |rows| Input::new(DType::I8, &[rows, k], Fill::Below(256));
     let scales = |rows| Input::new(DType::F32, &[rows], Fill::Even(0.01));
     (Arc::new(MatmulInt8::default()), vec![codes(m), codes(n), scales(m), scales(n)])
+}
+
+fn coded_at(sizes: &[usize], packing: Packing, grid: Grid, group: usize) -> (Arc<dyn Operator>, Vec<Input>) {
+    let [m, n, k] = [sizes[0], sizes[1], sizes[2]];
+    let lowest = if packing == Packing::Bytes {
+        -128
+    } else if grid == Grid::Integers {
+        -8
+    } else {
+        0
+    };
+    let layout = Layout { packing, grid, lowest, cols: k, group: group.min(k), has_offsets: false };
+    let kinds = layout.types(n);
+    let codes = Input::new(kinds[0].dtype, &kinds[0].shape, Fill::Below(1 << 32));
+    let scales = Input::new(DType::F32, &kinds[1].shape, Fill::Even(0.01));
+    (Arc::new(MatmulCoded::new(layout)), vec![Input::new(DType::F32, &[m, k], Fill::Normal), codes, scales])
 }
 
 fn logits_at(sizes: &[usize], dtype: DType) -> [Input; 2] {

@@ -140,6 +140,56 @@ fn weights_at(row: u32, at: u32) -> vec4<f32> {{"
     }
 }
 
+impl Layout {
+    /// Elements of a word.
+    pub(in crate::ops) fn of_word(&self) -> usize {
+        if self.packing == Packing::Bytes { 4 } else { 8 }
+    }
+
+    /// Functions that the lines of [`Layout::unpack`] call.
+    pub(in crate::ops) fn functions(&self) -> String {
+        if self.grid == Grid::NormalFloat { normal_float() } else { String::new() }
+    }
+
+    /// Lines that give the elements of `word` as `{name}_0`, `{name}_1` .. before their scale.
+    ///
+    /// Below the exponent of a power of two P, code c in the mantissa's lowest bits is the number P + c: a few bits are put into a
+    /// number, P is taken off, and that is the code exactly, without a shift for each or a conversion.
+    pub(in crate::ops) fn unpack(&self, text: &mut String, word: &str, name: &str) {
+        if self.grid == Grid::NormalFloat {
+            for e in 0..8 {
+                line!(text, "let {name}_{e} = normal_float({word} >> {}u & 15u);", shift(e));
+            }
+            return;
+        }
+        // The mantissa has 23 bits: what lies higher is shifted down once for the whole word.
+        let (width, down, zero) = match self.packing {
+            Packing::Bytes => (8, 16, 128),
+            Packing::Nibbles => (4, 12, -self.lowest),
+        };
+        match self.packing {
+            // Bytes of two's complement, read as unsigned ones of 128 more.
+            Packing::Bytes => line!(text, "let {name}_low = {word} ^ 0x80808080u;"),
+            Packing::Nibbles => line!(text, "let {name}_low = {word};"),
+        }
+        line!(text, "let {name}_high = {name}_low >> {down}u;");
+        for e in 0..self.of_word() {
+            let place = if width == 8 { 8 * e } else { shift(e) };
+            let (half, place) = if place + width > 20 { ("high", place - down) } else { ("low", place) };
+            let mask = ((1u32 << width) - 1) << place;
+            // 2^(23 - place): the code's lowest bit counts one.
+            let power = (127 + 23 - place as u32) << 23;
+            let off = (1i64 << (23 - place)) + i64::from(zero);
+            line!(text, "let {name}_{e} = bitcast<f32>({name}_{half} & {mask:#x}u | {power:#x}u) - {off}.0;");
+        }
+    }
+}
+
+/// Bits below element `at` of a word of nibbles.
+fn shift(at: usize) -> usize {
+    at % 4 * 8 + at / 4 * 4
+}
+
 /// The table of normal floats as selections, bit by bit: it then needs no memory, which is slow to index.
 fn normal_float() -> String {
     let mut text = String::from("fn normal_float(nibble: u32) -> f32 {\n");

@@ -1,15 +1,17 @@
 //! Which kernels a matmul by codes may use on an adapter.
 
-use super::{MatmulCoded, Sizes};
+use super::{MatmulCoded, Sizes, vector};
 use crate::ops::launch::{Bind, Caps, Kernel, Launch, Variant};
 use crate::ops::matmul::geometry::Geometry;
 use crate::ops::pointwise;
 use crate::tensor::Shape;
 use std::fmt::Write;
 
-pub(super) fn variants(op: &MatmulCoded, sizes: Sizes, _caps: &Caps) -> Vec<Variant> {
+pub(super) fn variants(op: &MatmulCoded, sizes: Sizes, caps: &Caps) -> Vec<Variant> {
     let plan = Plan { op, sizes };
-    vec![plan.plain()]
+    let mut variants = if op.transposed { vec![] } else { plan.vectors(caps) };
+    variants.push(plan.plain());
+    variants
 }
 
 struct Plan<'a> {
@@ -46,11 +48,34 @@ impl Plan<'_> {
         Variant::single("matmul_coded_plain", launch)
     }
 
+    /// Kernels for a few rows of X, where reading W is all the work.
+    fn vectors(&self, caps: &Caps) -> Vec<Variant> {
+        let Sizes { m, n, .. } = self.sizes;
+        let variant = |template: vector::Template| {
+            let tiles = n.div_ceil(template.tile(1));
+            let mut body = String::new();
+            let store = "c[row * params.n0 + column] = finish(y0, bias_at(column));";
+            template.over_tiles(&mut body, |text| template.dot(text, &[0], "params.n0", "tile", store));
+            let kernel = Kernel::new("matmul_coded_vector")
+                .constant("GROUP", template.group() as u32)
+                .constant("LANES", template.lanes() as u32)
+                .paste("INPUT", template.declare_x() + &template.declare(0, 1) + &template.shared(1))
+                .paste("OUTPUT", self.output("array<f32>"))
+                .paste("BODY", body);
+            let launch = Launch::new(kernel, self.bindings(), template.groups(tiles));
+            Variant::single(template.name(), vector::with_params(launch, &[n], &[tiles]))
+        };
+        vector::Template::fitting(self.op.layout, m, caps).into_iter().map(variant).collect()
+    }
+
+    fn bindings(&self) -> Vec<Bind> {
+        (0..self.op.inputs()).map(Bind::Input).chain([Bind::Output(0)]).collect()
+    }
+
     /// Completes a launch with what all kernels share.
     fn launch(&self, kernel: Kernel, output: &str, groups: usize) -> Launch {
-        let mut bindings: Vec<Bind> = (0..self.op.inputs()).map(Bind::Input).collect();
-        bindings.push(Bind::Output(0));
-        self.geometry().params(Launch::new(kernel.paste("OUTPUT", self.output(output)), bindings, groups))
+        let kernel = kernel.paste("OUTPUT", self.output(output));
+        self.geometry().params(Launch::new(kernel, self.bindings(), groups))
     }
 
     /// The bias and the output's binding, and what finishes a sum.

@@ -6,6 +6,7 @@
 mod cases;
 mod host;
 mod launch;
+mod vector;
 
 pub use super::coded::{Layout, Packing};
 pub use cases::cases;

@@ -1,0 +1,483 @@
+//! Shader text of the matmul by codes for a few rows of X: reading W, once and in wide loads, is all the work.
+//!
+//! On drivers that run on the CPU each lane of a subgroup owns rows of W, and the lanes share what they read of X by broadcasts: a
+//! load there costs the same for 4 bytes and for 32, a broadcast costs one instruction, and nothing is left to be summed across
+//! lanes. Elsewhere a team of lanes walks along K over some rows of W, and sums meet in workgroup memory. Codes become numbers in
+//! registers; a group's sum is scaled once.
+
+use crate::ops::coded::Layout;
+use crate::ops::launch::{Caps, Launch};
+use std::fmt::Write;
+
+/// Rows of X at most: beyond, tiles are faster.
+const MOST_ROWS: usize = 8;
+/// Sums of one lane that owns rows, at most.
+const SUMS: usize = 8;
+/// Rows of one lane, at most.
+const MOST_OWN: usize = 4;
+/// Workgroups on a driver that runs on the CPU: beyond, they walk on, since each has a price there.
+const MOST_GROUPS: usize = 128;
+/// Invocations of a workgroup that shares memory.
+const SHARED_GROUP: usize = 128;
+/// Names of a vector's parts.
+const PARTS: [&str; 4] = ["x", "y", "z", "w"];
+
+/// Writes a line of shader text.
+macro_rules! line {
+    ($text:expr, $($format:tt)*) => {{ let _ = writeln!($text, $($format)*); }};
+}
+
+/// What distinguishes one generated kernel from another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Template {
+    layout: Layout,
+    /// Rows of X.
+    m: usize,
+    /// Words of one load: 1, 2, 4, or 8 by words of 64 bits.
+    words: usize,
+    /// Lanes of a team.
+    lanes: usize,
+    /// True where lanes own rows, in a subgroup.
+    owns: bool,
+}
+
+impl Template {
+    /// The kernels for these sizes on this adapter, the preferred one first.
+    pub fn fitting(layout: Layout, m: usize, caps: &Caps) -> Vec<Template> {
+        if m > MOST_ROWS {
+            return vec![];
+        }
+        let size = caps.subgroup_size as usize;
+        let owns = (caps.subgroup && [4, 8].contains(&size)).then(|| {
+            let most = if caps.int64 { 8 } else { 4 };
+            // Each lane's share of X is one load, or two.
+            let fits = |&words: &usize| {
+                let chunk = words * layout.of_word();
+                words <= most && chunk <= 8 * size && chunk.is_multiple_of(size)
+            };
+            let words = [8, 4, 2, 1].into_iter().filter(fits).find(|&words| suits(&layout, words))?;
+            Some(Template { layout, m, words, lanes: size, owns: true })
+        });
+        let shared = (caps.max_invocations as usize >= SHARED_GROUP).then(|| {
+            let words = [4, 2, 1].into_iter().find(|&words| suits(&layout, words))?;
+            let chunks = layout.cols / (words * layout.of_word());
+            let lanes = if chunks >= 32 { 32 } else { chunks.next_power_of_two().max(4) };
+            Some(Template { layout, m, words, lanes, owns: false })
+        });
+        let mut templates: Vec<Template> = [owns, shared].into_iter().flatten().flatten().collect();
+        if !caps.is_cpu {
+            templates.reverse();
+        }
+        templates
+    }
+
+    /// Name of the variant.
+    pub fn name(&self) -> &'static str {
+        if self.owns { "matmul_coded_vector" } else { "matmul_coded_vector_shared" }
+    }
+
+    /// Lanes of a team.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Invocations of a workgroup.
+    pub fn group(&self) -> usize {
+        if self.owns { self.lanes } else { SHARED_GROUP }
+    }
+
+    /// Rows of each of so many matrices: of a lane that owns them, or of a team.
+    fn rows_of_each(&self, matrices: usize) -> usize {
+        let rows = SUMS / self.m.next_power_of_two();
+        if self.owns { (rows.min(MOST_OWN) / matrices).max(1) } else { (rows / matrices).max(1) }
+    }
+
+    /// Rows of each of so many matrices that a workgroup brings to an end.
+    pub fn tile(&self, matrices: usize) -> usize {
+        let rows = self.rows_of_each(matrices);
+        if self.owns { rows * self.lanes } else { rows * (SHARED_GROUP / self.lanes) }
+    }
+
+    /// Workgroups for so many tiles.
+    pub fn groups(&self, tiles: usize) -> usize {
+        if self.owns { tiles.min(MOST_GROUPS) } else { tiles }
+    }
+
+    /// Elements of a load of codes.
+    fn chunk(&self) -> usize {
+        self.words * self.layout.of_word()
+    }
+
+    /// Groups that a load of codes reaches into, where it holds them whole.
+    fn groups_of_chunk(&self) -> usize {
+        match self.layout.groups() {
+            1 => 1,
+            _ => (self.chunk() / self.layout.group).max(1),
+        }
+    }
+
+    /// Loads of codes in a group, where it holds them whole.
+    fn chunks_of_group(&self) -> usize {
+        self.layout.group.div_ceil(self.chunk()).max(1)
+    }
+
+    /// Floats of X that each lane reads of a chunk, where lanes share them.
+    fn share(&self) -> usize {
+        self.chunk() / self.lanes
+    }
+
+    /// Groups whose scales are read together.
+    fn scales_together(&self) -> usize {
+        let per = self.groups_of_chunk();
+        [4, 2]
+            .into_iter()
+            .find(|&n| per.is_multiple_of(n) && self.layout.groups().is_multiple_of(n))
+            .unwrap_or(1)
+    }
+
+    /// Declaration of X at binding 0.
+    pub fn declare_x(&self) -> String {
+        let array = match (self.owns, self.share()) {
+            (true, 1) => "f32",
+            (true, 2) => "vec2<f32>",
+            (true, 8) if self.words == 8 => "vec4<u64>",
+            _ => "vec4<f32>",
+        };
+        format!("@group(0) @binding(0) var<storage, read> a: array<{array}>;   // [M, K]\n")
+    }
+
+    /// Declarations of matrix number `i` from `binding` on.
+    pub fn declare(&self, i: usize, binding: usize) -> String {
+        let codes = match self.words {
+            1 => "u32".to_string(),
+            8 => "vec4<u64>".to_string(),
+            words => format!("vec{words}<u32>"),
+        };
+        let scales = match self.scales_together() {
+            1 => "f32".to_string(),
+            together => format!("vec{together}<f32>"),
+        };
+        let mut text = String::new();
+        line!(text, "@group(0) @binding({binding}) var<storage, read> codes{i}: array<{codes}>;");
+        for (at, name) in ["scales", "offsets"].into_iter().enumerate().take(self.layout.inputs() - 1) {
+            let binding = binding + 1 + at;
+            line!(text, "@group(0) @binding({binding}) var<storage, read> {name}{i}: array<{scales}>;");
+        }
+        text
+    }
+
+    /// Functions the body calls, and the workgroup memory in which sums of so many matrices meet.
+    pub fn shared(&self, matrices: usize) -> String {
+        let mut text = self.layout.functions();
+        if !self.owns {
+            let sums = self.rows_of_each(matrices) * matrices * self.m;
+            line!(text, "var<workgroup> partial: array<f32, {}>;", SHARED_GROUP * sums);
+        }
+        text
+    }
+
+    /// A loop over the tiles of a workgroup, each done by `each`.
+    pub fn over_tiles(&self, text: &mut String, each: impl FnOnce(&mut String)) {
+        match self.owns {
+            true => line!(text, "for (var tile = number; tile < params.tiles; tile += count) {{"),
+            false => line!(text, "let tile = number;\n{{"),
+        }
+        each(text);
+        line!(text, "}}");
+    }
+
+    /// Sums of rows of `tile` of each of `matrices`, which have `n` rows; `store` is done for every row `row` of X and
+    /// `column` of C with what the matrices give there as `y0`, `y1` ..
+    pub fn dot(&self, text: &mut String, matrices: &[usize], n: &str, tile: &str, store: &str) {
+        let each = self.rows_of_each(matrices.len());
+        let count = each * matrices.len();
+        line!(
+            text,
+            "let chunks = {}u;\nlet groups = {}u;",
+            self.layout.cols / self.chunk(),
+            self.layout.groups()
+        );
+        match self.owns {
+            true => line!(text, "let first = {tile} * {}u + lane;", self.tile(matrices.len())),
+            false => line!(text, "let first = ({tile} * {}u + team) * {each}u;", SHARED_GROUP / self.lanes),
+        }
+        for r in 0..count {
+            let step = if self.owns { self.lanes } else { 1 };
+            line!(text, "let row{r} = min(first + {}u, {n} - 1u);", r % each * step);
+            line!(text, "let b_at{r} = row{r} * chunks;");
+            line!(text, "let g_at{r} = row{r} * {}u;", self.layout.groups() / self.scales_together());
+            (0..self.m).for_each(|i| line!(text, "var s{r}_{i} = 0.0;"));
+        }
+        match self.owns {
+            true => self.walk_groups(text, matrices, each),
+            false => self.walk_team(text, matrices, each),
+        }
+        match self.owns {
+            true => self.store_own(text, matrices.len(), each, n, store),
+            false => self.meet(text, matrices.len(), each, n, store),
+        }
+    }
+
+    /// All groups in order by one lane.
+    fn walk_groups(&self, text: &mut String, matrices: &[usize], each: usize) {
+        let long = self.chunks_of_group();
+        let many = self.layout.groups() > 1 && long > 1;
+        match (self.layout.groups(), long) {
+            (1, _) => line!(text, "let group = 0u;\n{{"),
+            (_, 1) => line!(text, "for (var at = 0u; at < chunks; at += 1u) {{"),
+            _ => line!(text, "for (var group = 0u; group < groups; group += 1u) {{"),
+        }
+        if long > 1 || self.layout.groups() == 1 {
+            self.clear(text, each * matrices.len(), 0);
+            let (from, to) = match many {
+                true => (format!("group * {long}u"), format!("min((group + 1u) * {long}u, chunks)")),
+                false => ("0u".to_string(), "chunks".to_string()),
+            };
+            line!(text, "for (var at = {from}; at < {to}; at += 1u) {{");
+            self.multiply_shared(text, matrices, each, false);
+            line!(text, "}}");
+            self.scale(text, matrices, each, 0, "group", None);
+        } else {
+            self.multiply_shared(text, matrices, each, true);
+        }
+        line!(text, "}}");
+    }
+
+    /// Sums of a group, before its scale: `t{r}_{i}_{group}`, and of X alone, where offsets need it.
+    fn clear(&self, text: &mut String, count: usize, group: usize) {
+        for i in 0..self.m {
+            (0..count).for_each(|r| line!(text, "var t{r}_{i}_{group} = 0.0;"));
+            if self.layout.has_offsets {
+                line!(text, "var x_sum{i}_{group} = 0.0;");
+            }
+        }
+    }
+
+    /// Chunk `at` of the rows a lane owns, X by broadcasts; with `ends`, the groups within it are begun and ended.
+    fn multiply_shared(&self, text: &mut String, matrices: &[usize], each: usize, ends: bool) {
+        let (share, count) = (self.share(), each * matrices.len());
+        for i in 0..self.m {
+            self.read_share(text, i);
+        }
+        self.read_codes(text, matrices, each, "at");
+        let per_group = self.chunk() / self.groups_of_chunk();
+        for g in 0..self.groups_of_chunk() {
+            if ends {
+                self.clear(text, count, g);
+            }
+            let group = if ends { g } else { 0 };
+            for word in g * per_group / self.layout.of_word()..(g + 1) * per_group / self.layout.of_word() {
+                for i in 0..self.m {
+                    for e in 0..self.layout.of_word() {
+                        let element = word * self.layout.of_word() + e;
+                        let (part, lane) = (element % share, element / share);
+                        line!(text, "let x{i}_{element} = subgroupBroadcast(own{i}_{part}, {lane}u);");
+                    }
+                }
+                for r in 0..count {
+                    let name = format!("w{r}_{word}");
+                    self.layout.unpack(text, &self.word(r, word), &name);
+                    for i in 0..self.m {
+                        for e in 0..self.layout.of_word() {
+                            let element = word * self.layout.of_word() + e;
+                            let sum = format!("t{r}_{i}_{group}");
+                            line!(text, "{sum} = fma(x{i}_{element}, {name}_{e}, {sum});");
+                        }
+                    }
+                }
+            }
+            if self.layout.has_offsets {
+                // Lanes add up their own share first.
+                for i in 0..self.m {
+                    let own: Vec<String> = (0..share).map(|part| format!("own{i}_{part}")).collect();
+                    line!(text, "let own_sum{i}_{g} = {};", own.join(" + "));
+                    for lane in g * per_group / share..(g + 1) * per_group / share {
+                        line!(text, "x_sum{i}_{group} += subgroupBroadcast(own_sum{i}_{g}, {lane}u);");
+                    }
+                }
+            }
+            if ends {
+                let (first, together) = (self.groups_of_chunk(), self.scales_together());
+                let place = format!("at * {}u + {}u", first / together, g / together);
+                let part = (together > 1).then(|| PARTS[g % together]);
+                self.scale(text, matrices, each, g, &place, part);
+            }
+        }
+    }
+
+    /// Ends a group: its sums with scale and offset go to the row's.
+    fn scale(
+        &self,
+        text: &mut String,
+        matrices: &[usize],
+        each: usize,
+        group: usize,
+        place: &str,
+        part: Option<&str>,
+    ) {
+        let part = part.map_or(String::new(), |part| format!(".{part}"));
+        for r in 0..each * matrices.len() {
+            let matrix = matrices[r / each];
+            line!(text, "let scale{r}_{group} = scales{matrix}[g_at{r} + {place}]{part};");
+            if self.layout.has_offsets {
+                line!(text, "let offset{r}_{group} = offsets{matrix}[g_at{r} + {place}]{part};");
+            }
+            for i in 0..self.m {
+                line!(text, "s{r}_{i} = fma(scale{r}_{group}, t{r}_{i}_{group}, s{r}_{i});");
+                if self.layout.has_offsets {
+                    line!(text, "s{r}_{i} = fma(offset{r}_{group}, x_sum{i}_{group}, s{r}_{i});");
+                }
+            }
+        }
+    }
+
+    /// This lane's share of chunk `at` of row `i` of X.
+    fn read_share(&self, text: &mut String, i: usize) {
+        let share = self.share();
+        let wide = self.words == 8 && share == 8;
+        let at = |part: usize, of: usize| {
+            let row = self.layout.cols / share * of * i;
+            format!("a[{row}u + (at * {}u + lane) * {of}u + {part}u]", self.lanes)
+        };
+        if wide {
+            line!(text, "let own{i} = {};", at(0, 1));
+            for (j, part) in PARTS.iter().enumerate() {
+                line!(text, "let own{i}_{} = bitcast<f32>(u32(own{i}.{part}));", 2 * j);
+                line!(text, "let own{i}_{} = bitcast<f32>(u32(own{i}.{part} >> 32u));", 2 * j + 1);
+            }
+            return;
+        }
+        match share {
+            1 => line!(text, "let own{i}_0 = {};", at(0, 1)),
+            2 => {
+                line!(text, "let own{i} = {};\nlet own{i}_0 = own{i}.x;\nlet own{i}_1 = own{i}.y;", at(0, 1))
+            }
+            _ => {
+                for four in 0..share / 4 {
+                    line!(text, "let own{i}v{four} = {};", at(four, share / 4));
+                    for (j, part) in PARTS.iter().enumerate() {
+                        line!(text, "let own{i}_{} = own{i}v{four}.{part};", four * 4 + j);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Loads chunk `at` of each row of W.
+    fn read_codes(&self, text: &mut String, matrices: &[usize], each: usize, at: &str) {
+        for r in 0..each * matrices.len() {
+            line!(text, "let q{r} = codes{}[b_at{r} + {at}];", matrices[r / each]);
+        }
+    }
+
+    /// Word number `word` of what was loaded of row `r`.
+    fn word(&self, r: usize, word: usize) -> String {
+        match self.words {
+            1 => format!("q{r}"),
+            8 if word.is_multiple_of(2) => format!("u32(q{r}.{})", PARTS[word / 2]),
+            8 => format!("u32(q{r}.{} >> 32u)", PARTS[word / 2]),
+            _ => format!("q{r}.{}", PARTS[word]),
+        }
+    }
+
+    /// Each lane stores the rows it owns.
+    fn store_own(&self, text: &mut String, matrices: usize, each: usize, n: &str, store: &str) {
+        for r in 0..each {
+            line!(text, "{{\nlet column = first + {}u;\nif column < {n} {{", r * self.lanes);
+            for i in 0..self.m {
+                line!(text, "{{\nlet row = {i}u;");
+                (0..matrices).for_each(|y| line!(text, "let y{y} = s{}_{i};", y * each + r));
+                line!(text, "{store}\n}}");
+            }
+            line!(text, "}}\n}}");
+        }
+    }
+
+    /// Chunks of K shared out to a team's lanes.
+    fn walk_team(&self, text: &mut String, matrices: &[usize], each: usize) {
+        let (chunk, count) = (self.chunk(), each * matrices.len());
+        line!(text, "for (var at = lane; at < chunks; at += {}u) {{", self.lanes);
+        for i in 0..self.m {
+            for four in 0..chunk / 4 {
+                let row = self.layout.cols / 4 * i;
+                line!(text, "let xv{i}_{four} = a[{row}u + at * {}u + {four}u];", chunk / 4);
+                for (j, part) in PARTS.iter().enumerate() {
+                    line!(text, "let x{i}_{} = xv{i}_{four}.{part};", four * 4 + j);
+                }
+            }
+        }
+        self.read_codes(text, matrices, each, "at");
+        let per_group = chunk / self.groups_of_chunk();
+        for g in 0..self.groups_of_chunk() {
+            self.clear(text, count, g);
+            let words = g * per_group / self.layout.of_word()..(g + 1) * per_group / self.layout.of_word();
+            if self.layout.has_offsets {
+                for i in 0..self.m {
+                    let own: Vec<String> =
+                        (g * per_group..(g + 1) * per_group).map(|e| format!("x{i}_{e}")).collect();
+                    line!(text, "x_sum{i}_{g} = {};", own.join(" + "));
+                }
+            }
+            for r in 0..count {
+                for word in words.clone() {
+                    let name = format!("w{r}_{word}");
+                    self.layout.unpack(text, &self.word(r, word), &name);
+                    for (i, e) in (0..self.m).flat_map(|i| (0..self.layout.of_word()).map(move |e| (i, e))) {
+                        let element = word * self.layout.of_word() + e;
+                        line!(text, "t{r}_{i}_{g} = fma(x{i}_{element}, {name}_{e}, t{r}_{i}_{g});");
+                    }
+                }
+            }
+            let (first, together) = (self.groups_of_chunk(), self.scales_together());
+            let place = match self.layout.groups() {
+                1 => "0u".to_string(),
+                _ if self.chunks_of_group() > 1 => format!("at / {}u", self.chunks_of_group()),
+                _ => format!("at * {}u + {}u", first / together, g / together),
+            };
+            let part = (together > 1).then(|| PARTS[g % together]);
+            self.scale(text, matrices, each, g, &place, part);
+        }
+        line!(text, "}}");
+    }
+
+    /// The team's sums added up: lane `i * each + column` of it stores row i of that column.
+    fn meet(&self, text: &mut String, matrices: usize, each: usize, n: &str, store: &str) {
+        let (lanes, stored) = (self.lanes, each * self.m);
+        let values = stored * matrices;
+        for (r, i) in (0..self.m).flat_map(|i| (0..each * matrices).map(move |r| (r, i))) {
+            let e = r / each * stored + i * each + r % each;
+            line!(text, "partial[(team * {values}u + {e}u) * {lanes}u + lane] = s{r}_{i};");
+        }
+        line!(text, "workgroupBarrier();");
+        line!(text, "for (var e = lane; e < {stored}u; e += {lanes}u) {{");
+        for y in 0..matrices {
+            line!(text, "var y{y} = 0.0;");
+            line!(text, "for (var j = 0u; j < {lanes}u; j += 1u) {{");
+            line!(text, "y{y} += partial[(team * {values}u + {}u + e) * {lanes}u + j];\n}}", y * stored);
+        }
+        line!(text, "let column = first + e % {each}u;\nlet row = e / {each}u;");
+        line!(text, "if column < {n} {{\n{store}\n}}\n}}");
+    }
+}
+
+/// The parameters: rows and tiles of each matrix.
+pub(super) fn with_params(launch: Launch, columns: &[usize], tiles: &[usize]) -> Launch {
+    let of = |list: &[usize], i: usize| list.get(i).copied().unwrap_or(0);
+    launch
+        .param("n0", of(columns, 0))
+        .param("n1", of(columns, 1))
+        .param("n2", of(columns, 2))
+        .param("end1", of(tiles, 0))
+        .param("end2", of(tiles, 0) + of(tiles, 1))
+        .param("tiles", tiles.iter().sum::<usize>())
+}
+
+/// True if loads of so many words stay within rows, and either hold groups whole or are held by them.
+fn suits(layout: &Layout, words: usize) -> bool {
+    let chunk = words * layout.of_word();
+    let holds =
+        layout.groups() == 1 || layout.group.is_multiple_of(chunk) || chunk.is_multiple_of(layout.group);
+    // A group within a chunk is of whole words, so that words are unpacked once.
+    let whole = layout.groups() == 1 || layout.group.is_multiple_of(layout.of_word());
+    layout.cols.is_multiple_of(chunk) && holds && whole
+}
