@@ -35,6 +35,7 @@ pub mod reshape;
 pub mod rms_norm;
 pub mod rotary;
 mod rows;
+mod side_by_side;
 pub mod slice;
 pub mod softmax;
 pub mod split;
@@ -180,10 +181,16 @@ pub trait Operator: Debug + Send + Sync {
         &[]
     }
 
-    /// This operator and so many like it, of the same first input, as one: inputs are that and each one's second input, outputs
-    /// each one's output, or one that a program makes of them. For few rows, where launching is much of the work.
+    /// This operator and so many like it as one: inputs are those they have in common ([`Operator::common_inputs`]) and then
+    /// each one's own, outputs each one's output, or one that a program makes of them. For few rows, where launching is much of
+    /// the work.
     fn grouped(&self, _count: usize, _program: Option<&pointwise::Pointwise>) -> Option<Arc<dyn Operator>> {
         None
+    }
+
+    /// Positions of the inputs that members of a group have in common, the activations first.
+    fn common_inputs(&self) -> &'static [usize] {
+        &[0]
     }
 
     /// The operator with a program of one input and one output applied to its first output.
@@ -297,6 +304,7 @@ pub fn families() -> Vec<Family> {
         ("dequantize_rows", dequantize_rows::cases),
         ("matmul_int8", matmul_int8::cases),
         ("matmul_coded", matmul_coded::cases),
+        ("matmul_coded_group", matmul_coded::group::cases),
         ("dequantize_coded", dequantize_coded::cases),
         ("embedding_coded", embedding_coded::cases),
     ]

@@ -36,15 +36,18 @@ impl Pass for Group {
 /// All groups, each in the place of its first member.
 fn groups(graph: &Graph) -> Joins {
     let readers = Readers::of(graph);
-    // Members in order, by what they share: the first input and all that the operator says of itself.
-    let mut alike: HashMap<(Value, &str, String), Vec<usize>> = HashMap::new();
+    // Members in order, by what they share: the common inputs and all that the operator says of itself.
+    let mut alike: HashMap<(Vec<Value>, &str, String), Vec<usize>> = HashMap::new();
     for (number, node) in graph.nodes().iter().enumerate() {
-        // A member may be moved to the first one's place: what else it reads must be there from the start.
-        let [first, second] = node.inputs[..] else { continue };
-        let given = !matches!(graph.info(second).source, graph::Source::Node { .. });
-        let few = graph.kind(first).shape.rows() <= FEW_ROWS;
-        if given && few && node.outputs.len() == 1 && node.op.grouped(2, None).is_some() {
-            alike.entry((first, node.op.name(), node.op.settings())).or_default().push(number);
+        if node.outputs.len() != 1 || node.op.grouped(2, None).is_none() {
+            continue;
+        }
+        let (common, own) = inputs_of(node);
+        // A member may be moved to the first one's place: what it alone reads must be there from the start.
+        let given = own.iter().all(|&v| !matches!(graph.info(v).source, graph::Source::Node { .. }));
+        let few = graph.kind(common[0]).shape.rows() <= FEW_ROWS;
+        if given && few {
+            alike.entry((common, node.op.name(), node.op.settings())).or_default().push(number);
         }
     }
     let mut joins = Joins::default();
@@ -54,10 +57,17 @@ fn groups(graph: &Graph) -> Joins {
     joins
 }
 
+/// Inputs that the members of a node's group have in common, and its own.
+fn inputs_of(node: &Node) -> (Vec<Value>, Vec<Value>) {
+    let common = node.op.common_inputs();
+    let own = node.inputs.iter().enumerate().filter(|(i, _)| !common.contains(i)).map(|(_, &v)| v);
+    (common.iter().map(|&i| node.inputs[i]).collect(), own.collect())
+}
+
 fn join(graph: &Graph, readers: &Readers, members: &[usize], joins: &mut Joins) {
     let nodes: Vec<&Node> = members.iter().map(|&n| &graph.nodes()[n]).collect();
-    let mut inputs = vec![nodes[0].inputs[0]];
-    inputs.extend(nodes.iter().map(|n| n.inputs[1]));
+    let (mut inputs, _) = inputs_of(nodes[0]);
+    nodes.iter().for_each(|node| inputs.extend(inputs_of(node).1));
     let made: Vec<Value> = nodes.iter().map(|n| n.outputs[0]).collect();
     let common = common_reader(graph, readers, &made);
     let program = common.and_then(|(reader, _)| program(&graph.nodes()[reader]));

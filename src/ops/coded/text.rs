@@ -151,14 +151,14 @@ impl Layout {
         if self.grid == Grid::NormalFloat { normal_float() } else { String::new() }
     }
 
-    /// Lines that give the elements of `word` as `{name}_0`, `{name}_1` .. before their scale.
+    /// Lines that give the elements of `word` as `{name}_{first}` and so on before their scale.
     ///
     /// Below the exponent of a power of two P, code c in the mantissa's lowest bits is the number P + c: a few bits are put into a
     /// number, P is taken off, and that is the code exactly, without a shift for each or a conversion.
-    pub(in crate::ops) fn unpack(&self, text: &mut String, word: &str, name: &str) {
+    pub(in crate::ops) fn unpack(&self, text: &mut String, word: &str, name: &str, first: usize) {
         if self.grid == Grid::NormalFloat {
             for e in 0..8 {
-                line!(text, "let {name}_{e} = normal_float({word} >> {}u & 15u);", shift(e));
+                line!(text, "let {name}_{} = normal_float({word} >> {}u & 15u);", first + e, shift(e));
             }
             return;
         }
@@ -169,10 +169,10 @@ impl Layout {
         };
         match self.packing {
             // Bytes of two's complement, read as unsigned ones of 128 more.
-            Packing::Bytes => line!(text, "let {name}_low = {word} ^ 0x80808080u;"),
-            Packing::Nibbles => line!(text, "let {name}_low = {word};"),
+            Packing::Bytes => line!(text, "let {name}_low{first} = {word} ^ 0x80808080u;"),
+            Packing::Nibbles => line!(text, "let {name}_low{first} = {word};"),
         }
-        line!(text, "let {name}_high = {name}_low >> {down}u;");
+        line!(text, "let {name}_high{first} = {name}_low{first} >> {down}u;");
         for e in 0..self.of_word() {
             let place = if width == 8 { 8 * e } else { shift(e) };
             let (half, place) = if place + width > 20 { ("high", place - down) } else { ("low", place) };
@@ -180,7 +180,8 @@ impl Layout {
             // 2^(23 - place): the code's lowest bit counts one.
             let power = (127 + 23 - place as u32) << 23;
             let off = (1i64 << (23 - place)) + i64::from(zero);
-            line!(text, "let {name}_{e} = bitcast<f32>({name}_{half} & {mask:#x}u | {power:#x}u) - {off}.0;");
+            let bits = format!("{name}_{half}{first} & {mask:#x}u | {power:#x}u");
+            line!(text, "let {name}_{} = bitcast<f32>({bits}) - {off}.0;", first + e);
         }
     }
 }

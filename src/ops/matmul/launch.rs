@@ -8,18 +8,14 @@ use crate::ops::pointwise;
 use crate::tensor::DType;
 use std::fmt::Write;
 
-/// Invocations per workgroup of the register kernels: what a CPU driver runs side by side in one vector.
-const GROUP: usize = 8;
 /// Invocations per workgroup of the tiled kernel.
-const TILE_GROUP: u32 = 256;
+pub(in crate::ops) const TILE_GROUP: u32 = 256;
 /// Workgroups from which the larger tile keeps a GPU busy.
-const BUSY: usize = 256;
+pub(in crate::ops) const BUSY: usize = 256;
 /// Steps that a part of K is worth at least.
 const LEAST_STEPS: usize = 4;
 /// Parts of K at most: adding them up must not cost what they save.
 const MOST_PARTS: usize = 16;
-/// Tiles below which rows are cut finer, so that every core gets some.
-const FEW_TILES: usize = 8;
 
 /// `types` are the storage of A, of B and of the output.
 ///
@@ -47,21 +43,22 @@ pub(super) fn variants(op: &Matmul, sizes: Geometry, types: [DType; 3], caps: &C
 }
 
 /// A size of the tile of the tiled kernel.
-struct Tile {
-    name: &'static str,
+pub(in crate::ops) struct Tile {
+    /// Name of the variant, after `matmul_`.
+    pub name: &'static str,
     /// Quads of rows and of columns that each invocation owns.
-    quads: [usize; 2],
+    pub quads: [usize; 2],
     /// Buffers staged in turn.
-    buffers: usize,
+    pub buffers: usize,
 }
 
 /// For many outputs the first ones first, which read less for each sum; for few the last ones, which keep more cores busy.
-const TILES: [Tile; 5] = [
-    Tile { name: "matmul_tile_large_double", quads: [2, 2], buffers: 2 },
-    Tile { name: "matmul_tile_large", quads: [2, 2], buffers: 1 },
-    Tile { name: "matmul_tile_wide_double", quads: [1, 2], buffers: 2 },
-    Tile { name: "matmul_tile", quads: [1, 1], buffers: 1 },
-    Tile { name: "matmul_tile_double", quads: [1, 1], buffers: 2 },
+pub(in crate::ops) const TILES: [Tile; 5] = [
+    Tile { name: "tile_large_double", quads: [2, 2], buffers: 2 },
+    Tile { name: "tile_large", quads: [2, 2], buffers: 1 },
+    Tile { name: "tile_wide_double", quads: [1, 2], buffers: 2 },
+    Tile { name: "tile", quads: [1, 1], buffers: 1 },
+    Tile { name: "tile_double", quads: [1, 1], buffers: 2 },
 ];
 
 struct Plan<'a> {
@@ -99,25 +96,11 @@ impl Plan<'_> {
             b: access(1, if form == Form::Nt { k } else { n }),
             c: Access::widest_output(self.c, n, chunk, int64),
             ragged_k: !k.is_multiple_of(chunk),
+            codes: None,
         };
-        let tile_n = template.tile_n();
-        let tiles = |rows| self.sizes.matrices() * m.div_ceil(rows) * n.div_ceil(tile_n);
-        if lanes > 1 {
-            let fits = |&rows: &usize| m > rows / 2 && tiles(rows) >= FEW_TILES;
-            // Guarded single stores and packing to f16 are most of a driver's compile: there fewer rows halve it.
-            let most = if matches!(template.c, Access::Single | Access::Pairs(_)) { 16 } else { 32 };
-            template.rows = [32, 16].into_iter().filter(|&rows| rows <= most).find(fits).unwrap_or(8);
-        }
-        let tiles = tiles(template.rows);
-        let kernel = Kernel::new("matmul_register")
-            .constant("GROUP", GROUP.max(lanes) as u32)
-            .constant("LANES", lanes as u32)
-            .constant("TILE_M", template.rows as u32)
-            .constant("TILE_N", tile_n as u32)
-            .paste("INPUT", template.input())
-            .paste("BODY", template.body());
-        let groups = (tiles * lanes).div_ceil(GROUP.max(lanes));
-        Variant::single(name, self.launch(kernel, &template.output(), groups).param("tiles", tiles))
+        let tiles = template.fit_rows(&self.sizes);
+        let launch = self.launch(template.kernel(), &template.output(), template.groups(tiles));
+        Variant::single(name, launch.param("tiles", tiles))
     }
 
     /// Kernels for a few rows of A, where reading B is all the work.
@@ -141,7 +124,8 @@ impl Plan<'_> {
     /// The tiled kernel in each size.
     fn tiles(&self, caps: &Caps) -> Vec<Variant> {
         let fits = |tile: &&Tile| self.tile(tile).workgroup_bytes() <= caps.max_workgroup_bytes as usize;
-        let variant = |tile: &Tile| Variant::single(tile.name, self.tiled(self.tile(tile), 1));
+        let variant =
+            |tile: &Tile| Variant::single(format!("matmul_{}", tile.name), self.tiled(self.tile(tile), 1));
         let mut variants: Vec<Variant> = TILES.iter().filter(fits).map(variant).collect();
         if self.tile(&TILES[0]).tiles(&self.sizes) < BUSY {
             variants.reverse();
@@ -194,28 +178,9 @@ impl Plan<'_> {
 
     /// The tiled kernel with K in so many parts.
     fn tiled(&self, template: tile::Template, parts: usize) -> Launch {
-        let [tile_m, tile_n] = template.tile();
-        let [[a_line, a_lines], [b_line, b_lines]] = template.staging(template.step());
         let tiles = template.tiles(&self.sizes);
         let (parts, depth) = parts_of(self.sizes.k, parts, template.step());
-        let kernel = Kernel::new("matmul_tile")
-            .constant("TILE_M", tile_m as u32)
-            .constant("TILE_N", tile_n as u32)
-            .constant("STEP", template.step() as u32)
-            .constant("A_LINE", a_line as u32)
-            .constant("A_LINES", a_lines as u32)
-            .constant("B_LINE", b_line as u32)
-            .constant("B_LINES", b_lines as u32)
-            .constant("BUFFERS", template.buffers as u32)
-            .paste("INPUT", template.input())
-            .paste("SUMS", template.sums())
-            .paste("BEGIN", template.begin())
-            .paste("STAGE", template.stage())
-            .paste("AHEAD", template.ahead())
-            .paste("MULTIPLY", template.multiply())
-            .paste("TURN", template.turn())
-            .paste("STORE", template.store());
-        self.launch(kernel, template.output(), tiles * parts)
+        self.launch(template.kernel(template.input()), template.output(), tiles * parts)
             .param("tiles", tiles)
             .param("parts", parts)
             .param("depth", depth)

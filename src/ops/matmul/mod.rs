@@ -14,7 +14,7 @@ mod cooperative;
 mod fast;
 pub(in crate::ops) mod geometry;
 pub mod group;
-mod launch;
+pub(in crate::ops) mod launch;
 mod reference;
 pub(in crate::ops) mod register;
 pub(in crate::ops) mod tile;

@@ -6,15 +6,25 @@
 //!
 //! Why the k loop is innermost in the text: a chunk of steps is summed into one accumulator before the next one is
 //! touched, so a compiler with few registers spills each sum once in a chunk instead of each time.
+//!
+//! B may be a matrix of codes, whose rows then lie along N: they become numbers as they are read, in chunks of eight, each scaled
+//! before it is multiplied, once for all rows of the tile.
 
 use super::access::Access;
-use super::geometry::Form;
+use super::geometry::{Form, Geometry};
+use crate::ops::coded::{Layout, Packing};
+use crate::ops::launch::Kernel;
 use std::fmt::Write;
 
 /// Writes a line of shader text.
 macro_rules! line {
     ($text:expr, $($format:tt)*) => {{ let _ = writeln!($text, $($format)*); }};
 }
+
+/// Invocations per workgroup: what a CPU driver runs side by side in one vector.
+const GROUP: usize = 8;
+/// Tiles below which rows are cut finer, so that every core gets some.
+const FEW_TILES: usize = 8;
 
 /// What distinguishes one generated kernel from another.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +43,40 @@ pub(in crate::ops) struct Template {
     pub c: Access,
     /// True if K is not a multiple of the chunk.
     pub ragged_k: bool,
+    /// How B lies in memory if it is a matrix of codes; the chunk is then eight.
+    pub codes: Option<Layout>,
 }
 
 impl Template {
+    /// Takes the most rows a tile that suit the sizes; the tiles of the whole batch.
+    pub(in crate::ops) fn fit_rows(&mut self, sizes: &Geometry) -> usize {
+        let tile_n = self.tile_n();
+        let tiles = |rows| sizes.matrices() * sizes.m.div_ceil(rows) * sizes.n.div_ceil(tile_n);
+        if self.lanes > 1 {
+            let fits = |&rows: &usize| sizes.m > rows / 2 && tiles(rows) >= FEW_TILES;
+            // Guarded single stores and packing to f16 are most of a driver's compile: there fewer rows halve it.
+            let most = if matches!(self.c, Access::Single | Access::Pairs(_)) { 16 } else { 32 };
+            self.rows = [32, 16].into_iter().filter(|&rows| rows <= most).find(fits).unwrap_or(8);
+        }
+        tiles(self.rows)
+    }
+
+    /// The kernel but for the output's declaration.
+    pub(in crate::ops) fn kernel(&self) -> Kernel {
+        Kernel::new("matmul_register")
+            .constant("GROUP", GROUP.max(self.lanes) as u32)
+            .constant("LANES", self.lanes as u32)
+            .constant("TILE_M", self.rows as u32)
+            .constant("TILE_N", self.tile_n() as u32)
+            .paste("INPUT", self.input())
+            .paste("BODY", self.body())
+    }
+
+    /// Workgroups for so many tiles.
+    pub(in crate::ops) fn groups(&self, tiles: usize) -> usize {
+        (tiles * self.lanes).div_ceil(GROUP.max(self.lanes))
+    }
+
     /// Columns of a tile.
     pub(in crate::ops) fn tile_n(&self) -> usize {
         self.columns * self.lanes
@@ -48,7 +89,11 @@ impl Template {
 
     /// Declarations of the operands.
     pub(in crate::ops) fn input(&self) -> String {
-        self.a.declare(0, "a", self.chunk) + &self.b.declare(1, "b", self.chunk)
+        let b = match &self.codes {
+            Some(layout) => declare_codes(layout),
+            None => self.b.declare(1, "b", self.chunk),
+        };
+        self.a.declare(0, "a", self.chunk) + &b
     }
 
     /// The loop and the stores.
@@ -61,7 +106,7 @@ impl Template {
                 line!(text, "var s{r}_{c} = 0.0;");
             }
         }
-        line!(text, "for (var k0 = 0u; k0 < params.k; k0 += {chunk}u) {{");
+        let closes = self.over_k(&mut text);
         self.load_a(&mut text);
         self.load_b(&mut text);
         for r in 0..self.rows {
@@ -74,9 +119,54 @@ impl Template {
                 }
             }
         }
-        line!(text, "}}");
+        text.push_str(closes);
         self.store(&mut text);
         text
+    }
+
+    /// The head of the loop along K and its end: for codes along K, group by group, the scales read once for each.
+    fn over_k(&self, text: &mut String) -> &'static str {
+        let chunk = self.chunk;
+        match self.codes {
+            Some(layout) if self.form == Form::Nt => {
+                let (groups, group) = (layout.groups(), layout.group);
+                line!(text, "for (var group = 0u; group < {groups}u; group += 1u) {{");
+                (0..self.columns)
+                    .for_each(|c| self.read_scale(text, &layout, c, &format!("g_at{c} + group")));
+                line!(text, "let end = min((group + 1u) * {group}u, params.k);");
+                line!(text, "for (var k0 = group * {group}u; k0 < end; k0 += {chunk}u) {{");
+                "}\n}\n"
+            }
+            _ => {
+                line!(text, "for (var k0 = 0u; k0 < params.k; k0 += {chunk}u) {{");
+                "}\n"
+            }
+        }
+    }
+
+    /// Scale and offset at a place, as `scale{name}` and `offset{name}`.
+    fn read_scale(&self, text: &mut String, layout: &Layout, name: impl std::fmt::Display, at: &str) {
+        line!(text, "let scale{name} = scales[{at}];");
+        if layout.has_offsets {
+            line!(text, "let offset{name} = offsets[{at}];");
+        }
+    }
+
+    /// Lines that read a chunk of codes as `{name}_0`, `{name}_1` .., with the scale called `scale{scale}`.
+    fn read_codes(&self, text: &mut String, layout: &Layout, name: &str, at: &str, scale: &str) {
+        line!(text, "let {name}w = codes[{at}];");
+        match layout.packing {
+            Packing::Nibbles => layout.unpack(text, &format!("{name}w"), &format!("{name}q"), 0),
+            Packing::Bytes => ["x", "y"].into_iter().enumerate().for_each(|(i, part)| {
+                layout.unpack(text, &format!("{name}w.{part}"), &format!("{name}q"), 4 * i);
+            }),
+        }
+        for i in 0..self.chunk {
+            match layout.has_offsets {
+                true => line!(text, "let {name}_{i} = fma({name}q_{i}, scale{scale}, offset{scale});"),
+                false => line!(text, "let {name}_{i} = {name}q_{i} * scale{scale};"),
+            }
+        }
     }
 
     /// True if each lane holds other rows of `a` and all steps of a chunk; else each lane holds all rows of other steps.
@@ -108,7 +198,9 @@ impl Template {
                 line!(text, "let a_at{r} = a_base + min(row0 + {r}u, last_m){stride};");
             }
         }
-        if self.form == Form::Nt || self.b.is_narrow() {
+        if let Some(layout) = self.codes {
+            self.bases_of_codes(text, &layout);
+        } else if self.form == Form::Nt || self.b.is_narrow() {
             let stride = if self.form == Form::Nt { " * params.k" } else { "" };
             let unit = if self.b.is_narrow() { 1 } else { chunk };
             for c in 0..self.columns {
@@ -122,6 +214,24 @@ impl Template {
                     "let b_at{j} = (b_base + min(column_{j}, last_n / {chunk}u * {chunk}u)) / {chunk}u;"
                 );
             }
+        }
+    }
+
+    /// Where rows of codes begin, or chunks of them, and their scales.
+    fn bases_of_codes(&self, text: &mut String, layout: &Layout) {
+        let chunk = self.chunk;
+        if self.form == Form::Nt {
+            for c in 0..self.columns {
+                line!(text, "let b_row{c} = min(column_{} + {}u, last_n);", c / chunk, c % chunk);
+                line!(text, "let b_at{c} = b_row{c} * (params.k / {chunk}u);");
+                line!(text, "let g_at{c} = b_row{c} * {}u;", layout.groups());
+            }
+            return;
+        }
+        for j in 0..self.columns / chunk {
+            line!(text, "let b_first{j} = min(column_{j}, last_n / {chunk}u * {chunk}u);");
+            line!(text, "let b_at{j} = b_first{j} / {chunk}u;");
+            line!(text, "let g_at{j} = b_first{j} / {}u;", layout.group);
         }
     }
 
@@ -178,7 +288,11 @@ impl Template {
         let chunk = self.chunk;
         if self.form == Form::Nt && !self.b.is_narrow() {
             for c in 0..self.columns {
-                self.read_chunk(text, self.b, "b", &format!("bc{c}"), &format!("b_at{c} + k0 / {chunk}u"));
+                let (name, at) = (format!("bc{c}"), format!("b_at{c} + k0 / {chunk}u"));
+                match &self.codes {
+                    Some(layout) => self.read_codes(text, layout, &name, &at, &c.to_string()),
+                    None => self.read_chunk(text, self.b, "b", &name, &at),
+                }
                 for k in 0..chunk {
                     line!(text, "let b{k}_{c} = bc{c}_{k};");
                 }
@@ -203,14 +317,15 @@ impl Template {
                 continue;
             }
             for j in 0..self.columns / chunk {
-                let name = format!("bk{k}_{j}");
-                self.read_chunk(
-                    text,
-                    self.b,
-                    "b",
-                    &name,
-                    &format!("b_at{j} + row_{k} * (params.n / {chunk}u)"),
-                );
+                let (name, at) = (format!("bk{k}_{j}"), format!("b_at{j} + row_{k} * (params.n / {chunk}u)"));
+                match &self.codes {
+                    Some(layout) => {
+                        let (scale, groups) = (format!("_{k}_{j}"), layout.groups());
+                        self.read_scale(text, layout, &scale, &format!("row_{k} * {groups}u + g_at{j}"));
+                        self.read_codes(text, layout, &name, &at, &scale);
+                    }
+                    None => self.read_chunk(text, self.b, "b", &name, &at),
+                }
                 for i in 0..chunk {
                     line!(text, "let b{k}_{} = {name}_{i};", j * chunk + i);
                 }
@@ -286,4 +401,14 @@ impl Template {
         }
         line!(text, "}}");
     }
+}
+
+/// Declarations of a matrix of codes, read in chunks of eight.
+fn declare_codes(layout: &Layout) -> String {
+    let word = if layout.packing == Packing::Bytes { "vec2<u32>" } else { "u32" };
+    let mut text = format!("@group(0) @binding(1) var<storage, read> codes: array<{word}>;\n");
+    for (binding, name) in (2..).zip(["scales", "offsets"]).take(layout.inputs() - 1) {
+        line!(text, "@group(0) @binding({binding}) var<storage, read> {name}: array<f32>;   // [N, groups]");
+    }
+    text + &layout.functions()
 }

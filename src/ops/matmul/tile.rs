@@ -2,6 +2,7 @@
 
 use super::access::{PARTS, four};
 use super::geometry::{Form, Geometry};
+use crate::ops::launch::Kernel;
 use crate::tensor::DType;
 use std::fmt::Write;
 
@@ -82,6 +83,29 @@ impl Template {
         let b_axes = if self.form == Form::Nt { ["n", "k"] } else { ["k", "n"] };
         let [a, b] = self.operands;
         four(0, "a", a, a_axes, self.a_fours) + &four(1, "b", b, b_axes, self.b_fours)
+    }
+
+    /// The kernel but for what is declared: operands, as [`Template::input`] does or in another way, and the output.
+    pub(in crate::ops) fn kernel(&self, input: String) -> Kernel {
+        let [tile_m, tile_n] = self.tile();
+        let [[a_line, a_lines], [b_line, b_lines]] = self.staging(self.step());
+        Kernel::new("matmul_tile")
+            .constant("TILE_M", tile_m as u32)
+            .constant("TILE_N", tile_n as u32)
+            .constant("STEP", self.step() as u32)
+            .constant("A_LINE", a_line as u32)
+            .constant("A_LINES", a_lines as u32)
+            .constant("B_LINE", b_line as u32)
+            .constant("B_LINES", b_lines as u32)
+            .constant("BUFFERS", self.buffers as u32)
+            .paste("INPUT", input)
+            .paste("SUMS", self.sums())
+            .paste("BEGIN", self.begin())
+            .paste("STAGE", self.stage())
+            .paste("AHEAD", self.ahead())
+            .paste("MULTIPLY", self.multiply())
+            .paste("TURN", self.turn())
+            .paste("STORE", self.store())
     }
 
     /// The accumulators: one vec4 of columns for each row.

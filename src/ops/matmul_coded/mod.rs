@@ -4,6 +4,7 @@
 //! have none: they are what a model was quantised to. The plain kernel is the matmul's own, with W decoded as it is read.
 
 mod cases;
+pub mod group;
 mod host;
 mod launch;
 mod vector;
@@ -173,6 +174,16 @@ impl Operator for MatmulCoded {
             Ok(vec![emit.apply_one(Arc::new(self.plain()), &operands)?])
         };
         Some(expand())
+    }
+
+    fn grouped(&self, count: usize, program: Option<&Pointwise>) -> Option<Arc<dyn Operator>> {
+        let plain = !self.transposed && !self.has_bias && self.activation.is_none();
+        // A program makes one of two: more bind more buffers than every adapter grants.
+        let most = if program.is_some() { 2 } else { group::MOST_MATRICES };
+        (plain && (2..=most).contains(&count)).then(|| {
+            let (layout, program) = (self.layout, program.cloned());
+            Arc::new(group::MatmulCodedGroup { layout, matrices: count, program }) as _
+        })
     }
 
     fn with_epilogue(&self, program: &Pointwise) -> Option<Arc<dyn Operator>> {

@@ -276,7 +276,7 @@ impl Template {
                 }
                 for r in 0..count {
                     let name = format!("w{r}_{word}");
-                    self.layout.unpack(text, &self.word(r, word), &name);
+                    self.layout.unpack(text, &self.word(r, word), &name, 0);
                     for i in 0..self.m {
                         for e in 0..self.layout.of_word() {
                             let element = word * self.layout.of_word() + e;
@@ -421,7 +421,7 @@ impl Template {
             for r in 0..count {
                 for word in words.clone() {
                     let name = format!("w{r}_{word}");
-                    self.layout.unpack(text, &self.word(r, word), &name);
+                    self.layout.unpack(text, &self.word(r, word), &name, 0);
                     for (i, e) in (0..self.m).flat_map(|i| (0..self.layout.of_word()).map(move |e| (i, e))) {
                         let element = word * self.layout.of_word() + e;
                         line!(text, "t{r}_{i}_{g} = fma(x{i}_{element}, {name}_{e}, t{r}_{i}_{g});");
