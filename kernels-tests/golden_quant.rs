@@ -5,12 +5,16 @@
 
 mod golden;
 
-use kiln::graph::{Feeds, Graph, evaluate};
-use kiln::ops::Value;
+use kiln::graph::{Feeds, Graph, evaluate, gradient};
 use kiln::ops::dequantize_rows::DequantizeRowsEmit;
+use kiln::ops::fake_quantize::scales::{self, LineScalesEmit};
+use kiln::ops::fake_quantize::{FakeQuantizeEmit, Sharing, Steps};
 use kiln::ops::launch::Caps;
 use kiln::ops::matmul_int8::{Codes, MatmulInt8Emit};
+use kiln::ops::pointwise::PointwiseEmit;
 use kiln::ops::quantize_rows::{QuantizeRowsEmit, Rule};
+use kiln::ops::reduce::ReduceEmit;
+use kiln::ops::{Emit, Value};
 use kiln::plan::{Engine, HostEngine, Residents, first_variant, plan};
 use kiln::tensor::{DType, Tensor, Type};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -31,6 +35,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("rows_of_weights_have_the_codes_and_scales", rows_of_weights),
     ("a_whole_tensor_as_one_row_has_the_codes_and_the_scale", whole_tensor),
     ("weights_and_activations_in_codes_have_the_exact_sums_and_the_product", products),
+    ("fake_quantised_weights_and_their_gradients_are_pytorchs", fake_quantised),
+    ("fake_quantised_groups_and_spans_are_what_their_codes_give_back", fake_groups),
 ];
 
 fn main() {
@@ -134,6 +140,62 @@ fn products(file: &Path, evaluate: &Evaluate) -> Result<(), Failed> {
         return Err("a sum of codes is not exact".into());
     }
     close("product", &got["product"], &expected["out"])
+}
+
+/// Given scales, by row and for the whole tensor with a zero point: values, and gradients straight through.
+fn fake_quantised(file: &Path, evaluate: &Evaluate) -> Result<(), Failed> {
+    let weight = one(file, "W")?;
+    let rows = one(file, "pc_sym.scale")?;
+    let rows = Tensor::f32(rows.shape.clone(), rows.real::<f32>().iter().map(|s| 0.7 * s).collect());
+    let whole = (Tensor::f32([1], vec![0.05]), Tensor::f32([1], vec![3.0]));
+    for (case, sharing, lowest, scale, zero) in [
+        ("fq_pc.", Sharing::Rows, -127, rows, None),
+        ("fq_pt.", Sharing::Tensor, -128, whole.0, Some(whole.1)),
+    ] {
+        let expected = golden::tensors(file, case)?;
+        let mut graph = Graph::new();
+        let x = graph.input("x", weight.host_type());
+        let scale = graph.constant(scale);
+        let zero = zero.map(|zero| graph.constant(zero));
+        let y = graph.fake_quantize(x, scale, zero, Steps::symmetric(lowest, 127, sharing))?;
+        let up = graph.constant(expected["dout"].clone());
+        let weighted = graph.mul(y, up)?;
+        let loss = graph.sum_all(weighted)?;
+        let dx = gradient(&mut graph, loss, &[x])?[0].ok_or("no gradient")?;
+        [("y", y), ("dx", dx)].into_iter().for_each(|(name, value)| graph.output(name, value));
+        let got = evaluate(&graph, &Feeds::new().with("x", weight.clone()))?;
+        close("values", &got["y"], &expected["out"])?;
+        close("gradient", &got["dx"], &expected["dW"])?;
+    }
+    Ok(())
+}
+
+/// Scales and zero points from the elements themselves.
+fn fake_groups(file: &Path, evaluate: &Evaluate) -> Result<(), Failed> {
+    let weight = one(file, "W")?;
+    let groups = Sharing::RowGroups(32);
+    for (case, sharing, lowest, highest, rule) in [
+        ("g4_sym.", groups, -8, 7, scales::Rule::Largest { divisor: 7.0 }),
+        ("g4_asym.", groups, 0, 15, scales::Rule::Span { steps: 15.0, lowest: 0.0, with_zero: false }),
+        (
+            "pc_affine.",
+            Sharing::Rows,
+            0,
+            255,
+            scales::Rule::Span { steps: 255.0, lowest: 0.0, with_zero: true },
+        ),
+    ] {
+        let (scale, values) = (one(file, &format!("{case}scale"))?, one(file, &format!("{case}dequant"))?);
+        let mut graph = Graph::new();
+        let x = graph.input("x", weight.host_type());
+        let (s, z) = graph.line_scales(x, sharing, rule)?;
+        let y = graph.fake_quantize(x, s, z, Steps::symmetric(lowest, highest, sharing))?;
+        [("s", s), ("y", y)].into_iter().for_each(|(name, value)| graph.output(name, value));
+        let got = evaluate(&graph, &Feeds::new().with("x", weight.clone()))?;
+        close(&format!("{case}scale"), &got["s"], &scale)?;
+        close(&format!("{case}values"), &got["y"], &values)?;
+    }
+    Ok(())
 }
 
 fn same_codes(got: &Tensor, expected: &Tensor, x: &Tensor, scales: &Tensor) -> Result<(), Failed> {

@@ -18,9 +18,11 @@ pub mod embedding;
 pub mod embedding_coded;
 mod emit;
 pub mod expand;
+pub mod fake_quantize;
 mod fast;
 pub mod launch;
 pub mod layer_norm;
+pub mod linear_codes;
 pub mod losses;
 pub mod matmul;
 pub mod matmul_coded;
@@ -29,6 +31,7 @@ pub mod norm_weight;
 pub mod optimizer;
 pub mod pointwise;
 pub mod positions;
+pub mod quantize_columns;
 pub mod quantize_rows;
 pub mod reduce;
 pub mod reshape;
@@ -208,6 +211,11 @@ pub trait Operator: Debug + Send + Sync {
         None
     }
 
+    /// The matmul that this is, for passes that multiply otherwise.
+    fn matmul(&self) -> Option<&matmul::Matmul> {
+        None
+    }
+
     /// The operator on the sum of its first input and one of the same type that comes last; the sum is a further, last output.
     fn with_residual(&self) -> Option<Arc<dyn Operator>> {
         None
@@ -301,12 +309,16 @@ pub fn families() -> Vec<Family> {
         ("rotary", rotary::cases),
         ("cache_write", cache_write::cases),
         ("quantize_rows", quantize_rows::cases),
+        ("quantize_columns", quantize_columns::cases),
         ("dequantize_rows", dequantize_rows::cases),
         ("matmul_int8", matmul_int8::cases),
         ("matmul_coded", matmul_coded::cases),
         ("matmul_coded_group", matmul_coded::group::cases),
         ("dequantize_coded", dequantize_coded::cases),
         ("embedding_coded", embedding_coded::cases),
+        ("linear_codes", linear_codes::cases),
+        ("line_scales", fake_quantize::scales::cases),
+        ("fake_quantize", fake_quantize::cases),
     ]
 }
 

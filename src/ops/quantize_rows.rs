@@ -245,7 +245,7 @@ fn add_case(cases: &mut Cases, label: String, rule: Rule, x: Tensor) {
 const NEAR: f64 = 1e-4;
 
 /// Which elements lie so near the middle between two codes that rounding errors decide.
-fn ties(x: &Tensor, rule: Rule) -> Vec<bool> {
+pub(super) fn ties(x: &Tensor, rule: Rule) -> Vec<bool> {
     let divisor = rule.divisor() as f64;
     let row = |x: &[f64]| {
         let largest = rows::largest_of(&x.iter().map(|x| x.abs()).collect::<Vec<_>>());

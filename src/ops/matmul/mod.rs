@@ -276,6 +276,10 @@ impl Operator for Matmul {
         self.reads_rows(turned).then(|| Arc::new(MatmulInt8 { has_bias, activation }) as _)
     }
 
+    fn matmul(&self) -> Option<&Matmul> {
+        Some(self)
+    }
+
     fn grouped(&self, count: usize, program: Option<&Pointwise>) -> Option<Arc<dyn Operator>> {
         let plain =
             self.form == Form::Nt && !self.has_bias && self.activation.is_none() && self.output.is_none();
