@@ -6,9 +6,9 @@
 use kiln::graph::{Feeds, Graph};
 use kiln::ops::pointwise::PointwiseEmit;
 use kiln::tensor::{DType, Tensor, Type};
-use kiln::train::Target;
 use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
+use kiln::train::{Reduced, Target};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = std::env::args().nth(1).unwrap_or("gpu".into());
@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         choices: None,
         page_bytes: None,
         recompute: Recompute::None,
+        reduced: Reduced::default(),
     };
     let loss = |graph: &mut Graph, _| {
         let theta = graph.parameter("theta", Type::f32([]));

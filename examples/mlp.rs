@@ -9,9 +9,9 @@ use kiln::graph::{Feeds, Graph, evaluate};
 use kiln::model::{Activation, Mlp, initial};
 use kiln::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use kiln::tensor::{DType, Tensor, Type};
-use kiln::train::Target;
 use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
+use kiln::train::{Reduced, Target};
 
 const STEPS: usize = 400;
 
@@ -50,6 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         choices: None,
         page_bytes: None,
         recompute: Recompute::None,
+        reduced: Reduced::default(),
     };
     let mut trainer = Trainer::new(&target, &weights, &loss, settings)?;
     let first = initial(&parameters, 7);

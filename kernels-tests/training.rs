@@ -19,7 +19,7 @@ use kiln::train::metrics::{self, Line};
 use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recipe, Recompute, Rule};
 use kiln::train::run::run;
 use kiln::train::trainer::{Program, Settings, Trainer, Weight};
-use kiln::train::{Error, Target};
+use kiln::train::{Error, Reduced, Target};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -191,6 +191,7 @@ fn settings(rule: Rule) -> Settings {
         choices: None,
         page_bytes: None,
         recompute: Recompute::None,
+        reduced: Reduced::default(),
     }
 }
 

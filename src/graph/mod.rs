@@ -60,6 +60,14 @@ pub enum Error {
         /// Type given.
         got: Type,
     },
+    /// A pattern names no weight that a pass could work on.
+    #[error("the pattern `{pattern}` fits no weight of a linear layer\n  hint: those here are {known}")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+        /// Names it could have fitted.
+        known: String,
+    },
     /// The loss of a gradient is not one float.
     #[error("the gradient starts from one float, got {got}\n  hint: reduce the loss with a sum or a mean")]
     LossNotScalar {

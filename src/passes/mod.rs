@@ -2,22 +2,28 @@
 //!
 //! A pass runs once, before anything is planned or uploaded; it knows nothing of plans or devices.
 
+mod aware;
 mod epilogue;
 mod fuse;
 mod group;
 mod join;
+mod layers;
 mod overwrite;
 mod precision;
+mod products;
 mod quantize;
 mod recompute;
 mod residual;
 mod tidy;
 
+pub use aware::{Deployed, Learned, QuantizationAware};
 pub use epilogue::Epilogue;
 pub use fuse::Fuse;
 pub use group::Group;
+pub use layers::{HEADS, matches};
 pub use overwrite::Overwrite;
 pub use precision::Precision;
+pub use products::CodedProducts;
 pub use quantize::{Activations, CodedWeight, Part, Quantize, StoredWeight};
 pub use recompute::Recompute;
 pub use residual::Residual;

@@ -2,7 +2,7 @@
 
 use super::recipe::{self, Recipe};
 use super::trainer::{Program, Settings, Trainer, Weight};
-use super::{Error, Result, Target, micro};
+use super::{Error, Reduced, Result, Target, micro};
 use crate::data::replay::Replay;
 use crate::data::store::{Part, Store, split};
 use crate::data::text::Text;
@@ -184,6 +184,10 @@ impl Step {
             choices: None,
             page_bytes: None,
             recompute: recipe.memory.recompute,
+            reduced: Reduced {
+                aware: recipe.quantize.as_ref().map(recipe::Quantize::pass),
+                products: recipe.precision.coded_products(),
+            },
         };
         Ok(Step { weights: family.parameters().into_iter().map(weight).collect(), settings, extent })
     }

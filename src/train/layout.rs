@@ -65,6 +65,11 @@ impl Layout {
         layout
     }
 
+    /// The tensor of that name.
+    pub fn find(&self, name: &str) -> Option<&Placed> {
+        self.tensors.iter().find(|placed| placed.name == name)
+    }
+
     /// Number of weights without pads.
     pub fn count(&self) -> usize {
         self.tensors.iter().map(|t| t.shape.count()).sum()

@@ -12,6 +12,7 @@ pub mod program;
 pub mod progress;
 pub mod recipe;
 mod recover;
+mod reduced;
 pub mod run;
 pub mod schedule;
 mod target;
@@ -19,4 +20,5 @@ pub mod trainer;
 mod update;
 
 pub use error::{Error, Result};
+pub use reduced::Reduced;
 pub use target::Target;

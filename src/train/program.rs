@@ -7,7 +7,7 @@ use super::{Result, Target};
 use crate::graph::{Graph, Node};
 use crate::model::Mode;
 use crate::ops::launch::Variant;
-use crate::passes::{self, Epilogue, Fuse, Recompute, Residual};
+use crate::passes::{self, Epilogue, Fuse, Learned, Recompute, Residual};
 use crate::plan::{Arena, Plan, Residents, Span, first_variant, plan};
 use crate::tensor::{Tensor, Type};
 
@@ -43,6 +43,7 @@ pub(super) const GATHER: usize = 3;
 pub struct Program {
     pub(super) plans: Vec<Plan>,
     pub(super) layout: Layout,
+    pub(super) learned: Vec<Learned>,
     pub(super) arenas: update::Arenas,
     pub(super) memory: Memory,
     /// About what `run` would be if nothing were computed again; none if nothing is.
@@ -70,8 +71,8 @@ impl Program {
             }
         };
         let memory = parts.memory(target, &plans);
-        let Parts { layout, arenas, .. } = parts;
-        Ok(Program { plans, layout, arenas, memory, held_run })
+        let Parts { layout, learned, arenas, .. } = parts;
+        Ok(Program { plans, layout, learned, arenas, memory, held_run })
     }
 
     /// The most a program would take whatever kernels are chosen, from plans alone: nothing is measured or allocated.
@@ -179,6 +180,7 @@ struct Parts {
     gather: Option<Graph>,
     residents: Residents,
     layout: Layout,
+    learned: Vec<Learned>,
     arenas: update::Arenas,
 }
 
@@ -186,8 +188,10 @@ impl Parts {
     fn new(target: &Target, weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Parts> {
         let caps = target.caps();
         let page_bytes = settings.page_bytes.unwrap_or(caps.max_binding_bytes);
-        let layout =
-            Layout::new(weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)), page_bytes);
+        let learned = settings.reduced.learned(build)?;
+        let beside = learned.iter().map(|l| (l.name.clone(), l.kind().shape, false));
+        let all = weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)).chain(beside);
+        let layout = Layout::new(all, page_bytes);
         let arenas = update::Arenas::new(&layout, settings);
         let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
         for placed in &layout.tensors {
@@ -203,7 +207,7 @@ impl Parts {
         let (evaluation, _) = passes::run(&[&Residual, &Fuse, &Epilogue], evaluation)?;
         let update = update::graph(&arenas, settings)?;
         let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
-        Ok(Parts { step, update, evaluation, gather, residents, layout, arenas })
+        Ok(Parts { step, update, evaluation, gather, residents, layout, learned, arenas })
     }
 
     /// In the order in which an engine numbers their plans.

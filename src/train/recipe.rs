@@ -11,6 +11,7 @@ mod memory;
 mod optimizer;
 mod precision;
 mod preset;
+mod quantize;
 mod rate;
 mod raw;
 mod read;
@@ -29,8 +30,9 @@ pub use crate::passes::Recompute;
 pub use error::{Error, Origin};
 pub use memory::{Bytes, Memory};
 pub use optimizer::{Clip, Decay, Optimizer, Rule};
-pub use precision::{LossScale, Precision, Storage};
+pub use precision::{LossScale, Precision, Product, Storage};
 pub use preset::{PRESETS, Preset};
+pub use quantize::{Codes, Quantize};
 pub use raw::{RawRecipe, apply_set};
 
 /// The name of the resolved recipe in a run folder.
@@ -47,6 +49,9 @@ pub struct Recipe {
     pub train: Train,
     /// In which types.
     pub precision: Precision,
+    /// For a model in which codes; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<Quantize>,
     /// In how much memory.
     pub memory: Memory,
     /// Where, and what is left behind.

@@ -9,7 +9,7 @@ use super::program::{EVALUATE, GATHER, STEP, UPDATE, gradient_name};
 pub use super::program::{Memory, Program};
 use super::recipe::{Clip, LossScale, Optimizer};
 use super::update::{self, Role, Told};
-use super::{Error, Result, Target};
+use super::{Error, Reduced, Result, Target};
 use crate::graph::{Feeds, Graph, gradient_from, trace};
 use crate::model::Mode;
 use crate::ops::cast::CastEmit;
@@ -17,7 +17,7 @@ use crate::ops::launch::Caps;
 use crate::ops::optimizer::norm::CONTROL;
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::{Emit, Value};
-use crate::passes::{self, Fuse, Overwrite, Pass, Precision, Recompute, Residual, Tidy};
+use crate::passes::{self, Fuse, Learned, Overwrite, Pass, Precision, Recompute, Residual, Tidy};
 use crate::plan::{Engine, Plan, Ticket};
 use crate::tensor::random::key_of;
 use crate::tensor::{DType, Shape, Tensor, Type};
@@ -66,6 +66,8 @@ pub struct Settings {
     pub page_bytes: Option<u64>,
     /// What the backward part computes again instead of holding it.
     pub recompute: Recompute,
+    /// What is held or computed in codes.
+    pub reduced: Reduced,
 }
 
 /// What came of one step.
@@ -92,6 +94,8 @@ pub struct Trainer {
     engine: Box<dyn Engine>,
     settings: Settings,
     layout: Layout,
+    /// Parameters in the layout that are no weights of the model.
+    learned: Vec<Learned>,
     arenas: update::Arenas,
     plans: Vec<Plan>,
     /// Steps submitted so far.
@@ -126,7 +130,7 @@ impl Trainer {
 
     /// The memory of a program that was built with these settings; weights are zero until they are set.
     pub fn of(target: &Target, program: Program, settings: Settings) -> Result<Trainer> {
-        let Program { plans, layout, arenas, memory, held_run } = program;
+        let Program { plans, layout, learned, arenas, memory, held_run } = program;
         if let Some(have_bytes) = target.memory_bytes().filter(|&have| have < memory.total()) {
             return Err(crate::plan::Error::DoesNotFit { need_bytes: memory.total(), have_bytes }.into());
         }
@@ -135,6 +139,7 @@ impl Trainer {
             engine,
             settings,
             layout,
+            learned,
             arenas,
             plans,
             step: 0,
@@ -192,7 +197,7 @@ impl Trainer {
 
     /// Sets every weight from a function of its name and shape.
     pub fn set_weights(&mut self, mut of: impl FnMut(&str, &Shape) -> Result<Tensor>) -> Result<()> {
-        for placed in &self.layout.tensors {
+        for placed in self.layout.tensors.iter().filter(|placed| !is_learned(&self.learned, &placed.name)) {
             let tensor = of(&placed.name, &placed.shape)?;
             if tensor.shape != placed.shape {
                 let (expected, got) = (placed.shape.clone(), tensor.shape);
@@ -200,13 +205,19 @@ impl Trainer {
                 return Err(Error::Mismatch { folder: "weights".into(), problem });
             }
             self.engine.write(self.arenas.span(Role::Parameters, placed), &tensor)?;
+            if let Some(learned) = self.learned.iter().find(|learned| learned.weight == placed.name) {
+                let steps = self.layout.find(&learned.name).expect("learned steps are laid out");
+                self.engine.write(self.arenas.span(Role::Parameters, steps), &learned.first(&tensor))?;
+            }
         }
         Ok(())
     }
 
-    /// All weights by name.
+    /// All weights of the model by name.
     pub fn weights(&mut self) -> Result<Vec<(String, Tensor)>> {
-        self.tensors_of(Role::Parameters)
+        let mut all = self.tensors_of(Role::Parameters)?;
+        all.retain(|(name, _)| !is_learned(&self.learned, name));
+        Ok(all)
     }
 
     /// All gradients of the last step by name, before clipping.
@@ -214,9 +225,10 @@ impl Trainer {
         self.tensors_of(Role::Gradients)
     }
 
-    /// Optimiser state by name, for a checkpoint.
+    /// Optimiser state by name, for a checkpoint, and what is learned beside the weights.
     pub fn moments(&mut self) -> Result<Vec<(String, Tensor)>> {
-        let mut all = vec![];
+        let mut all = self.tensors_of(Role::Parameters)?;
+        all.retain(|(name, _)| is_learned(&self.learned, name));
         for (role, name) in self.arenas.moments() {
             all.extend(
                 self.tensors_of(role)?.into_iter().map(|(tensor, data)| (format!("{tensor}.{name}"), data)),
@@ -231,20 +243,18 @@ impl Trainer {
 
     /// Restores optimiser state and the count of steps.
     pub fn restore(&mut self, step: u64, moments: &HashMap<String, Tensor>) -> Result<()> {
+        let learned = self.layout.tensors.iter().filter(|placed| is_learned(&self.learned, &placed.name));
+        let mut wanted: Vec<_> = learned.map(|p| (Role::Parameters, p, p.name.clone())).collect();
         for (role, name) in self.arenas.moments() {
-            for placed in &self.layout.tensors {
-                let key = format!("{}.{name}", placed.name);
-                let missing = || Error::Mismatch {
-                    folder: "checkpoint".into(),
-                    problem: format!("`{key}` is missing"),
-                };
-                let tensor = moments.get(&key).ok_or_else(missing)?;
-                if tensor.shape != placed.shape {
-                    let problem = format!("`{key}` has shape {}, expected {}", tensor.shape, placed.shape);
-                    return Err(Error::Mismatch { folder: "checkpoint".into(), problem });
-                }
-                self.engine.write(self.arenas.span(role, placed), tensor)?;
+            wanted.extend(self.layout.tensors.iter().map(|p| (role, p, format!("{}.{name}", p.name))));
+        }
+        for (role, placed, key) in wanted {
+            let wrong = |problem| Error::Mismatch { folder: "checkpoint".into(), problem };
+            let tensor = moments.get(&key).ok_or_else(|| wrong(format!("`{key}` is missing")))?;
+            if tensor.shape != placed.shape {
+                return Err(wrong(format!("`{key}` has shape {}, expected {}", tensor.shape, placed.shape)));
             }
+            self.engine.write(self.arenas.span(role, placed), tensor)?;
         }
         if self.settings.loss_scale.scaling().is_some()
             && let Some(control) = moments.get(LOSS_SCALE)
@@ -410,7 +420,7 @@ impl Trainer {
 
     /// Replays a step on the host, node by node, and names the first operator whose output is not finite.
     fn culprit(&mut self, flight: &Flight) -> Result<String> {
-        let weights = self.weights()?;
+        let weights = self.tensors_of(Role::Parameters)?;
         let graph = self.plans[STEP].graph.clone();
         let control = self.engine.read(self.arenas.control(), &Type::f32([CONTROL]))?;
         for feeds in &flight.feeds {
@@ -433,6 +443,10 @@ impl Trainer {
         }
         Ok("none on the host: the device alone gives this result (`kiln doctor` checks its kernels)".into())
     }
+}
+
+fn is_learned(learned: &[Learned], name: &str) -> bool {
+    learned.iter().any(|learned| learned.name == name)
 }
 
 fn all_finite(tensor: &Tensor) -> bool {
@@ -471,7 +485,10 @@ pub(super) fn loss_graph(
     }
     graph.output("loss", loss);
     let precision = Precision::on(settings.precision, caps);
-    let pipeline: Vec<&dyn Pass> = vec![&Tidy, &precision];
+    let reduced = settings.reduced.passes(mode);
+    let mut pipeline: Vec<&dyn Pass> = vec![&Tidy];
+    pipeline.extend(reduced.iter().map(Box::as_ref));
+    pipeline.push(&precision);
     let (mut graph, _) = passes::run(&pipeline, graph)?;
     // A loss that ends in halves is summed in halves; from here on it is single, and so is what flows back into it.
     let loss = graph.cast(graph.result("loss").expect("the loss is a result"), DType::F32)?;

@@ -18,7 +18,7 @@ use super::launch::{Bind, Caps, Kernel, Variant, spread};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_float, expect_shape, in_precision,
 };
-use crate::tensor::{DType, Real, Tensor, Type, View, ViewMut};
+use crate::tensor::{DType, Real, Shape, Tensor, Type, View, ViewMut};
 use lines::Lines;
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -43,6 +43,11 @@ impl Steps {
     /// Symmetric codes from `lowest` to `highest`.
     pub fn symmetric(lowest: i32, highest: i32, sharing: Sharing) -> Steps {
         Steps { lowest, highest, sharing, has_zeros: false }
+    }
+
+    /// Scales for a tensor of this shape.
+    pub fn lines(&self, shape: &Shape) -> usize {
+        Lines::of(shape, self.sharing).count()
     }
 
     fn settings(&self) -> String {
@@ -203,6 +208,18 @@ impl Operator for FakeQuantize {
         let bytes = inputs.iter().chain(outputs).map(|t| t.size_bytes() as f64).sum();
         Cost { flops: 6.0 * inputs[0].shape.count() as f64, bytes }
     }
+}
+
+/// What a learned scale begins with, line by line: `2 mean |x| / sqrt(highest)`.
+pub fn mean_step(x: &Tensor, steps: Steps) -> Vec<f32> {
+    let lines = Lines::of(&x.shape, steps.sharing);
+    let x = x.to_f64();
+    let of_line = |line| {
+        let count = lines.elements(line).count() as f64;
+        let mean = lines.elements(line).map(|i| x[i].abs()).sum::<f64>() / count;
+        (2.0 * mean / f64::from(steps.highest).sqrt()) as f32
+    };
+    (0..lines.count()).map(of_line).collect()
 }
 
 /// Calls `write` with each element of `y`, over threads, and what is known of it.

@@ -4,16 +4,57 @@ use serde::Serialize;
 use toml::Value;
 
 use super::error::Error;
-use super::read::{Section, describe};
+use super::quantize::heads;
+use super::read::{Section, describe, nearest};
+use crate::ops::linear_codes::Products;
 use crate::ops::optimizer::norm::Scaling;
+use crate::passes::CodedProducts;
 
 /// How floats are stored. Weights, gradients of weights and optimiser state are 32 bits wide whatever it says.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Precision {
     /// What is stored in 16 bits, and how.
     pub storage: Storage,
     /// What the loss is multiplied with before the backward pass, so that small gradients are not lost in f16.
     pub loss_scale: LossScale,
+    /// Which products of linear layers are made of int8 codes while training.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub int8: Vec<Product>,
+    /// Layers that are not, as patterns of the names of their weights.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub int8_ignore: Vec<String>,
+}
+
+/// One of the three products of a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Product {
+    /// Of activations and weights.
+    Forward,
+    /// Of what flows back and weights.
+    InputGradient,
+    /// Of activations and what flows back, over all positions of a batch.
+    WeightGradient,
+}
+
+const PRODUCTS: [(&str, Product); 3] = [
+    ("forward", Product::Forward),
+    ("input_gradient", Product::InputGradient),
+    ("weight_gradient", Product::WeightGradient),
+];
+
+impl Precision {
+    /// The pass that makes products of codes, if there are any.
+    pub fn coded_products(&self) -> Option<CodedProducts> {
+        let has = |product| self.int8.contains(&product);
+        let products = Products {
+            forward: has(Product::Forward),
+            input_gradient: has(Product::InputGradient),
+            weight_gradient: has(Product::WeightGradient),
+        };
+        let ignore = self.int8_ignore.clone();
+        (!products.is_none()).then_some(CodedProducts { products, ignore, trains: true })
+    }
 }
 
 /// Storage in 16 bits. Sums inside kernels, losses and saved statistics are f32 whatever it says.
@@ -97,7 +138,41 @@ pub(super) fn precision(section: &Section) -> Result<Precision, Error> {
             return Err(section.refuse("loss_scale", expected, &hint));
         }
     };
-    Ok(Precision { storage, loss_scale })
+    let (int8, int8_ignore) = int8(section, storage)?;
+    Ok(Precision { storage, loss_scale, int8, int8_ignore })
+}
+
+/// `int8` and `int8_ignore`; the second means nothing without the first.
+fn int8(section: &Section, storage: Storage) -> Result<(Vec<Product>, Vec<String>), Error> {
+    let words = section.texts("int8")?;
+    let mut products = vec![];
+    for word in words.get().into_iter().flatten() {
+        let Some((_, product)) = PRODUCTS.iter().find(|(name, _)| name == word) else {
+            let names = PRODUCTS.map(|(name, _)| name);
+            let hint = match nearest(word, &names) {
+                Some(name) => format!("did you mean \"{name}\"?"),
+                None => "[] means none".to_string(),
+            };
+            return Err(words.impossible(format!("any of {}", names.join(", ")), hint));
+        };
+        if !products.contains(product) {
+            products.push(*product);
+        }
+    }
+    if storage == Storage::F16 && !products.is_empty() {
+        let hint = "products of codes begin from f32: leave storage out, or the codes";
+        return Err(section.refuse("int8", "absent beside storage = \"f16\"", hint));
+    }
+    if products.is_empty() && section.has("int8_ignore") {
+        return Err(section.refuse(
+            "int8_ignore",
+            "absent without `int8`",
+            "int8 = [\"forward\"] is a beginning",
+        ));
+    }
+    let ignore = section.texts("int8_ignore")?;
+    let ignore = if products.is_empty() { vec![] } else { ignore.or(heads()) };
+    Ok((products, ignore))
 }
 
 fn dynamic(section: &Section) -> Result<LossScale, Error> {

@@ -9,8 +9,11 @@ use super::preset::PRESETS;
 use super::rate;
 use super::raw::RawRecipe;
 use super::read::{Given, Section, describe, nearest};
-use super::{Data, Evaluate, Log, MicroBatch, Model, Recipe, Run, Save, Shape, Tokenizer, Train};
-use super::{memory, optimizer, precision};
+use super::{
+    Data, Evaluate, Log, MicroBatch, Model, Precision, Quantize, Recipe, Run, Save, Shape, Storage,
+    Tokenizer, Train,
+};
+use super::{memory, optimizer, precision, quantize};
 use crate::model::usual;
 
 impl RawRecipe {
@@ -28,10 +31,12 @@ impl RawRecipe {
                 Some(context.must(|&n| n <= shape.context, expected, hint)?.or(shape.context))
             }
         };
+        let precision = precision::precision(&Section::open(self, "precision")?)?;
         Ok(Recipe {
             data: data(&Section::open(self, "data")?, &model)?,
             train: train(&section, steps, context)?,
-            precision: precision::precision(&Section::open(self, "precision")?)?,
+            quantize: quantize(&Section::open(self, "quantize")?, &precision)?,
+            precision,
             memory: memory::memory(&Section::open(self, "memory")?)?,
             run: run(&Section::open(self, "run")?)?,
             model,
@@ -215,6 +220,17 @@ fn micro_batch(section: &Section, batch: usize) -> Result<MicroBatch, Error> {
             Err(section.refuse("micro_batch", "a number of sequences or \"auto\"", &hint))
         }
     }
+}
+
+/// The quantised model trained for; beside 16-bit activations and products in int8 it would not be the deployed one.
+fn quantize(section: &Section, precision: &Precision) -> Result<Option<Quantize>, Error> {
+    let found = quantize::quantize(section)?;
+    if found.is_some() && (precision.storage != Storage::F32 || !precision.int8.is_empty()) {
+        let hint =
+            "leave precision.storage and precision.int8 out: the loss must be that of the deployed model";
+        return Err(section.refuse("scheme", "absent beside other storage and products than f32", hint));
+    }
+    Ok(found)
 }
 
 fn run(section: &Section) -> Result<Run, Error> {

@@ -45,7 +45,8 @@ fn an_empty_recipe_is_the_frame_on_the_built_in_corpus() {
 
 #[test]
 fn the_frame_says_what_it_says() {
-    let Recipe { model: Model::Build(shape), data, train, run, precision, memory } = read(FRAME).unwrap()
+    let Recipe { model: Model::Build(shape), data, train, run, precision, memory, quantize } =
+        read(FRAME).unwrap()
     else {
         panic!("a preset builds");
     };
@@ -61,6 +62,7 @@ fn the_frame_says_what_it_says() {
     assert_eq!(train.evaluate, Evaluate { every: 250, batches: 20 });
     assert_eq!((data.tokenizer, data.validation), (Tokenizer::Char, 0.1));
     assert_eq!((precision.storage, precision.loss_scale), (Storage::F32, LossScale::NONE));
+    assert!(quantize.is_none() && precision.int8.is_empty());
     assert_eq!(memory, Memory { recompute: Recompute::None, budget: None });
     assert_eq!((run.device.as_str(), run.folder), ("gpu", PathBuf::from("runs/shakespeare")));
 }
@@ -271,4 +273,36 @@ fn a_value_set_on_the_command_line_wins_and_is_blamed() {
     let sets = ["train.step=5".to_string()];
     let message = Recipe::from_text("", "r.toml", &sets).unwrap_err().to_string();
     assert!(message.contains("did you mean `train.steps`?"), "{message}");
+}
+
+#[test]
+fn what_becomes_codes_is_read_back_as_it_was_resolved() {
+    for text in [
+        "[quantize]\nscheme = \"int3\"\nlearned_step = true\nignore = [\"*.c_proj.*\"]",
+        "[quantize]\nscheme = \"W8A8\"\ntargets = \"transformer.*\"",
+        "[precision]\nint8 = [\"forward\", \"input_gradient\"]",
+    ] {
+        let recipe = read(text).unwrap();
+        assert_eq!(read(&recipe.to_toml()).unwrap(), recipe);
+    }
+    let ignored = read("[precision]\nint8 = [\"forward\"]").unwrap().precision.int8_ignore;
+    assert!(ignored.contains(&"lm_head.*".to_string()));
+}
+
+#[test]
+fn codes_that_cannot_be_are_refused() {
+    for (text, part) in [
+        ("[quantize]\nscheme = \"int9\"", "int2 .. int8"),
+        ("[quantize]\nscheme = \"W8A8\"\nlearned_step = true", "scales of W8A8"),
+        ("[quantize]\nlearned_step = true", "absent without `scheme`"),
+        ("[quantize]\nscheme = \"int4\"\ntargets = []", "at least one pattern"),
+        ("[quantize]\nscheme = \"int4\"\ntarget = \"*\"", "quantize.targets"),
+        ("[quantize]\nscheme = \"int4\"\n[precision]\nstorage = \"bf16\"", "precision.storage"),
+        ("[precision]\nint8 = [\"forwards\"]", "did you mean \"forward\""),
+        ("[precision]\nint8 = [\"forward\"]\nstorage = \"f16\"", "absent beside storage"),
+        ("[precision]\nint8_ignore = \"*\"", "absent without `int8`"),
+    ] {
+        let message = message(text);
+        assert!(message.contains(part), "{text}: {message}");
+    }
 }
