@@ -32,7 +32,7 @@ pub use memory::{Bytes, Memory};
 pub use optimizer::{Clip, Decay, Optimizer, Rule};
 pub use precision::{LossScale, Precision, Product, Storage};
 pub use preset::{PRESETS, Preset};
-pub use quantize::{Codes, Quantize};
+pub use quantize::Quantize;
 pub use raw::{RawRecipe, apply_set};
 
 /// The name of the resolved recipe in a run folder.

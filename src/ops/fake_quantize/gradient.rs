@@ -1,7 +1,7 @@
 //! What flows back through a fake quantisation: to the elements, and to scales that are learned.
 
 use super::lines::Lines;
-use super::{Exact, Steps, each, expect_single};
+use super::{Exact, Steps, each, expect_single, fast};
 use crate::ops::launch::{Bind, Caps, Variant, spread};
 use crate::ops::{Emit, Error, Operator, Result, Site, Value, expect_shape, in_precision};
 use crate::tensor::{Real, Tensor, Type, View, ViewMut};
@@ -61,7 +61,12 @@ impl Operator for FakeQuantizeGradient {
         let lines = Lines::of(inputs[0].shape, self.steps.sharing);
         let (x, s, y) = (inputs[0].floats(), inputs[1].floats(), outputs[0].floats());
         let (up, bounds) = (inputs[self.steps.next()].floats(), self.steps.bounds());
-        each(lines, x, s, zeros, y, |y, exact, i| *y = if exact.is_inside(bounds) { up[i] } else { 0.0 });
+        match zeros {
+            None => fast::gradients(lines, [x, s, up], y, bounds),
+            zeros => each(lines, x, s, zeros, y, |y, exact, i| {
+                *y = if exact.is_inside(bounds) { up[i] } else { 0.0 }
+            }),
+        }
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
@@ -125,8 +130,13 @@ impl Operator for StepGradient {
     fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
         let lines = Lines::of(inputs[0].shape, self.steps.sharing);
         let zeros = self.steps.has_zeros.then(|| inputs[2].floats());
-        let read = [0, 1, self.steps.next()].map(|i| inputs[i].floats());
-        self.sums(lines, read, zeros, outputs[0].floats());
+        let (read, ds) = ([0, 1, self.steps.next()].map(|i| inputs[i].floats()), outputs[0].floats());
+        if zeros.is_some() || lines.inner == 1 {
+            return self.sums(lines, read, zeros, ds);
+        }
+        fast::column_sums(lines, read, ds, self.steps.bounds());
+        let factor = self.factor(lines) as f32;
+        ds.iter_mut().for_each(|ds| *ds *= factor);
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {

@@ -39,9 +39,9 @@ impl Sharing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lines {
     outer: usize,
-    length: usize,
+    pub length: usize,
     pub inner: usize,
-    group: usize,
+    pub group: usize,
 }
 
 impl Lines {
@@ -104,6 +104,13 @@ impl Lines {
         let end = (start + self.group).min(self.length);
         let Lines { length, inner: stride, .. } = *self;
         (start..end).map(move |at| (outer * length + at) * stride + inner)
+    }
+
+    /// The elements of a line that lies whole, one after another.
+    pub fn range(&self, line: usize) -> std::ops::Range<usize> {
+        let (outer, group) = (line / self.groups(), line % self.groups());
+        let start = group * self.group;
+        outer * self.length + start..outer * self.length + (start + self.group).min(self.length)
     }
 
     /// A dispatch with the sizes as parameters.

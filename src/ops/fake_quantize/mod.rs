@@ -7,6 +7,7 @@
 //! (LSQ, Esser et al. 2020) gets `ds = g * sum over its line of up * (code - z - x / s)` inside the range and
 //! `up * (bound - z)` outside, with `g = 1 / sqrt(elements of the line * highest)`.
 
+mod fast;
 mod gradient;
 mod lines;
 pub mod scales;
@@ -177,7 +178,10 @@ impl Operator for FakeQuantize {
         let zeros = self.steps.has_zeros.then(|| inputs[2].floats());
         let lines = Lines::of(inputs[0].shape, self.steps.sharing);
         let (x, s, y) = (inputs[0].floats(), inputs[1].floats(), outputs[0].floats());
-        each(lines, x, s, zeros, y, |y, exact, _| *y = exact.value(self.steps.bounds()));
+        match zeros {
+            None => fast::values(lines, x, s, y, self.steps.bounds()),
+            zeros => each(lines, x, s, zeros, y, |y, exact, _| *y = exact.value(self.steps.bounds())),
+        }
     }
 
     /// Straight through where the code is inside the range; the scale learns.

@@ -6,6 +6,7 @@
 //! As with [`crate::ops::quantize_rows`], a line whose scale would not be a normal f32 has the scale 0, and one that holds NaN
 //! or an infinity the scale NaN.
 
+use super::fast;
 use super::lines::{Lines, Sharing};
 use crate::ops::launch::{Bind, Caps, Kernel, Variant};
 use crate::ops::{Cases, Emit, Error, Operator, Result, Site, Value, expect_inputs, in_precision, rows};
@@ -136,7 +137,20 @@ impl Operator for LineScales {
     }
 
     fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
-        let found = self.scales(Lines::of(inputs[0].shape, self.sharing), inputs[0].floats());
+        let (lines, x) = (Lines::of(inputs[0].shape, self.sharing), inputs[0].floats());
+        if let (Rule::Largest { .. }, [s]) = (self.rule, &mut *outputs) {
+            let s = s.floats();
+            match lines.inner {
+                1 => s
+                    .par_iter_mut()
+                    .enumerate()
+                    .for_each(|(line, s)| *s = fast::largest(&x[lines.range(line)])),
+                _ => fast::column_largest(lines, x, s),
+            }
+            s.iter_mut().for_each(|s| *s = self.rule.of([-*s, *s])[0]);
+            return;
+        }
+        let found = self.scales(lines, x);
         for (o, output) in outputs.iter_mut().enumerate() {
             output.floats().iter_mut().zip(&found).for_each(|(y, found)| *y = found[o]);
         }

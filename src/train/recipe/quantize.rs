@@ -1,6 +1,6 @@
 //! `[quantize]`: training for a model that will be deployed in codes.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::error::Error;
 use super::read::Section;
@@ -10,9 +10,9 @@ use crate::tensor::quant::{Scheme, Share};
 /// The quantised model that a run trains for.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Quantize {
-    /// What becomes codes, and which.
-    pub scheme: Codes,
-    /// Scales of weights are learned (LSQ) instead of found anew in each step.
+    /// What becomes codes, by the name of a scheme: `int4-g32`, `int3`, `W8A8`.
+    pub scheme: String,
+    /// Scales of weights are learned (LSQ) instead of found anew in each step; codes are then symmetric.
     pub learned_step: bool,
     /// Weights meant, as name patterns with `*`; each must fit one.
     pub targets: Vec<String>,
@@ -20,62 +20,45 @@ pub struct Quantize {
     pub ignore: Vec<String>,
 }
 
-/// A scheme by its name: `int4`, `int4-g32` or `W8A8`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Codes {
-    /// Weights in codes of so many bits, with a scale for each output or for so many inputs of it.
-    Weights {
-        /// 2 to 8.
-        bits: u32,
-        /// Inputs that share a scale; absent: all.
-        group: Option<usize>,
-    },
-    /// Weights and activations in 8 bits.
-    W8A8,
+/// What a name stands for: bits, a scale for each output (`-row`) or for so many inputs of it (`-g32`), and perhaps `-asym`.
+fn deployed(name: &str, learned_step: bool) -> Option<Deployed> {
+    if name == "W8A8" {
+        return (!learned_step).then_some(Deployed::Both);
+    }
+    let mut parts = name.strip_prefix("int")?.split('-');
+    let bits = match parts.next()? {
+        "2" => 2,
+        "3" => 3,
+        "4" => 4,
+        "8" => 8,
+        _ => return None,
+    };
+    let rest: Vec<&str> = parts.collect();
+    let (share, asymmetric) = match rest[..] {
+        [] if bits == 4 => (Share::Group(32), false),
+        // A scale for a whole row of so few codes leaves none to spare for a side that no weight is on.
+        [] | ["row"] => (Share::Row, bits < 8),
+        ["asym"] if bits == 8 => (Share::Row, true),
+        [group] => (Share::Group(size(group)?), bits < 4),
+        [group, "asym"] => (Share::Group(size(group)?), true),
+        _ => return None,
+    };
+    Some(Deployed::Weights(match (learned_step, asymmetric, bits) {
+        (true, ..) | (_, false, 8) => Scheme::symmetric(bits, share),
+        (_, true, _) => Scheme::asymmetric(bits, share),
+        _ => Scheme::wide(bits, share),
+    }))
 }
 
-impl Codes {
-    fn parse(text: &str) -> Option<Codes> {
-        if text == "W8A8" {
-            return Some(Codes::W8A8);
-        }
-        let rest = text.strip_prefix("int")?;
-        let (bits, group) = match rest.split_once("-g") {
-            Some((bits, group)) => (bits, Some(group.parse().ok().filter(|&group| group > 0)?)),
-            None => (rest, None),
-        };
-        let bits = bits.parse().ok().filter(|bits| (2..=8).contains(bits))?;
-        Some(Codes::Weights { bits, group })
-    }
-}
-
-impl std::fmt::Display for Codes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Codes::W8A8 => f.write_str("W8A8"),
-            Codes::Weights { bits, group: None } => write!(f, "int{bits}"),
-            Codes::Weights { bits, group: Some(group) } => write!(f, "int{bits}-g{group}"),
-        }
-    }
-}
-
-impl Serialize for Codes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+fn size(group: &str) -> Option<usize> {
+    group.strip_prefix('g')?.parse().ok().filter(|&size| size > 0)
 }
 
 impl Quantize {
     /// The pass that makes the loss that of the quantised model.
     pub fn pass(&self) -> QuantizationAware {
-        let deployed = match self.scheme {
-            Codes::W8A8 => Deployed::Both,
-            Codes::Weights { bits, group } => {
-                Deployed::Weights(Scheme::symmetric(bits, group.map_or(Share::Row, Share::Group)))
-            }
-        };
         QuantizationAware {
-            deployed,
+            deployed: deployed(&self.scheme, self.learned_step).expect("checked when it was read"),
             learned_step: self.learned_step,
             targets: self.targets.clone(),
             ignore: self.ignore.clone(),
@@ -92,19 +75,21 @@ pub(super) fn quantize(section: &Section) -> Result<Option<Quantize>, Error> {
         let hint = "a scheme says what is trained for: scheme = \"int4\"";
         return alone.map_or(Ok(None), |key| Err(section.refuse(key, "absent without `scheme`", hint)));
     };
-    let Some(codes) = Codes::parse(name) else {
-        let expected = "int2 .. int8, int4-g32 and the like, or W8A8".to_string();
-        let hint = "a scale for each output unless -g and a number say how many inputs share one".to_string();
+    if deployed(name, false).is_none() {
+        let expected =
+            "int8, int4, int4-g128, int3, int4-row, int4-g32-asym and the like, or W8A8".to_string();
+        let hint =
+            "-g and a number say how many inputs share a scale, -row that all of an output do".to_string();
         return Err(scheme.impossible(expected, hint));
-    };
+    }
     let learned = section.flag("learned_step")?;
-    let fits = |&learned: &bool| !learned || codes != Codes::W8A8;
+    let fits = |&learned: &bool| deployed(name, learned).is_some();
     let hint = "scales of W8A8 are found as the deployed model finds them";
     let learned_step = learned.must(fits, "false beside scheme = \"W8A8\"", hint)?.or(false);
     let some = |names: &Vec<String>| !names.is_empty();
     let targets = section.texts("targets")?.must(some, "at least one pattern", "\"*\" means every layer")?;
     Ok(Some(Quantize {
-        scheme: codes,
+        scheme: name.clone(),
         learned_step,
         targets: targets.or(vec!["*".to_string()]),
         ignore: section.texts("ignore")?.or(heads()),
@@ -121,12 +106,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schemes_are_named_by_bits_and_group() {
-        for name in ["int3", "int8", "int4-g32", "W8A8"] {
-            assert_eq!(Codes::parse(name).map(|codes| codes.to_string()).as_deref(), Some(name));
-        }
-        for wrong in ["int1", "int9", "int", "int4-g0", "int4-g", "w8a8", "float", ""] {
-            assert_eq!(Codes::parse(wrong), None, "{wrong}");
+    fn schemes_are_named_by_bits_and_what_shares_a_scale() {
+        let weights = |name| match deployed(name, false) {
+            Some(Deployed::Weights(scheme)) => scheme,
+            other => panic!("{name}: {other:?}"),
+        };
+        assert_eq!(weights("int8"), Scheme::symmetric(8, Share::Row));
+        assert_eq!(weights("int8-asym"), Scheme::asymmetric(8, Share::Row));
+        assert_eq!(weights("int4"), Scheme::wide(4, Share::Group(32)));
+        assert_eq!(weights("int4-g128"), Scheme::wide(4, Share::Group(128)));
+        assert_eq!(weights("int4-g32-asym"), Scheme::asymmetric(4, Share::Group(32)));
+        assert_eq!(weights("int4-row"), Scheme::asymmetric(4, Share::Row));
+        assert_eq!(weights("int3"), Scheme::asymmetric(3, Share::Row));
+        assert_eq!(deployed("int3", true), Some(Deployed::Weights(Scheme::symmetric(3, Share::Row))));
+        assert_eq!(deployed("W8A8", false), Some(Deployed::Both));
+        for wrong in ["int1", "int9", "int", "int4-g0", "int4-g", "int4-32", "int8-asym-row", "float", ""] {
+            assert_eq!(deployed(wrong, false), None, "{wrong}");
         }
     }
 }

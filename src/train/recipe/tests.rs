@@ -292,7 +292,7 @@ fn what_becomes_codes_is_read_back_as_it_was_resolved() {
 #[test]
 fn codes_that_cannot_be_are_refused() {
     for (text, part) in [
-        ("[quantize]\nscheme = \"int9\"", "int2 .. int8"),
+        ("[quantize]\nscheme = \"int9\"", "int4-g128"),
         ("[quantize]\nscheme = \"W8A8\"\nlearned_step = true", "scales of W8A8"),
         ("[quantize]\nlearned_step = true", "absent without `scheme`"),
         ("[quantize]\nscheme = \"int4\"\ntargets = []", "at least one pattern"),
