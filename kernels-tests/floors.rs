@@ -14,6 +14,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("data", &["tensor"]),
     ("formats", &["tensor"]),
     ("model", &["tensor", "ops", "graph", "formats"]),
+    ("exchange", &["tensor", "ops", "data", "formats", "model"]),
     ("train", &["tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model"]),
     ("deploy", &["tensor", "ops", "graph", "passes", "plan", "model", "train"]),
     ("generate", &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy"]),
@@ -25,7 +26,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train", "deploy",
-            "generate", "evaluate",
+            "generate", "evaluate", "formats", "exchange",
         ],
     ),
 ];

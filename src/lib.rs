@@ -6,6 +6,7 @@ pub mod cli;
 pub mod data;
 pub mod deploy;
 pub mod evaluate;
+pub mod exchange;
 pub mod formats;
 pub mod generate;
 #[cfg(feature = "gpu")]

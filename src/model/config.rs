@@ -150,7 +150,7 @@ impl Config {
 }
 
 /// An f32 as the shortest decimal that gives it back: 0.1, not 0.10000000149.
-pub(super) fn shortest(x: f32) -> f64 {
+pub fn shortest(x: f32) -> f64 {
     x.to_string().parse().expect("a float prints as a float")
 }
 

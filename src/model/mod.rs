@@ -21,7 +21,7 @@ mod weights;
 
 pub use activation::Activation;
 pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
-pub use config::{CONFIG_FILE, Config};
+pub use config::{CONFIG_FILE, Config, shortest};
 pub use error::{Error, Result};
 pub use families::{Design, Usual, build, family_names, from_config, open, usual};
 pub use gpt_neox::GptNeoX;

@@ -94,10 +94,14 @@ impl Tokenizer {
     /// Loads a `tokenizer.json`, or the one in a folder.
     pub fn load(path: &Path) -> Result<Tokenizer> {
         let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_path_buf() };
-        let json = file::read(&path)?;
-        match Characters::from_json(&json) {
+        Tokenizer::from_json(&file::read(&path)?, &path)
+    }
+
+    /// From the text of a `tokenizer.json`; errors name `path` as its place.
+    pub fn from_json(json: &str, path: &Path) -> Result<Tokenizer> {
+        match Characters::from_json(json) {
             Some(characters) => Ok(Tokenizer::from_characters(characters)),
-            None => Ok(Tokenizer::from_library(file::parse(&path, &json)?)),
+            None => Ok(Tokenizer::from_library(file::parse(path, json)?)),
         }
     }
 

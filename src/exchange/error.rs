@@ -1,0 +1,60 @@
+//! What can go wrong while a model changes its file.
+
+use crate::{data, formats, model};
+
+/// What can go wrong while a model changes its file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] formats::Error),
+    /// The family, its configuration or its weights.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// The tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] data::Error),
+    /// A setting of the model that the other side computes differently.
+    #[error("GGUF has no {family} with `{key}` = {got}, expected {expected}")]
+    Setting {
+        /// The family.
+        family: String,
+        /// Key of `config.json`.
+        key: String,
+        /// What can be said.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+    /// A family without a place in the format.
+    #[error("{what} is not supported; there are: {known}")]
+    Family {
+        /// Family or architecture.
+        what: String,
+        /// What is supported.
+        known: String,
+    },
+    /// Codes that no block format holds.
+    #[error(
+        "the codes of `{name}` fit no block of GGUF: {reason}\n  hint: quantise with one of GGUF's own schemes, such as Q8_0 or Q4_0"
+    )]
+    Codes {
+        /// The weight.
+        name: String,
+        /// Why the nearest format does not fit.
+        reason: String,
+    },
+    /// A tokenizer that cannot be written so that others read it.
+    #[error(
+        "a {kind} tokenizer cannot be written to GGUF: {reason}\n  hint: byte-level BPE and characters can; or leave the tokenizer out"
+    )]
+    Vocabulary {
+        /// Its kind.
+        kind: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// Result of an exchange.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,16 @@
+//! Whole models in other programs' files: GGUF, as llama.cpp and its relatives read it.
+//!
+//! [`export_gguf`] writes weights under the names and in the order of rows that those programs expect, with the keys that describe
+//! the model and its tokenizer; [`import_gguf`] reads such files, ours or not, back into a family, its weights and a tokenizer.
+
+mod error;
+mod export;
+mod import;
+mod keys;
+mod names;
+mod rows;
+mod vocabulary;
+
+pub use error::{Error, Result};
+pub use export::{Exported, Options, export_gguf};
+pub use import::{Imported, import_gguf};
