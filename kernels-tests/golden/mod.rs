@@ -3,6 +3,9 @@
 //! The folder is `KILN_GOLDEN`, or `../shared/golden` beside the checkout. Where there is none, trials are counted as
 //! ignored, unless `KILN_REQUIRE_GOLDEN=1`.
 
+// Each suite is a crate of its own and uses a part.
+#![allow(dead_code)]
+
 use kiln::tensor::{Data, Tensor};
 use libtest_mimic::Failed;
 use safetensors::{Dtype, SafeTensors};

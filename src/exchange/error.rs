@@ -1,6 +1,8 @@
 //! What can go wrong while a model changes its file.
 
-use crate::{data, formats, model};
+use crate::data;
+use crate::formats;
+use crate::model;
 
 /// What can go wrong while a model changes its file.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,168 @@
+//! Files written here and read by other people's packages.
+//!
+//! `KILN_PYTHON` names a Python with `gguf` (`scripts/interop` makes one, `.ci/run` uses it), `KILN_PYTHON_TORCH` one that has
+//! torch, transformers, `gguf` and `compressed-tensors` too, which are too large to be fetched on every run. Where a variable is
+//! not set its trials are counted as ignored.
+
+mod golden;
+
+use kiln::data::tokenizer::Tokenizer;
+use kiln::exchange::{Options, export_gguf};
+use kiln::formats::compressed_tensors::{Activations, Config, Group, Packing, write};
+use kiln::formats::gguf::{self, Array, Metadata, Part, Value};
+use kiln::formats::{Archive, Layer, Raw};
+use kiln::model::{Weights, open};
+use kiln::tensor::Tensor;
+use kiln::tensor::quant::blocks::Block;
+use kiln::tensor::quant::{Scheme, Share, encode};
+use kiln::tensor::random::Stream;
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::json;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-tests/interop");
+const MODELS: &[&str] = &["gpt2", "llama-gqa", "llama-rope-scaled", "mistral-swa", "qwen2", "qwen3"];
+
+type Check = fn(&str, &Path) -> Result<(), Failed>;
+
+/// Name, variable with the Python, whether golden files are needed, the check.
+const CHECKS: &[(&str, &str, bool, Check)] = &[
+    ("gguf_decodes_our_blocks_to_our_floats_and_writes_our_file_again", "KILN_PYTHON", false, blocks),
+    ("gguf_finds_the_weights_of_models_under_its_names", "KILN_PYTHON", true, models),
+    ("transformers_runs_our_gguf_models", "KILN_PYTHON_TORCH", true, transformers),
+    ("compressed_tensors_decompresses_our_codes_to_our_values", "KILN_PYTHON_TORCH", false, compressed),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let golden = golden::folder().join("dev");
+    let absent = golden::is_absent(&golden);
+    let trial = |&(name, variable, needs_golden, check): &(&'static str, &'static str, bool, Check)| {
+        let (python, golden) = (std::env::var(variable), golden.clone());
+        let ignored = python.is_err() || (needs_golden && absent);
+        Trial::test(name, move || check(&python?, &golden)).with_ignored_flag(ignored)
+    };
+    libtest_mimic::run(&arguments, CHECKS.iter().map(trial).collect()).exit();
+}
+
+/// Runs one of the scripts; it ends with a message and a status of its own where something is not as it should be.
+fn run(python: &str, script: &str, arguments: &[&Path]) -> Result<(), Failed> {
+    let output = Command::new(python).arg(Path::new(SCRIPTS).join(script)).args(arguments).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [&output.stdout[..], &output.stderr].concat();
+    Err(format!("{script}: {}\n{}", output.status, String::from_utf8_lossy(&said)).into())
+}
+
+fn random(count: usize, seed: u32) -> Vec<f32> {
+    let mut stream = Stream::new(&[seed]);
+    (0..count).map(|i| stream.normal() as f32 * [1.0, 30.0, 1e-3][i / 512 % 3]).collect()
+}
+
+fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), Failed> {
+    let named: Vec<(&str, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    Ok(Archive::write(path, &named)?)
+}
+
+fn blocks(python: &str, _: &Path) -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let (mut parts, mut floats) =
+        (vec![], vec![("x".to_string(), Tensor::f32([6, 512], random(6 * 512, 1)))]);
+    for block in Block::ALL.into_iter().filter(|block| block.can_encode()) {
+        let bytes = block.encode(floats[0].1.real(), 512)?;
+        floats.push((block.name().to_string(), Tensor::f32([6, 512], block.decode(&bytes, 512)?)));
+        let (name, bytes) = (block.name().to_string(), Cow::Owned(bytes));
+        parts.push(Part { name, shape: [6, 512].into(), kind: block.into(), bytes });
+    }
+    let mut keys = Metadata::new("test");
+    keys.set("general.architecture", "llama");
+    keys.set("test.u8", 255u8);
+    keys.set("test.i8", -128i8);
+    keys.set("test.u16", 65535u16);
+    keys.set("test.i16", -32768i16);
+    keys.set("test.u32", u32::MAX);
+    keys.set("test.i32", i32::MIN);
+    keys.set("test.f32", 0.1f32);
+    keys.set("test.bool", true);
+    keys.set("test.text", "Zürich ✓");
+    keys.set("test.u64", u64::MAX);
+    keys.set("test.i64", i64::MIN);
+    keys.set("test.f64", std::f64::consts::PI);
+    keys.set("test.texts", vec!["a".to_string(), String::new(), "日本".to_string()]);
+    keys.set("test.numbers", vec![1, -2, 3]);
+    keys.set("test.floats", Value::Array(Array::F32(vec![0.5, -1.5])));
+    keys.set("test.bools", Value::Array(Array::Bool(vec![true, false])));
+    gguf::write(&folder.path().join("blocks.gguf"), &keys, &parts)?;
+    save(&folder.path().join("floats.safetensors"), &floats)?;
+    run(python, "gguf_blocks.py", &[folder.path()])
+}
+
+fn models(python: &str, golden: &Path) -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    for name in MODELS {
+        let place = golden.join("models").join(name);
+        let family = open(&place)?;
+        let weights = Weights::read(&place, family.as_ref())?;
+        for matrices in [Block::F32, Block::Q8_0, Block::Q4_0] {
+            let path = folder.path().join(format!("{name}.{matrices}.gguf"));
+            let options = Options { matrices, name: name.to_string() };
+            export_gguf(&path, family.as_ref(), &weights, None, &options)?;
+        }
+    }
+    run(python, "gguf_models.py", &[folder.path(), &golden.join("models")])
+}
+
+fn transformers(python: &str, golden: &Path) -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    for (name, place) in MODELS.iter().map(|name| (*name, golden.join("models").join(name))) {
+        let family = open(&place)?;
+        let weights = Weights::read(&place, family.as_ref())?;
+        // Readers want a tokenizer, and these models have none: as many characters as they have tokens.
+        let letters: String = ('\u{4e00}'..).take(family.vocabulary()).collect();
+        let options = Options { name: name.to_string(), ..Options::default() };
+        let path = folder.path().join(format!("{name}.gguf"));
+        export_gguf(&path, family.as_ref(), &weights, Some(&Tokenizer::characters(&letters)), &options)?;
+    }
+    let place = golden.join("e2e/gpt2");
+    let family = open(&place)?;
+    let (weights, tokenizer) = (Weights::read(&place, family.as_ref())?, Tokenizer::load(&place)?);
+    let path = folder.path().join("text.gguf");
+    export_gguf(&path, family.as_ref(), &weights, Some(&tokenizer), &Options::default())?;
+    run(python, "transformers_gguf.py", &[folder.path(), golden])
+}
+
+fn compressed(python: &str, _: &Path) -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let x = random(24 * 192, 2);
+    for (share, group) in [(Share::Row, None), (Share::Group(64), Some(64))] {
+        for bits in [2, 3, 4, 8] {
+            for scheme in [Scheme::wide(bits, share), Scheme::asymmetric(bits, share)] {
+                for packing in [Packing::Words, Packing::Bytes] {
+                    let symmetric = scheme.is_symmetric();
+                    let name = format!("{bits}-{group:?}-{symmetric}-{packing:?}");
+                    let place = folder.path().join(name);
+                    std::fs::create_dir(&place)?;
+                    let layer: Layer = encode(&x, 24, 192, &scheme)?.into();
+                    let parts = write("layer", &layer, packing)?;
+                    let raws: Vec<(&str, Raw)> =
+                        parts.iter().map(|(n, raw)| (n.as_str(), raw.clone())).collect();
+                    Archive::write_raw(&place.join("model.safetensors"), &raws, &BTreeMap::new())?;
+                    let activations =
+                        if packing == Packing::Bytes { Activations::PerToken } else { Activations::Floats };
+                    let targets = vec!["Linear".to_string()];
+                    let group = Group { targets, bits, symmetric, group, activations, packing };
+                    let config = Config { groups: vec![group], ignore: vec!["lm_head".into()] };
+                    let config = json!({ "quantization_config": config.to_json() });
+                    std::fs::write(place.join("config.json"), config.to_string())?;
+                    let values = Tensor::f32([24, 192], layer.coded.decode());
+                    save(&place.join("floats.safetensors"), &[("weight".to_string(), values)])?;
+                }
+            }
+        }
+    }
+    run(python, "compressed_tensors.py", &[folder.path()])
+}
