@@ -23,10 +23,14 @@ const FLOORS: &[(&str, &[&str])] = &[
         &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "generate"],
     ),
     (
+        "compress",
+        &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "evaluate"],
+    ),
+    (
         "cli",
         &[
             "tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train", "deploy",
-            "generate", "evaluate", "formats", "exchange",
+            "generate", "evaluate", "formats", "exchange", "compress",
         ],
     ),
 ];

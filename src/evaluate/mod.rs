@@ -79,6 +79,16 @@ pub struct Request {
 pub fn evaluate(request: &Request, target: &Target) -> Result<Score> {
     let family = model::open(&request.model)?;
     let weights = Weights::read(&request.model, family.as_ref())?;
+    evaluate_with(family.as_ref(), &weights, request, target)
+}
+
+/// The same with other weights than those of the folder, of which only the tokenizer is read.
+pub fn evaluate_with(
+    family: &dyn Family,
+    weights: &Weights,
+    request: &Request,
+    target: &Target,
+) -> Result<Score> {
     let text = Text::open(&request.text)?;
     let text = text.contents();
     let tokenizer = match &request.tokenizer {
@@ -99,7 +109,7 @@ pub fn evaluate(request: &Request, target: &Target) -> Result<Score> {
         return Err(Error::Vocabulary { token, vocabulary: family.vocabulary() });
     }
     let extent = Extent { batch: request.batch, context };
-    let (loss, tokens) = mean_loss(family.as_ref(), &weights, target, extent, &batches)?;
+    let (loss, tokens) = mean_loss(family, weights, target, extent, &batches)?;
     let bytes_per_token = part.bytes as f64 / part.tokens.len() as f64;
     let bits_per_byte = loss / std::f64::consts::LN_2 / bytes_per_token;
     Ok(Score { loss, perplexity: loss.exp(), bits_per_byte, tokens })

@@ -72,6 +72,16 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// Codes of a weight do not fit the convention they are to be written in.
+    #[error(
+        "`{name}` cannot be written so: {reason}\n  hint: kiln's own convention holds everything: --format kiln"
+    )]
+    Convention {
+        /// The weight.
+        name: String,
+        /// What stands against it.
+        reason: String,
+    },
     /// A setting of the model is impossible or not supported.
     #[error("{place}: `{key}` is {got}, expected {expected}")]
     Setting {

@@ -16,6 +16,7 @@ mod init;
 mod layers;
 mod llama;
 mod mlp;
+mod quantized;
 mod rope;
 mod weights;
 
@@ -29,8 +30,9 @@ pub use gpt2::{Dropouts, Gpt2};
 pub use init::{Init, initial};
 pub use llama::{Dialect, Llama};
 pub use mlp::Mlp;
+pub use quantized::{Convention, Quantized, Stored, turn};
 pub use rope::{Rope, Scaling};
-pub use weights::{Quantized, Stored, Weights, turn};
+pub use weights::Weights;
 
 use crate::graph::Graph;
 use crate::ops::Value;

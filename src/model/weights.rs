@@ -1,55 +1,16 @@
 //! A model's weights on the host, by name.
 
 use super::archive::{Archive, WEIGHTS_FILE, write_whole};
-use super::config::CONFIG_FILE;
+use super::config::{CONFIG_FILE, Config};
+use super::quantized::{self, Convention, Stored};
 use super::{Error, Family, ParameterSpec, Result};
+use crate::formats::QUANTIZATION_KEY;
 use crate::graph::Feeds;
-use crate::ops::coded::Activations;
-use crate::tensor::quant::Coded;
-use crate::tensor::{DType, Shape, Tensor};
+use crate::tensor::{Shape, Tensor};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
-
-/// A weight that is not held as plain f32.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Stored {
-    /// Codes.
-    Codes(Quantized),
-    /// Numbers rounded to f16 or bf16, held as f32.
-    Halves(DType, Tensor),
-}
-
-/// A weight as codes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Quantized {
-    /// Sizes of the weight's own axes.
-    pub shape: Shape,
-    /// The codes; their columns are what a product sums over.
-    pub coded: Coded,
-    /// The codes are those of the weight's transpose: it is stored as [in, out].
-    pub turned: bool,
-    /// What meets them in a product.
-    pub activations: Activations,
-}
-
-impl Quantized {
-    /// The weight as numbers.
-    pub fn tensor(&self) -> Tensor {
-        let (rows, cols, values) = (self.coded.rows, self.coded.cols, self.coded.decode());
-        Tensor::f32(self.shape.clone(), if self.turned { turn(&values, rows, cols) } else { values })
-    }
-}
-
-/// The transpose of a matrix [rows, cols].
-pub fn turn(matrix: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    let mut turned = vec![0.0; matrix.len()];
-    turned.par_chunks_mut(rows.max(1)).enumerate().for_each(|(column, out)| {
-        out.iter_mut().enumerate().for_each(|(row, x)| *x = matrix[row * cols + column]);
-    });
-    turned
-}
 
 /// Tensors by name, in the order of their names. Tied weights are one tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,35 +26,53 @@ impl FromIterator<(String, Tensor)> for Weights {
 }
 
 impl Weights {
-    /// Reads the weights of `family` from a folder or a safetensors file, as f32.
+    /// Reads the weights of `family` from a folder or a safetensors file, as f32, or as codes where `config.json` beside them says
+    /// that they are.
     ///
     /// Every parameter must be there with its shape, and nothing that the family neither has nor knows to leave out.
     pub fn read(path: &Path, family: &dyn Family) -> Result<Self> {
         let archive = Archive::open(path)?;
-        let stored = match_names(&archive, family)?;
+        let config =
+            if path.is_dir() && path.join(CONFIG_FILE).exists() { Some(Config::read(path)?) } else { None };
+        let mut found = quantized::find(&archive, config.as_ref())?;
+        let stored = match_names(&archive, found.names(), family)?;
+        let mut weights = Weights::default();
         let parameters = family.parameters();
         for spec in &parameters {
-            let shape = archive.shape(stored[&spec.name]).expect("names come from the archive");
-            expect_shape(spec, shape)?;
+            match found.take(&stored[&spec.name], spec)? {
+                Some(quantized) => weights.store(spec.name.clone(), Stored::Codes(quantized)),
+                None => {
+                    let shape = archive.shape(&stored[&spec.name]).expect("names come from the archive");
+                    expect_shape(spec, shape)?;
+                }
+            }
         }
-        let read = |spec: &ParameterSpec| Ok((spec.name.clone(), archive.tensor(stored[&spec.name])?));
-        Ok(parameters.par_iter().map(read).collect::<Result<Vec<_>>>()?.into_iter().collect())
+        let plain = parameters.par_iter().filter(|spec| !weights.stored.contains_key(&spec.name));
+        let read = |spec: &ParameterSpec| Ok((spec.name.clone(), archive.tensor(&stored[&spec.name])?));
+        weights.by_name = plain.map(read).collect::<Result<Vec<_>>>()?.into_iter().collect();
+        Ok(weights)
     }
 
     /// Writes `config.json` and `model.safetensors` into a folder, which is made if absent.
     ///
     /// The two files each appear whole or not at all; a folder that must change at once is for the caller to rename.
     pub fn save(&self, folder: &Path, family: &dyn Family) -> Result<()> {
+        self.save_as(folder, family, Convention::Kiln)
+    }
+
+    /// The same with codes written by a convention, if there are any.
+    pub fn save_as(&self, folder: &Path, family: &dyn Family, convention: Convention) -> Result<()> {
         let parameters = family.parameters();
         self.check(&parameters)?;
+        let (raws, notes, settings) = quantized::parts(self, &parameters, convention)?;
         std::fs::create_dir_all(folder)
             .map_err(|source| Error::File { path: folder.to_path_buf(), source })?;
-        let tensor = |spec: &'_ ParameterSpec| self.get(&spec.name).map(|tensor| (spec.name.clone(), tensor));
-        let tensors = parameters.iter().map(tensor).collect::<Result<Vec<_>>>()?;
-        let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor)).collect();
-        Archive::write(&folder.join(WEIGHTS_FILE), &tensors)?;
+        let raws: Vec<_> = raws.iter().map(|(name, raw)| (name.as_str(), raw.clone())).collect();
+        Archive::write_raw(&folder.join(WEIGHTS_FILE), &raws, &notes)?;
+        let mut config = family.config();
+        config.extend(settings.map(|settings| (QUANTIZATION_KEY.to_string(), settings)));
         write_whole(&folder.join(CONFIG_FILE), |out| {
-            serde_json::to_writer_pretty(&mut *out, &family.config())?;
+            serde_json::to_writer_pretty(&mut *out, &config)?;
             out.write_all(b"\n")
         })
     }
@@ -181,13 +160,13 @@ impl Weights {
 }
 
 /// For each parameter the name under which the archive has it.
-fn match_names<'a>(archive: &'a Archive, family: &dyn Family) -> Result<HashMap<String, &'a str>> {
-    let mut stored: HashMap<String, &str> = HashMap::new();
-    for name in archive.names() {
-        if let Some(parameter) = family.canonical_name(name) {
-            stored.insert(parameter, name);
-        }
-    }
+fn match_names(
+    archive: &Archive,
+    names: impl Iterator<Item = String>,
+    family: &dyn Family,
+) -> Result<HashMap<String, String>> {
+    let stored: HashMap<String, String> =
+        names.filter_map(|name| Some((family.canonical_name(&name)?, name))).collect();
     let names: BTreeSet<String> = family.parameters().into_iter().map(|spec| spec.name).collect();
     let missing: Vec<String> = names.iter().filter(|name| !stored.contains_key(*name)).cloned().collect();
     let unknown = stored.iter().filter(|(name, _)| !names.contains(*name));
@@ -199,7 +178,7 @@ fn match_names<'a>(archive: &'a Archive, family: &dyn Family) -> Result<HashMap<
     Err(Error::Names { path: archive.path().to_path_buf(), missing, extra })
 }
 
-fn expect_shape(spec: &ParameterSpec, got: &Shape) -> Result<()> {
+pub(super) fn expect_shape(spec: &ParameterSpec, got: &Shape) -> Result<()> {
     if *got == spec.shape {
         return Ok(());
     }

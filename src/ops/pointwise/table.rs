@@ -261,6 +261,15 @@ pub static FUNCTIONS: &[Function] = &[
         |a, k| if a > of(0.0) { a } else { of(0.0) },
         Some(|e, s, _| { Ok(Some(e.pointwise("leaky_relu_gradient", &[s.x[0], s.up], 0.0)?)) })
     ),
+    // A kink at zero, where the derivative is taken for -1.
+    row!(
+        "abs",
+        1,
+        false,
+        "abs($a)",
+        |a, k| if a < of(0.0) { of(0.0) - a } else { a },
+        Some(|e, s, _| { Ok(Some(e.pointwise("leaky_relu_gradient", &[s.x[0], s.up], -1.0)?)) })
+    ),
     row!(
         "leaky_relu",
         1,

@@ -88,9 +88,12 @@ fn first_word(span: Span) -> usize {
 
 impl Store {
     fn put(&mut self, span: Span, tensor: &Tensor) -> Result<()> {
-        let tensor = tensor.to_precision(DType::F32);
+        // Halves are held as f32 rounded to them.
+        let (precision, held) =
+            if self.dtype.is_half() { (self.dtype, DType::F32) } else { (DType::F32, self.dtype) };
+        let tensor = tensor.to_precision(precision);
         let got = tensor.data.dtype();
-        if got != self.dtype {
+        if got != held {
             return Err(Error::Feed { expected: self.dtype.to_string(), got: got.to_string() });
         }
         let kind = tensor.host_type();

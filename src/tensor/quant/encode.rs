@@ -72,6 +72,28 @@ impl Scheme {
 
 /// Codes of a matrix [rows, cols], each number rounded for itself.
 pub fn encode(matrix: &[f32], rows: usize, cols: usize, scheme: &Scheme) -> Result<Coded> {
+    if scheme.double {
+        return Ok(encode_double(matrix, rows, cols, scheme)?.0);
+    }
+    let (scales, zeros) = steps_of(matrix, rows, cols, scheme)?;
+    Ok(round_to(matrix, [rows, cols, scheme.group(cols)], scheme, scales, zeros))
+}
+
+/// The same under scales in 8 bits, with these.
+pub fn encode_double(
+    matrix: &[f32],
+    rows: usize,
+    cols: usize,
+    scheme: &Scheme,
+) -> Result<(Coded, DoubleScales)> {
+    let (scales, zeros) = steps_of(matrix, rows, cols, scheme)?;
+    let double = DoubleScales::encode(&scales);
+    let scales = double.decode().expect("made with a second scale for each block");
+    Ok((round_to(matrix, [rows, cols, scheme.group(cols)], scheme, scales, zeros), double))
+}
+
+/// Scales and zeros, one for each group of each row.
+fn steps_of(matrix: &[f32], rows: usize, cols: usize, scheme: &Scheme) -> Result<(Vec<f32>, Vec<i32>)> {
     scheme.check()?;
     expect_finite(matrix, rows, cols)?;
     let group = scheme.group(cols);
@@ -82,12 +104,7 @@ pub fn encode(matrix: &[f32], rows: usize, cols: usize, scheme: &Scheme) -> Resu
             .flat_map_iter(|row| row.chunks(group).map(|numbers| scheme.step(Range::of(numbers))))
             .collect(),
     };
-    let mut scales: Vec<f32> = steps.iter().map(|step| step.scale).collect();
-    if scheme.double {
-        scales = DoubleScales::encode(&scales).decode().expect("made with a second scale for each block");
-    }
-    let zeros: Vec<i32> = steps.iter().map(|step| step.zero).collect();
-    Ok(round_to(matrix, [rows, cols, group], scheme, scales, zeros))
+    Ok(steps.into_iter().map(|step| (step.scale, step.zero)).unzip())
 }
 
 /// Codes of a finite matrix [rows, cols] in groups, under scales and zeros that are already there, one for each group.

@@ -10,7 +10,7 @@ mod normal_float;
 mod scheme;
 
 pub use dynamic::{DoubleScales, dynamic_map};
-pub use encode::{encode, round_to};
+pub use encode::{encode, encode_double, round_to};
 pub use normal_float::{NORMAL_FLOAT, nearest_normal_float};
 pub use scheme::{Rounding, Scale, Scheme, Share};
 

@@ -1,0 +1,148 @@
+//! A trained model under every scheme: its loss on a text must be what PyTorch, gguf and GPTQ's own authors' code make it.
+//!
+//! The model and the losses stand in `train/gpt2-shakespeare-char` of the golden folder, the text in `../data` beside it. The 16
+//! matrices of the blocks are quantised, embeddings and head are not.
+
+#[expect(dead_code, reason = "only the folder is used here")]
+mod golden;
+
+use kiln::compress::{Gptq, Method, Request, Selection, named, quantize};
+use kiln::data::store::split;
+use kiln::data::text::Text;
+use kiln::data::tokenizer::{Spec, Tokenizer};
+use kiln::data::windows::{Batch, Sampler};
+use kiln::data::{replay::Replay, store::Part};
+use kiln::evaluate::{self, evaluate_with};
+use kiln::model::{self, Family, Weights};
+use kiln::train::Target;
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// Windows to calibrate with, of 64 tokens each.
+const WINDOWS: usize = 16;
+
+/// What is checked: scheme, method, the golden loss by its name, and how far from it the loss may be.
+type Check = (&'static str, Method, &'static str, f64);
+
+const NEAREST: Method = Method::Nearest;
+const GPTQ: Method = Method::Gptq(Gptq { damping: 0.01, act_order: false });
+
+/// Far within what the golden file allows (2e-3, GPTQ 2 %): rounding is exact, and losses differ by the order of sums.
+const CHECKS: &[Check] = &[
+    ("f32", NEAREST, "fp32", 1e-5),
+    ("f16", NEAREST, "fp32", 1e-4),
+    ("bf16", NEAREST, "fp32", 2e-4),
+    ("Q8_0", NEAREST, "gguf_Q8_0", 5e-5),
+    ("Q5_1", NEAREST, "gguf_Q5_1", 5e-5),
+    ("Q5_0", NEAREST, "gguf_Q5_0", 5e-5),
+    ("Q4_1", NEAREST, "gguf_Q4_1", 5e-5),
+    ("Q4_0", NEAREST, "gguf_Q4_0", 5e-5),
+    ("int8", NEAREST, "int8_per_channel_sym", 5e-5),
+    ("int4-row", NEAREST, "rtn4_per_row", 5e-5),
+    ("int4-row", GPTQ, "gptq4_per_row", 5e-4),
+    ("int3", NEAREST, "rtn3_per_row", 5e-5),
+    ("int3", GPTQ, "gptq3_per_row", 1e-3),
+    // Activations in 8 bits too: within 0.003 of f32.
+    ("W8A8", NEAREST, "fp32", 3e-3),
+    ("W8A8", Method::Smooth { alpha: 0.5 }, "fp32", 3e-3),
+    // No golden loss: four bits in groups must not lose more than in rows.
+    ("int4-g32", NEAREST, "fp32", 5e-3),
+    ("int4-g32", Method::Awq, "fp32", 5e-3),
+    ("nf4", NEAREST, "fp32", 5e-3),
+];
+
+struct Setting {
+    family: Box<dyn Family>,
+    weights: Weights,
+    batches: Vec<Batch>,
+    request: evaluate::Request,
+    losses: serde_json::Value,
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let folder = golden::folder().join("train/gpt2-shakespeare-char");
+    let text = golden::folder().join("../data/tinyshakespeare.txt");
+    let absent = golden::is_absent(&folder) || golden::is_absent(&text);
+    let setting = Arc::new(OnceLock::new());
+    let mut trials = vec![];
+    for (place, target) in [("host", Some(Arc::new(Target::Host))), ("device", device())] {
+        for &check in CHECKS {
+            let ignored =
+                absent || (target.is_none() && std::env::var("KILN_REQUIRE_GPU").as_deref() != Ok("1"));
+            let (folder, text, target, setting) =
+                (folder.clone(), text.clone(), target.clone(), setting.clone());
+            let run = move || {
+                let setting: &Result<Setting, String> = setting.get_or_init(|| {
+                    open(&folder, &text).map_err(|error| error.message().unwrap_or("").to_string())
+                });
+                let setting = setting.as_ref().map_err(|error| error.clone())?;
+                run_check(setting, target.as_ref().ok_or("no adapter")?, &check)
+            };
+            let name = format!("{place}/{} by {}", check.0, check.1.name());
+            trials.push(Trial::test(name, run).with_ignored_flag(ignored));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn device() -> Option<Arc<Target>> {
+    #[cfg(feature = "gpu")]
+    // SAFETY: nothing else runs yet.
+    unsafe {
+        kiln::gpu::device::skip_window_layers()
+    };
+    let wanted = std::env::var("KILN_DEVICE").unwrap_or_else(|_| "gpu".into());
+    Target::open(&wanted).ok().filter(|target| !target.is_host()).map(Arc::new)
+}
+
+fn open(folder: &Path, text: &PathBuf) -> Result<Setting, Failed> {
+    let losses: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("compression.json"))?)?;
+    let model = folder.join("final");
+    let family = model::open(&model)?;
+    let weights = Weights::read(&model, family.as_ref())?;
+    let windows = folder.join("batches.safetensors");
+    let contents = Text::open(std::slice::from_ref(text))?.contents().into_owned();
+    let tokenizer = Tokenizer::prepare(&Spec::Characters, &contents)?;
+    let part = Part::of(split(&contents, 0.1)?.0, &tokenizer)?;
+    let offsets = Replay::load(&windows)?.training()?.clone();
+    let mut sampler = Sampler::replayed(part.tokens.into(), 64, &offsets)?;
+    let mut batches = vec![];
+    while batches.len() < WINDOWS {
+        batches.extend(sampler.next_batch()?.split(1).take(WINDOWS - batches.len()));
+    }
+    let request = evaluate::Request {
+        model,
+        text: vec![text.clone()],
+        tokenizer: Some(Spec::Characters),
+        windows: Some(windows),
+        validation: 0.1,
+        batch: 12,
+        context: Some(64),
+    };
+    Ok(Setting { family, weights, batches, request, losses })
+}
+
+fn run_check(setting: &Setting, target: &Target, check: &Check) -> Result<(), Failed> {
+    let &(scheme, method, golden, tolerance) = check;
+    let family = setting.family.as_ref();
+    let request = Request {
+        scheme: named(scheme)?,
+        method,
+        selection: Selection::default(),
+        correct_bias: false,
+        batches: if method.calibrates() { &setting.batches } else { &[] },
+    };
+    let (weights, outcomes) = quantize(family, &setting.weights, target, &request)?;
+    if outcomes.len() != 16 {
+        return Err(format!("{} matrices were quantised, expected 16", outcomes.len()).into());
+    }
+    let loss = evaluate_with(family, &weights, &setting.request, target)?.loss;
+    let expected = setting.losses["val_loss"][golden].as_f64().ok_or("no such golden loss")?;
+    println!("{scheme} by {}: {loss:.5}, {golden} {expected:.5}", method.name());
+    match (loss - expected).abs() <= tolerance {
+        true => Ok(()),
+        false => Err(format!("loss {loss}, expected {expected} within {tolerance}").into()),
+    }
+}

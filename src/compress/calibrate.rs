@@ -1,0 +1,227 @@
+//! What flows into a model's linear layers over a text: inner products, ranges, samples.
+//!
+//! Several layers that read the same values are measured once. Inner products are summed up on the device, batch by batch, and
+//! over batches in f64 on the host; as many layers are measured in one sweep as fit a budget.
+
+use super::linear::{Linear, forward};
+use super::{Error, Result};
+use crate::data::windows::Batch;
+use crate::deploy::Deployment;
+use crate::graph::Graph;
+use crate::model::{Extent, Family, Mode, Weights};
+use crate::ops::matmul::{Form, MatmulEmit};
+use crate::ops::pointwise::PointwiseEmit;
+use crate::ops::reduce::{Kind, ReduceEmit};
+use crate::ops::reshape::ReshapeEmit;
+use crate::ops::{self, Value};
+use crate::tensor::Tensor;
+use crate::train::{self, Target};
+use rayon::prelude::*;
+use std::collections::HashMap;
+
+/// Bytes of inner products that one sweep brings back.
+const SWEEP_BYTES: usize = 256 << 20;
+
+/// Inner products of a layer's inputs: `sum over tokens of x x^T`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gram {
+    /// Inputs, K.
+    pub size: usize,
+    /// Tokens that were summed over.
+    pub count: usize,
+    /// The products, [K, K].
+    pub matrix: Vec<f64>,
+}
+
+impl Gram {
+    /// That of rows of `size` inputs each.
+    pub fn of(inputs: &[f32], size: usize) -> Gram {
+        let mut matrix = vec![0.0; size * size];
+        matrix.par_chunks_mut(size.max(1)).enumerate().for_each(|(i, products)| {
+            for row in inputs.chunks(size) {
+                let x = f64::from(row[i]);
+                products.iter_mut().zip(row).for_each(|(sum, y)| *sum += x * f64::from(*y));
+            }
+        });
+        Gram { size, count: inputs.len() / size.max(1), matrix }
+    }
+
+    /// Sum of squares of an input.
+    pub fn diagonal(&self, input: usize) -> f64 {
+        self.matrix[input * self.size + input]
+    }
+}
+
+/// What is known of each input of a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Channels {
+    /// Largest magnitude.
+    pub largest: Vec<f32>,
+    /// Mean magnitude.
+    pub magnitude: Vec<f64>,
+    /// Mean.
+    pub mean: Vec<f64>,
+}
+
+/// Rows of a layer's inputs as they came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Samples {
+    /// Inputs, K.
+    pub size: usize,
+    /// The rows, one after the other.
+    pub rows: Vec<f32>,
+}
+
+/// A model with a text to measure it by.
+pub struct Calibration<'a> {
+    /// The model.
+    pub family: &'a dyn Family,
+    /// Its weights, as they are when they are measured.
+    pub weights: &'a Weights,
+    /// Where it runs.
+    pub target: &'a Target,
+    /// Windows of the text, every batch of the same size.
+    pub batches: &'a [Batch],
+}
+
+impl Calibration<'_> {
+    /// Sizes of a batch.
+    pub fn extent(&self) -> Result<Extent> {
+        let first = self.batches.first().ok_or(Error::ShortCalibration { expected: 1, got: 0 })?;
+        Ok(Extent { batch: first.rows, context: first.context })
+    }
+
+    /// Inner products of the inputs of each layer, by its weight.
+    pub fn grams(&self, layers: &[&Linear]) -> Result<HashMap<String, Gram>> {
+        let mut grams = HashMap::new();
+        let mut rest: &[&Linear] = layers;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |linear: &&&Linear| {
+                bytes += 4 * linear.cols * linear.cols;
+                bytes <= SWEEP_BYTES
+            };
+            let count = rest.iter().take_while(fits).count().max(1);
+            let (now, later) = rest.split_at(count);
+            rest = later;
+            let mut sums: HashMap<String, Vec<f64>> = HashMap::new();
+            let gram = |graph: &mut Graph, x: Value| Ok(vec![graph.matmul_form(Form::Tn, x, x)?]);
+            let tokens = self.sweep(now, gram, |name, results| {
+                let product = results[0].real::<f32>();
+                let sum = sums.entry(name.to_string()).or_insert_with(|| vec![0.0; product.len()]);
+                sum.iter_mut().zip(product).for_each(|(sum, &x)| *sum += f64::from(x));
+            })?;
+            for linear in now {
+                let shared = now.iter().find(|other| other.input == linear.input).expect("itself at least");
+                let matrix = sums[&shared.weight].clone();
+                grams.insert(linear.weight.clone(), Gram { size: linear.cols, count: tokens, matrix });
+            }
+        }
+        Ok(grams)
+    }
+
+    /// Ranges and means of each input of each layer, by its weight.
+    pub fn channels(&self, layers: &[&Linear]) -> Result<HashMap<String, Channels>> {
+        let measure = |graph: &mut Graph, x: Value| {
+            let magnitude = graph.pointwise("abs", &[x], 0.0)?;
+            Ok(vec![
+                graph.reduce(Kind::Maximum, magnitude, 0)?,
+                graph.reduce(Kind::Mean, magnitude, 0)?,
+                graph.reduce(Kind::Mean, x, 0)?,
+            ])
+        };
+        let (mut found, share) = (HashMap::new(), 1.0 / self.batches.len().max(1) as f64);
+        self.sweep(layers, measure, |name, results| {
+            let size = results[0].data.len();
+            let zero =
+                || Channels { largest: vec![0.0; size], magnitude: vec![0.0; size], mean: vec![0.0; size] };
+            let all: &mut Channels = found.entry(name.to_string()).or_insert_with(zero);
+            all.largest.iter_mut().zip(results[0].real::<f32>()).for_each(|(a, b)| *a = a.max(*b));
+            let add = |to: &mut [f64], from: &Tensor| {
+                to.iter_mut().zip(from.real::<f32>()).for_each(|(a, b)| *a += share * f64::from(*b));
+            };
+            add(&mut all.magnitude, &results[1]);
+            add(&mut all.mean, &results[2]);
+        })?;
+        Ok(shared(layers, found))
+    }
+
+    /// Inputs of each layer as they come, by its weight.
+    pub fn samples(&self, layers: &[&Linear]) -> Result<HashMap<String, Samples>> {
+        let mut found: HashMap<String, Samples> = HashMap::new();
+        // A result must be made by an operator: the layer's input may be read by others in its place.
+        let keep = |graph: &mut Graph, x: Value| Ok(vec![graph.scale(x, 1.0)?]);
+        self.sweep(layers, keep, |name, results| {
+            let size = results[0].shape.last();
+            let samples = found.entry(name.to_string()).or_insert_with(|| Samples { size, rows: vec![] });
+            samples.rows.extend(results[0].real::<f32>());
+        })?;
+        Ok(shared(layers, found))
+    }
+
+    /// Runs all batches; of each layer's inputs, as rows, what `measure` makes is handed to `see` with the name of the first
+    /// layer that reads them. Gives the number of tokens.
+    fn sweep(
+        &self,
+        layers: &[&Linear],
+        measure: impl Fn(&mut Graph, Value) -> ops::Result<Vec<Value>>,
+        mut see: impl FnMut(&str, &[Tensor]),
+    ) -> Result<usize> {
+        let extent = self.extent()?;
+        let mut firsts: Vec<&Linear> = vec![];
+        for linear in layers {
+            if !firsts.iter().any(|first| first.input == linear.input) {
+                firsts.push(linear);
+            }
+        }
+        let deployment = Deployment::new(self.weights);
+        let mut made = vec![];
+        let graph = deployment.graph(self.family, extent, Mode::Evaluate, |graph, _| {
+            for linear in &firsts {
+                let shape = graph.kind(linear.input).shape.clone();
+                let x = graph.reshape(linear.input, [shape.rows(), shape.last()].into()).map_err(wrong)?;
+                let results = measure(graph, x).map_err(wrong)?;
+                made.push(results.len());
+                for (at, value) in results.into_iter().enumerate() {
+                    graph.output(format!("{}.{at}", linear.weight), value);
+                }
+            }
+            Ok(())
+        })?;
+        let (mut engine, plans) = deployment.engine(self.target, &[graph])?;
+        for batch in self.batches {
+            let feeds = train::job::feeds_of(batch, extent);
+            let list: Option<Vec<&Tensor>> =
+                plans[0].feeds.iter().map(|feed| feeds.get(&feed.name)).collect();
+            let list = list.expect("tokens are all that a forward pass takes");
+            let results = engine.run(0, &list).map_err(train::Error::from)?;
+            let mut rest = &results[..];
+            for (linear, &count) in firsts.iter().zip(&made) {
+                let (now, later) = rest.split_at(count);
+                see(&linear.weight, now);
+                rest = later;
+            }
+        }
+        Ok(self.batches.len() * extent.positions())
+    }
+}
+
+/// What was measured for the first layer of those that read the same, for all of them.
+fn shared<T: Clone>(layers: &[&Linear], found: HashMap<String, T>) -> HashMap<String, T> {
+    let of = |linear: &&Linear| {
+        let first = layers.iter().find(|other| other.input == linear.input).expect("itself at least");
+        (linear.weight.clone(), found[&first.weight].clone())
+    };
+    layers.iter().map(of).collect()
+}
+
+fn wrong(source: ops::Error) -> crate::deploy::Error {
+    crate::deploy::Error::Model(crate::graph::Error::from(source).into())
+}
+
+/// The model's linear layers, in a graph of the size of the batches.
+pub(super) fn layers_of(family: &dyn Family, extent: Extent) -> Result<(Graph, Vec<Linear>)> {
+    let graph = forward(family, extent)?;
+    let layers = super::linears(&graph);
+    Ok((graph, layers))
+}

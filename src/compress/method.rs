@@ -1,0 +1,379 @@
+//! A whole model under a scheme, by one of the methods.
+
+use super::calibrate::{Calibration, layers_of};
+use super::correct::mean_change;
+use super::fold::{Fold, folds, rescale};
+use super::gptq::{self, Gptq, gptq, output_error};
+use super::linear::{Linear, Selection};
+use super::scheme::{Form, Named};
+use super::smooth::{largest_by_column, smooth};
+use super::{Error, Result, awq};
+use crate::data::windows::Batch;
+use crate::deploy::Deployment;
+use crate::model::{Extent, Family, Mode, Quantized, Stored, Weights, turn};
+use crate::ops::coded::Activations;
+use crate::tensor::Tensor;
+use crate::tensor::quant::{Coded, Scheme, encode, encode_double};
+use crate::train::job::feeds_of;
+use crate::train::{self, Target};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// How codes are chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Method {
+    /// Each weight becomes the nearest code.
+    Nearest,
+    /// Rounding errors are made up for; see [`Gptq`].
+    Gptq(Gptq),
+    /// Weights behind large inputs are scaled up first.
+    Awq,
+    /// Large activations are scaled down first, by this exponent.
+    Smooth {
+        /// Share of the difficulty that moves from activations to weights, in 0..=1.
+        alpha: f32,
+    },
+}
+
+impl Method {
+    /// Name as in commands and recipes.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Method::Nearest => "rtn",
+            Method::Gptq(_) => "gptq",
+            Method::Awq => "awq",
+            Method::Smooth { .. } => "smoothquant",
+        }
+    }
+
+    /// Whether it needs a text.
+    pub fn calibrates(&self) -> bool {
+        !matches!(self, Method::Nearest)
+    }
+}
+
+/// What is to be done with a model.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// The scheme.
+    pub scheme: Named,
+    /// The method.
+    pub method: Method,
+    /// Which layers.
+    pub selection: Selection,
+    /// Takes the mean change of a layer's output off its bias, where it has one. Needs a text.
+    pub correct_bias: bool,
+    /// Windows of a text to calibrate with, every batch of the same size; empty where there is none.
+    pub batches: &'a [Batch],
+}
+
+/// What became of one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Name of its weight.
+    pub weight: String,
+    /// Sizes of its weight.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// Bits of one weight, scales and zeros in.
+    pub bits_per_weight: f64,
+    /// Signal to noise of the weight, in dB.
+    pub sqnr_db: f64,
+    /// Mean squared change of its outputs on the text; none without one.
+    pub output_error: Option<f64>,
+    /// What was done beside rounding, in words.
+    pub note: String,
+}
+
+/// Quantises a model's weights; gives those to store and what became of each layer.
+pub fn quantize(
+    family: &dyn Family,
+    weights: &Weights,
+    target: &Target,
+    request: &Request,
+) -> Result<(Weights, Vec<Outcome>)> {
+    if let Some((name, _)) = weights.stored().next() {
+        return Err(Error::AlreadyQuantised { name: name.to_string() });
+    }
+    let needs_text = request.method.calibrates() || request.correct_bias;
+    if needs_text && request.batches.is_empty() {
+        let method = if request.method.calibrates() { request.method.name() } else { "bias correction" };
+        return Err(Error::NoCalibration { method });
+    }
+    let extent = match request.batches.first() {
+        Some(batch) => Extent { batch: batch.rows, context: batch.context },
+        None => Extent { batch: 1, context: family.context().min(8) },
+    };
+    let (graph, all) = layers_of(family, extent)?;
+    let chosen = request.selection.of(&all)?;
+    let mut work =
+        Work { family, weights: weights.clone(), target, request, all: &all, notes: HashMap::new() };
+    let before = match request.method {
+        Method::Awq | Method::Smooth { .. } => Some(probe(family, weights, target, &request.batches[0])?),
+        Method::Nearest | Method::Gptq(_) => None,
+    };
+    match request.method {
+        Method::Awq => work.awq(&chosen, &folds(&graph, &all))?,
+        Method::Smooth { alpha } => work.smooth(&chosen, &folds(&graph, &all), alpha)?,
+        Method::Nearest | Method::Gptq(_) => {}
+    }
+    if let Some(before) = before {
+        let after = probe(family, &work.weights, target, &request.batches[0])?;
+        expect_same(request.method.name(), &before, &after)?;
+    }
+    let outcomes = work.code(&chosen)?;
+    Ok((work.weights, outcomes))
+}
+
+/// Share of the largest score by which scores may differ after scales were moved: sums come in another order of size.
+const FOLDING: f32 = 1e-3;
+
+/// Scores of a batch.
+fn probe(family: &dyn Family, weights: &Weights, target: &Target, batch: &Batch) -> Result<Vec<f32>> {
+    let extent = Extent { batch: batch.rows, context: batch.context };
+    let deployment = Deployment::new(weights);
+    let graph = deployment.graph(family, extent, Mode::Evaluate, |graph, forward| {
+        graph.output("logits", forward.logits);
+        Ok(())
+    })?;
+    let (mut engine, plans) = deployment.engine(target, &[graph])?;
+    let feeds = feeds_of(batch, extent);
+    let list: Option<Vec<&Tensor>> = plans[0].feeds.iter().map(|feed| feeds.get(&feed.name)).collect();
+    let list = list.expect("tokens are all that a forward pass takes");
+    Ok(engine.run(0, &list).map_err(train::Error::from)?.swap_remove(0).real().to_vec())
+}
+
+/// Proves on a batch that moving scales left the model as it was.
+fn expect_same(method: &'static str, before: &[f32], after: &[f32]) -> Result<()> {
+    let largest = before.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    let off = before.iter().zip(after).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+    // Written so that what is no number is refused.
+    if off <= FOLDING * largest { Ok(()) } else { Err(Error::NotExact { method, off, largest }) }
+}
+
+struct Work<'a> {
+    family: &'a dyn Family,
+    weights: Weights,
+    target: &'a Target,
+    request: &'a Request<'a>,
+    all: &'a [Linear],
+    notes: HashMap<String, String>,
+}
+
+impl Work<'_> {
+    fn calibration(&self) -> Calibration<'_> {
+        let batches = self.request.batches;
+        Calibration { family: self.family, weights: &self.weights, target: self.target, batches }
+    }
+
+    /// The codes that are asked for.
+    fn codes(&self) -> Result<Scheme> {
+        match self.request.scheme.form {
+            Form::Codes { scheme, .. } => Ok(scheme),
+            _ => Err(self.unfit(
+                "give it a scheme of codes, such as int4-g128 or W8A8; this one takes `--method rtn`",
+            )),
+        }
+    }
+
+    fn unfit(&self, hint: &'static str) -> Error {
+        let (method, scheme) = (self.request.method.name(), self.request.scheme.name.to_string());
+        Error::Unfit { method, scheme, hint }
+    }
+
+    /// Folds of which every layer is chosen.
+    fn foldable<'a>(&self, chosen: &[&Linear], folds: &'a [Fold]) -> Result<Vec<&'a Fold>> {
+        let is_chosen = |name: &String| chosen.iter().any(|linear| linear.weight == *name);
+        let found: Vec<&Fold> = folds.iter().filter(|fold| fold.weights.iter().all(is_chosen)).collect();
+        match found.is_empty() {
+            true => {
+                Err(self.unfit("scales fold into norms whose every reader is quantised: choose more layers"))
+            }
+            false => Ok(found),
+        }
+    }
+
+    fn smooth(&mut self, chosen: &[&Linear], folds: &[Fold], alpha: f32) -> Result<()> {
+        self.codes()?;
+        if !(0.0..=1.0).contains(&alpha) {
+            return Err(Error::Setting {
+                setting: "alpha",
+                expected: "0 to 1".into(),
+                got: alpha.to_string(),
+            });
+        }
+        let found = self.foldable(chosen, folds)?;
+        let layers = self.behind(&found);
+        let channels = self.calibration().channels(&layers)?;
+        for fold in found {
+            let mut of_weights = vec![0.0f32; fold.size];
+            for name in &fold.weights {
+                let (matrix, _) = self.matrix(name)?;
+                let largest = largest_by_column(&matrix, fold.size);
+                of_weights.iter_mut().zip(largest).for_each(|(a, b)| *a = a.max(b));
+            }
+            let scales = smooth(&channels[&fold.weights[0]].largest, &of_weights, alpha);
+            rescale(&mut self.weights, fold, self.all, &scales)?;
+            self.note(fold, &format!("smoothed by {alpha}"));
+        }
+        Ok(())
+    }
+
+    fn awq(&mut self, chosen: &[&Linear], folds: &[Fold]) -> Result<()> {
+        let scheme = self.codes()?;
+        let found = self.foldable(chosen, folds)?;
+        let layers = self.behind(&found);
+        let (channels, grams) = (self.calibration().channels(&layers)?, self.calibration().grams(&layers)?);
+        for fold in found {
+            let first = &fold.weights[0];
+            let matrices = fold.weights.iter().map(|name| Ok(self.matrix(name)?.0.into_owned()));
+            let matrices = matrices.collect::<Result<Vec<_>>>()?;
+            let list: Vec<(&[f32], usize)> = matrices.iter().map(|m| (&m[..], m.len() / fold.size)).collect();
+            let found = awq::search(&list, &scheme, &channels[first], &grams[first])
+                .map_err(|source| Error::Weight { name: first.clone(), source })?;
+            rescale(&mut self.weights, fold, self.all, &found.scales)?;
+            self.note(fold, &format!("scaled by means to the power of {:.2}", found.ratio));
+        }
+        Ok(())
+    }
+
+    /// The layers of folds.
+    fn behind(&self, folds: &[&Fold]) -> Vec<&Linear> {
+        let is_there = |linear: &&Linear| folds.iter().any(|fold| fold.weights.contains(&linear.weight));
+        self.all.iter().filter(is_there).collect()
+    }
+
+    fn note(&mut self, fold: &Fold, text: &str) {
+        fold.weights.iter().for_each(|name| {
+            self.notes.insert(name.clone(), text.to_string());
+        });
+    }
+
+    /// A weight as [out, in], and its layer.
+    fn matrix(&self, name: &str) -> Result<(Cow<'_, [f32]>, &Linear)> {
+        let linear =
+            self.all.iter().find(|linear| linear.weight == name).expect("names come from the layers");
+        let weight = self.weights.get(name)?.real::<f32>();
+        let matrix = match linear.turned {
+            true => Cow::Owned(turn(weight, linear.cols, linear.rows)),
+            false => Cow::Borrowed(weight),
+        };
+        Ok((matrix, linear))
+    }
+
+    /// Stores every chosen weight as the scheme says.
+    fn code(&mut self, chosen: &[&Linear]) -> Result<Vec<Outcome>> {
+        let has_text = !self.request.batches.is_empty();
+        let measured = has_text && !matches!(self.request.scheme.form, Form::Single | Form::Halves(_));
+        let grams = if measured { self.calibration().grams(chosen)? } else { HashMap::new() };
+        let channels = match self.request.correct_bias {
+            true => self.calibration().channels(chosen)?,
+            false => HashMap::new(),
+        };
+        let mut outcomes: Vec<Outcome> = vec![];
+        for linear in chosen {
+            if outcomes.iter().any(|outcome| outcome.weight == linear.weight) {
+                continue;
+            }
+            let name = &linear.weight;
+            let matrix = self.matrix(name)?.0.into_owned();
+            let stored = self.stored(linear, &matrix, &grams)?;
+            let after = match &stored {
+                Some(Stored::Codes(quantized)) => quantized.coded.decode(),
+                Some(Stored::Halves(dtype, _)) => matrix.iter().map(|&x| dtype.round(x)).collect(),
+                None => matrix.clone(),
+            };
+            let mut note = self.notes.remove(name).unwrap_or_default();
+            if let (Some(channels), Some(bias)) = (channels.get(name), &linear.bias) {
+                let change = mean_change(&matrix, &after, &channels.mean);
+                let mut tensor = self.weights.get(bias)?.clone();
+                tensor.real_mut::<f32>().iter_mut().zip(change).for_each(|(b, c)| *b -= c as f32);
+                self.weights.set(bias.clone(), tensor);
+                note += if note.is_empty() { "bias corrected" } else { ", bias corrected" };
+            }
+            if let Some(stored) = stored {
+                self.weights.store(name.clone(), stored);
+            }
+            outcomes.push(Outcome {
+                weight: name.clone(),
+                rows: linear.rows,
+                cols: linear.cols,
+                bits_per_weight: self.request.scheme.bits_per_weight(linear.rows, linear.cols),
+                sqnr_db: sqnr_db(&matrix, &after),
+                output_error: grams.get(name).map(|gram| output_error(&matrix, &after, linear.rows, gram)),
+                note,
+            });
+        }
+        Ok(outcomes)
+    }
+
+    /// A layer's weight under the scheme; none where it stays as it is.
+    fn stored(
+        &self,
+        linear: &Linear,
+        matrix: &[f32],
+        grams: &HashMap<String, super::Gram>,
+    ) -> Result<Option<Stored>> {
+        let (name, rows, cols) = (&linear.weight, linear.rows, linear.cols);
+        let shape = self.weights.get(name)?.shape.clone();
+        let codes = |coded: Coded, double, activations| {
+            let (shape, turned) = (shape.clone(), linear.turned);
+            Some(Stored::Codes(Quantized { shape, coded, double, turned, activations }))
+        };
+        match self.request.scheme.form {
+            Form::Single => Ok(None),
+            Form::Halves(dtype) => {
+                let rounded = self.weights.get(name)?.real::<f32>().iter().map(|&x| dtype.round(x)).collect();
+                Ok(Some(Stored::Halves(dtype, Tensor::f32(shape, rounded))))
+            }
+            Form::Blocks(block) => {
+                if let Method::Gptq(_) = self.request.method {
+                    return Err(
+                        self.unfit("blocks have scales of their own; choose int8, int4-g32 or int4-g128")
+                    );
+                }
+                let wrong = |source| Error::Block { name: name.clone(), source };
+                let bytes = block.encode(matrix, cols).map_err(wrong)?;
+                let coded = block.unpack(&bytes, cols).map_err(wrong)?;
+                Ok(codes(coded, None, Activations::Numbers))
+            }
+            Form::Codes { scheme, activations } => {
+                let wrong = |source| Error::Weight { name: name.clone(), source };
+                if let Method::Gptq(settings) = self.request.method {
+                    if !gptq::is_fit(&scheme) {
+                        return Err(self.unfit("its scales are rounded too; choose int4-g32 or int4-g128"));
+                    }
+                    expect_finite(name, matrix, cols)?;
+                    let coded = gptq(matrix, rows, &scheme, &grams[name], &settings)
+                        .map_err(|source| Error::Gram { name: name.clone(), source })?;
+                    return Ok(codes(coded, None, activations));
+                }
+                if scheme.double {
+                    let (coded, double) = encode_double(matrix, rows, cols, &scheme).map_err(wrong)?;
+                    return Ok(codes(coded, Some(double), activations));
+                }
+                Ok(codes(encode(matrix, rows, cols, &scheme).map_err(wrong)?, None, activations))
+            }
+        }
+    }
+}
+
+fn expect_finite(name: &str, matrix: &[f32], cols: usize) -> Result<()> {
+    match matrix.iter().position(|x| !x.is_finite()) {
+        None => Ok(()),
+        Some(at) => {
+            let (row, column, got) = (at / cols, at % cols, matrix[at]);
+            let source = crate::tensor::quant::Error::NotFinite { row, column, got };
+            Err(Error::Weight { name: name.to_string(), source })
+        }
+    }
+}
+
+/// Power of `a` over that of what `b` is off by, in dB; infinite where they are equal.
+pub(super) fn sqnr_db(a: &[f32], b: &[f32]) -> f64 {
+    let power = |x: f64| x * x;
+    let signal: f64 = a.iter().map(|&a| power(a.into())).sum();
+    let noise: f64 = a.iter().zip(b).map(|(&a, &b)| power(f64::from(a) - f64::from(b))).sum();
+    10.0 * (signal / noise).log10()
+}

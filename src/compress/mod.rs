@@ -1,0 +1,154 @@
+//! Compression of trained models: schemes by name, what is learned from a text beforehand, and the methods that use it.
+//!
+//! Everything here takes weights as numbers and gives weights as they are to be stored; the graph of a model tells which weights
+//! belong to linear layers, what feeds them and what may be folded into what.
+
+mod awq;
+mod calibrate;
+mod cholesky;
+mod correct;
+mod fold;
+mod gptq;
+mod linear;
+mod method;
+mod scheme;
+mod smooth;
+
+pub use awq::{Search, search};
+pub use calibrate::{Calibration, Channels, Gram, Samples};
+pub use cholesky::NotPositive;
+pub use fold::{Fold, folds, rescale};
+pub use gptq::{Gptq, gptq, output_error};
+pub use linear::{Linear, Selection, linears, matches};
+pub use method::{Method, Outcome, Request, quantize};
+pub use scheme::{Form, Named, named, names};
+pub use smooth::smooth;
+
+use crate::{data, deploy, graph, model, tensor, train};
+
+/// What can go wrong while a model is compressed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A scheme that does not exist.
+    #[error("there is no scheme `{name}`; there are {known}{}", did_you_mean(name))]
+    Scheme {
+        /// The name given.
+        name: String,
+        /// Names there are.
+        known: String,
+    },
+    /// A pattern that names nothing.
+    #[error("`{pattern}` matches no weight of a linear layer; there are {known}")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+        /// Names of the weights there are.
+        known: String,
+    },
+    /// The model's weights are codes already.
+    #[error("`{name}` is quantised already\n  hint: start from the model it was made of")]
+    AlreadyQuantised {
+        /// A weight that is.
+        name: String,
+    },
+    /// A method needs data that was not given.
+    #[error("{method} needs a text to calibrate with\n  hint: --calibrate FILE")]
+    NoCalibration {
+        /// The method.
+        method: &'static str,
+    },
+    /// The text to calibrate with is too short.
+    #[error(
+        "the text to calibrate with has {got} tokens, one window takes {expected}\n  hint: a longer text, or --context"
+    )]
+    ShortCalibration {
+        /// Tokens of one window.
+        expected: usize,
+        /// Tokens there are.
+        got: usize,
+    },
+    /// A method cannot do a scheme.
+    #[error("{method} cannot make {scheme}\n  hint: {hint}")]
+    Unfit {
+        /// The method.
+        method: &'static str,
+        /// The scheme.
+        scheme: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// A weight cannot be coded.
+    #[error("weight `{name}`: {source}")]
+    Weight {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: tensor::quant::Error,
+    },
+    /// A weight cannot be made blocks of.
+    #[error("weight `{name}`: {source}")]
+    Block {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: tensor::quant::blocks::Error,
+    },
+    /// Scales were moved, and the model is no longer what it was.
+    #[error(
+        "{method} changed the model before anything was rounded: scores differ by {off} of {largest}\n  hint: this is a fault of kiln or of the driver; try --device cpu"
+    )]
+    NotExact {
+        /// The method.
+        method: &'static str,
+        /// Largest difference of a score.
+        off: f32,
+        /// Largest score.
+        largest: f32,
+    },
+    /// What was measured of a layer's inputs is of no use.
+    #[error("inputs of `{name}`: {source}\n  hint: a longer text to calibrate with, or more damping")]
+    Gram {
+        /// Name of the layer's weight.
+        name: String,
+        /// Why.
+        source: NotPositive,
+    },
+    /// A setting out of range.
+    #[error("{setting} is {got}, expected {expected}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// The range.
+        expected: String,
+        /// The value given.
+        got: String,
+    },
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// The model on its device.
+    #[error(transparent)]
+    Deploy(#[from] deploy::Error),
+    /// The device.
+    #[error(transparent)]
+    Run(#[from] train::Error),
+    /// The text.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// The model's graph.
+    #[error(transparent)]
+    Graph(#[from] graph::Error),
+}
+
+/// Result of compressing.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn did_you_mean(name: &str) -> String {
+    let near = names()
+        .into_iter()
+        .map(|known| (strsim::jaro_winkler(&name.to_lowercase(), &known.to_lowercase()), known));
+    match near.max_by(|a, b| a.0.total_cmp(&b.0)) {
+        Some((nearness, known)) if nearness > 0.75 => format!("\n  hint: did you mean `{known}`?"),
+        _ => String::new(),
+    }
+}
