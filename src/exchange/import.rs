@@ -132,6 +132,12 @@ impl Reader<'_> {
         }
         let turned = self.architecture.is_turned(&spec.name);
         let activations = Activations::Numbers;
-        Ok(Weight::Stored(Stored::Codes(Quantized { shape: spec.shape.clone(), coded, turned, activations })))
+        Ok(Weight::Stored(Stored::Codes(Quantized {
+            shape: spec.shape.clone(),
+            coded,
+            double: None,
+            turned,
+            activations,
+        })))
     }
 }
