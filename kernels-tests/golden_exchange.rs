@@ -45,6 +45,8 @@ fn main() {
         add(format!("tokenizer_{name}_comes_back"), Box::new(move || tokenizer(&place)));
     }
     let place = folder.clone();
+    let real = folder.join("real/stories260K");
+    add("tokenizer_of_pieces_comes_back".into(), Box::new(move || pieces(&real)));
     add("characters_come_back".into(), Box::new(characters));
     add("what_others_compute_differently_is_refused".into(), Box::new(move || refused(&place)));
     libtest_mimic::run(&arguments, trials).exit();
@@ -210,6 +212,25 @@ fn tokenizer(folder: &Path) -> Result<(), Failed> {
     let cases: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("cases.json"))?)?;
     let texts = cases["cases"].as_array().ok_or("no cases")?.iter().filter_map(|case| case["text"].as_str());
     same_ids(&Tokenizer::load(folder)?, &texts.map(String::from).collect::<Vec<_>>())
+}
+
+/// A tokenizer of SentencePiece's, with `<s>` before every text.
+fn pieces(folder: &Path) -> Result<(), Failed> {
+    let (family, weights) = model(folder)?;
+    let (tokenizer, texts) =
+        (Tokenizer::load(folder)?, ["Once upon a time, ", "", " naïve  日本\n\n<s> it's", "🙂<0x0A>"]);
+    same_ids(&tokenizer, &texts.map(String::from))?;
+    let target = tempfile::tempdir()?;
+    let (path, bare) = (target.path().join("model.gguf"), target.path().join("bare.gguf"));
+    let written = export_gguf(&path, family.as_ref(), &weights, Some(&tokenizer), &Options::default())?;
+    rewrite(&Gguf::open(&path)?, &bare, |key| key == "tokenizer.huggingface.json")?;
+    let back = import_gguf(&bare)?.tokenizer.ok_or("no tokenizer")?;
+    for text in texts {
+        if back.encode_with_special(text)? != tokenizer.encode_with_special(text)? {
+            return Err(format!("{text:?} has other tokens around it").into());
+        }
+    }
+    if written.notes.is_empty() { Ok(()) } else { Err(written.notes.concat().into()) }
 }
 
 fn characters() -> Result<(), Failed> {

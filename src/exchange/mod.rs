@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod keys;
 mod names;
+mod pieces;
 mod rows;
 mod vocabulary;
 

@@ -1,11 +1,11 @@
 //! Tokenizers in GGUF: tokens with types and merges, as llama.cpp reads them, and the whole `tokenizer.json` beside.
 //!
-//! Only byte-level BPE has a form there that gives the same tokens. A vocabulary of characters is written as one: each character is
-//! its bytes, and merges join the bytes of those that have several.
+//! Byte-level BPE has a form there that gives the same tokens, and so have pieces with scores. A vocabulary of characters is written
+//! as the former: each character is its bytes, and merges join the bytes of those that have several.
 
-use super::{Error, Result};
+use super::{Error, Result, pieces};
 use crate::data::tokenizer::Tokenizer;
-use crate::formats::gguf::{Gguf, Value};
+use crate::formats::gguf::{Array, Gguf, Metadata, Value};
 use serde_json::{Map, Value as Json, json};
 use std::collections::HashMap;
 
@@ -16,12 +16,18 @@ const SPLIT: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
+const SCORES: &str = "tokenizer.ggml.scores";
+const SPACE_FIRST: &str = "tokenizer.ggml.add_space_prefix";
+const START: &str = "tokenizer.ggml.bos_token_id";
+const ADD_START: &str = "tokenizer.ggml.add_bos_token";
+/// The kind whose tokens are bytes.
+const BYTES: &str = "gpt2";
 
 /// Types of tokens, by llama.cpp's numbers.
-const NORMAL: i32 = 1;
-const CONTROL: i32 = 3;
-const OWN: i32 = 4;
-const UNUSED: i32 = 5;
+pub(super) const NORMAL: i32 = 1;
+pub(super) const CONTROL: i32 = 3;
+pub(super) const OWN: i32 = 4;
+pub(super) const UNUSED: i32 = 5;
 
 /// Ways to split words before merging, by llama.cpp's names for them, as `Split` patterns of a `tokenizer.json`.
 const PATTERNS: &[(&str, &str)] = &[
@@ -49,19 +55,26 @@ pub(super) fn write(tokenizer: &Tokenizer, size: usize, config: &Map<String, Jso
     let whole = tokenizer.to_json()?;
     let json: Json = serde_json::from_str(&whole).map_err(|error| refuse(&error.to_string()))?;
     let mut notes = vec![];
+    let unread = || refuse("its file is not as expected");
+    let spaced = pieces::spaced(&json).filter(|_| kind == "BPE");
     let (mut vocabulary, split) = match kind {
         "char" => (of_characters(tokenizer), Some(GPT2)),
+        "BPE" if spaced.is_some() => {
+            let mut vocabulary = of_merges(&json).ok_or_else(unread)?;
+            if !pieces::score(&mut vocabulary, &json) {
+                notes
+                    .push("other programs may merge pairs of tokens that this tokenizer never merges".into());
+            }
+            (vocabulary, Some("default"))
+        }
         "BPE" => {
             if json["decoder"]["type"] != "ByteLevel" || json["model"]["byte_fallback"] == true {
-                return Err(refuse("its tokens are not bytes"));
+                return Err(refuse("its tokens are neither bytes nor pieces of text with bytes beside them"));
             }
             if !json["normalizer"].is_null() {
                 return Err(refuse("it changes texts before it splits them"));
             }
-            (
-                of_merges(&json).ok_or_else(|| refuse("its file is not as expected"))?,
-                split_name(&json["pre_tokenizer"]),
-            )
+            (of_merges(&json).ok_or_else(unread)?, split_name(&json["pre_tokenizer"]))
         }
         _ => return Err(refuse("there is no form for it that gives the same tokens")),
     };
@@ -78,13 +91,22 @@ pub(super) fn write(tokenizer: &Tokenizer, size: usize, config: &Map<String, Jso
         vocabulary.tokens.push(format!("[PAD{id}]"));
         vocabulary.types.push(UNUSED);
     }
+    let count = vocabulary.tokens.len();
     let mut keys: Vec<(String, Value)> = vec![
-        (MODEL.into(), "gpt2".into()),
+        (MODEL.into(), if spaced.is_some() { pieces::NAME } else { BYTES }.into()),
         (SPLIT.into(), split.unwrap_or(GPT2).into()),
         (TOKENS.into(), vocabulary.tokens.into()),
         (TYPES.into(), vocabulary.types.into()),
-        (MERGES.into(), vocabulary.merges.into()),
     ];
+    match spaced {
+        None => keys.push((MERGES.into(), vocabulary.merges.into())),
+        Some(spaced) => {
+            let lowest = vocabulary.scores.iter().copied().fold(0.0, f32::min);
+            vocabulary.scores.resize(count, lowest - 1.0);
+            keys.push((SCORES.into(), Value::Array(Array::F32(vocabulary.scores))));
+            keys.push((SPACE_FIRST.into(), spaced.into()));
+        }
+    }
     let marked = |key: &str| match config.get(key) {
         Some(Json::Array(several)) => several.first().and_then(Json::as_u64),
         other => other.and_then(Json::as_u64),
@@ -101,17 +123,22 @@ pub(super) fn write(tokenizer: &Tokenizer, size: usize, config: &Map<String, Jso
             "the tokenizer has no end of text; programs may take a token of their own choice for it".into(),
         );
     }
-    keys.push(("tokenizer.ggml.add_bos_token".into(), (!tokenizer.opening()?.is_empty()).into()));
+    keys.push((ADD_START.into(), (!tokenizer.opening()?.is_empty()).into()));
     keys.push((WHOLE.into(), whole.as_str().into()));
     Ok((keys, notes))
 }
 
 /// A vocabulary as llama.cpp has it.
 #[derive(Debug, Default, PartialEq)]
-struct Vocabulary {
-    tokens: Vec<String>,
-    types: Vec<i32>,
-    merges: Vec<String>,
+pub(super) struct Vocabulary {
+    /// Names of tokens, by id.
+    pub tokens: Vec<String>,
+    /// Their types.
+    pub types: Vec<i32>,
+    /// Pairs that are merged, the first first.
+    pub merges: Vec<String>,
+    /// Scores of tokens, where those decide what is merged.
+    pub scores: Vec<f32>,
 }
 
 /// The letter that stands for each byte in byte-level vocabularies: itself where it prints, else one beyond the first 256.
@@ -200,23 +227,58 @@ pub(super) fn read(file: &Gguf) -> Result<(Option<Tokenizer>, Vec<String>)> {
     if keys.get(MODEL).is_none() {
         return Ok((None, vec!["the file has no tokenizer".into()]));
     }
-    let model = keys.text(MODEL)?;
-    let split = keys.get(SPLIT).map_or(Ok(GPT2), |_| keys.text(SPLIT))?;
-    let Some(splitter) = splitter(split).filter(|_| model == "gpt2") else {
+    let tokens = keys.texts(TOKENS)?;
+    let numbers = |key: &str| match keys.get(key) {
+        Some(Value::Array(list)) => list.numbers().unwrap_or_default(),
+        _ => vec![],
+    };
+    let types: Vec<i32> = numbers(TYPES).into_iter().map(|kind| kind as i32).collect();
+    let (model, split) = (keys.text(MODEL)?, keys.get(SPLIT).map_or(Ok(GPT2), |_| keys.text(SPLIT))?);
+    let json = match model {
+        BYTES => match characters(tokens, &types) {
+            Some(tokenizer) => return Ok((Some(tokenizer), vec![])),
+            None => match splitter(split) {
+                Some(splitter) => Some(of_bytes(tokens, &types, keys.texts(MERGES)?, (split, splitter))),
+                None => None,
+            },
+        },
+        pieces::NAME => {
+            let spaced = keys.flag(SPACE_FIRST)?.unwrap_or(true);
+            pieces::json(tokens, &types, &numbers(SCORES), spaced)
+        }
+        _ => None,
+    };
+    let Some(mut json) = json else {
         let note = format!("the file's tokenizer, `{model}` with words split as `{split}`, is not read");
         return Ok((None, vec![note]));
     };
-    let tokens = keys.texts(TOKENS)?;
-    let types = match keys.get(TYPES) {
-        Some(Value::Array(types)) => types.numbers().unwrap_or_default(),
-        _ => vec![],
-    };
-    if let Some(characters) = characters(tokens, &types) {
-        return Ok((Some(characters), vec![]));
+    for (key, value) in [("version", "1.0".into()), ("truncation", Json::Null), ("padding", Json::Null)] {
+        json[key] = value;
     }
+    json["post_processor"] = opening(keys, tokens, model == pieces::NAME)?;
+    Ok((Some(Tokenizer::from_json(&json.to_string(), file.path())?), vec![]))
+}
+
+/// What puts the first token before a text, where the file says so or its kind has it so.
+fn opening(keys: &Metadata, tokens: &[String], usual: bool) -> Result<Json> {
+    let start = keys.count(START)?.and_then(|id| Some((id, tokens.get(id)?)));
+    let Some((id, token)) = start.filter(|_| keys.flag(ADD_START).is_ok_and(|flag| flag.unwrap_or(usual)))
+    else {
+        return Ok(Json::Null);
+    };
+    let special = json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+    let text = |id: &str| json!({ "Sequence": { "id": id, "type_id": 0 } });
+    Ok(json!({
+        "type": "TemplateProcessing", "single": [special, text("A")], "pair": [special, text("A"), text("B")],
+        "special_tokens": { token: { "id": token, "ids": [id], "tokens": [token] } },
+    }))
+}
+
+/// Parts of a `tokenizer.json` whose tokens are bytes.
+fn of_bytes(tokens: &[String], types: &[i32], merges: &[String], (name, splitter): (&str, Json)) -> Json {
     let (mut vocabulary, mut added) = (Map::new(), vec![]);
     for (id, token) in tokens.iter().enumerate() {
-        let kind = type_of(&types, id);
+        let kind = type_of(types, id);
         if matches!(kind, CONTROL | OWN) {
             added.push(json!({
                 "id": id, "content": token, "special": kind == CONTROL, "single_word": false, "lstrip": false,
@@ -235,28 +297,26 @@ pub(super) fn read(file: &Gguf) -> Result<(Option<Tokenizer>, Vec<String>)> {
             [a, b, &format!("{a}{b}")].iter().all(|token| vocabulary.contains_key(*token))
         })
     };
-    let merges: Vec<&String> = keys.texts(MERGES)?.iter().filter(known).collect();
-    let json = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
-        "pre_tokenizer": splitter, "post_processor": null,
+    let merges: Vec<&String> = merges.iter().filter(known).collect();
+    json!({
+        "added_tokens": added, "normalizer": null, "pre_tokenizer": splitter,
         "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": split == "llama-bpe",
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": name == "llama-bpe",
             "vocab": vocabulary, "merges": merges,
         },
-    });
-    Ok((Some(Tokenizer::from_json(&json.to_string(), file.path())?), vec![]))
+    })
 }
 
-fn type_of(types: &[f64], id: usize) -> i32 {
-    types.get(id).map_or(NORMAL, |&kind| kind as i32)
+fn type_of(types: &[i32], id: usize) -> i32 {
+    types.get(id).copied().unwrap_or(NORMAL)
 }
 
 /// The tokenizer of a vocabulary whose tokens are single characters in the order of their code points.
 ///
 /// Why not as merges: there the bytes of a character would need tokens of their own.
-fn characters(tokens: &[String], types: &[f64]) -> Option<Tokenizer> {
+fn characters(tokens: &[String], types: &[i32]) -> Option<Tokenizer> {
     let bytes: HashMap<char, u8> = alphabet().into_iter().zip(0..=255).collect();
     let used = (0..tokens.len()).filter(|&id| type_of(types, id) != UNUSED).count();
     let character = |(id, token): (usize, &String)| {

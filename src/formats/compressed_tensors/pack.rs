@@ -20,7 +20,7 @@ pub fn write(module: &str, layer: &Layer, packing: Packing) -> Result<Vec<(Strin
     if !coded.is_sound() || coded.grid != Grid::Integers || layer.double.is_some() {
         return Err(refuse("its codes are no whole numbers with a float scale each group"));
     }
-    if coded.cols % coded.group != 0 {
+    if !coded.cols.is_multiple_of(coded.group) {
         return Err(refuse("the last group of a row is shorter"));
     }
     let zeros = match &coded.origin {
@@ -179,7 +179,7 @@ impl Module<'_> {
         }
         let [rows, cols] = self.shape()?;
         let (groups, scales) = self.scales(rows)?;
-        if cols % groups != 0 {
+        if !cols.is_multiple_of(groups) {
             return Err(self.refuse(format!("{groups} groups do not divide {cols} columns")));
         }
         let settings = self.settings(config, cols, cols / groups)?;

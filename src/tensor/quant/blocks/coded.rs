@@ -76,7 +76,7 @@ impl Block {
             return Err(self.unfit("they are no whole numbers with a scale each group".into()));
         }
         // A wider group is as many groups with one scale.
-        if coded.group % group != 0 && coded.group < coded.cols {
+        if !coded.group.is_multiple_of(group) && coded.group < coded.cols {
             return Err(self.unfit(format!("groups of {} are no multiple of {group}", coded.group)));
         }
         let minima = match &coded.origin {
