@@ -2,10 +2,6 @@
 
 import json
 import sys
-
-# This file has the package's own name, so its folder must not be searched.
-sys.path = [place for place in sys.path if not place.endswith("interop")]
-
 from pathlib import Path
 
 import torch
