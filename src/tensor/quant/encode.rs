@@ -1,6 +1,9 @@
 //! Round to nearest: the codes of a matrix by a scheme, each number for itself.
 
-use super::{Coded, DoubleScales, Error, Grid, Origin, Result, Scale, Scheme, Share, nearest_normal_float};
+use super::{
+    Coded, DoubleScales, Error, Grid, Origin, Result, Scale, Scheme, Share, first_not_finite,
+    nearest_normal_float,
+};
 use rayon::prelude::*;
 
 /// The least and the greatest of some numbers, and zero.
@@ -145,7 +148,7 @@ fn expect_finite(matrix: &[f32], rows: usize, cols: usize) -> Result<()> {
     if matrix.len() != expected {
         return Err(Error::Count { rows, cols, expected, got: matrix.len() });
     }
-    match matrix.par_iter().position_first(|x| !x.is_finite()) {
+    match first_not_finite(matrix) {
         None => Ok(()),
         Some(at) => Err(Error::NotFinite { row: at / cols, column: at % cols, got: matrix[at] }),
     }

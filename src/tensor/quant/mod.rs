@@ -14,6 +14,7 @@ pub use encode::{encode, encode_double, round_to};
 pub use normal_float::{NORMAL_FLOAT, nearest_normal_float};
 pub use scheme::{Rounding, Scale, Scheme, Share};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// What can go wrong when numbers are to become codes.
@@ -57,6 +58,15 @@ pub enum Error {
 
 /// Result of coding.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Index of the first element that is NaN or infinite.
+fn first_not_finite(values: &[f32]) -> Option<usize> {
+    // A search that stops early looks at a flag for each element; nearly always there is nothing to find.
+    const PIECE: usize = 1 << 14;
+    let is_bad = |piece: &[f32]| piece.iter().fold(false, |bad, x| bad | !x.is_finite());
+    let piece = values.par_chunks(PIECE).position_first(is_bad)? * PIECE;
+    values[piece..].iter().position(|x| !x.is_finite()).map(|at| piece + at)
+}
 
 /// What a code stands for before its scale is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -199,6 +209,16 @@ mod tests {
         assert_eq!(coded(Origin::Minima(vec![1.0, 0.0, -1.0, 8.0])).decode(), [1.0, 8.5, 3.0, 1.0, 3.0, 9.0]);
         let table = Coded { grid: Grid::NormalFloat, ..coded(Origin::Centred) };
         assert_eq!(table.decode()[..2], [-0.5, 0.5]);
+    }
+
+    #[test]
+    fn the_first_element_that_is_no_number_is_found_in_any_piece() {
+        let mut values = vec![1.0; 40_000];
+        assert_eq!((first_not_finite(&values), first_not_finite(&[])), (None, None));
+        values[39_999] = f32::NEG_INFINITY;
+        assert_eq!(first_not_finite(&values), Some(39_999));
+        values[16_384] = f32::NAN;
+        assert_eq!(first_not_finite(&values), Some(16_384));
     }
 
     #[test]

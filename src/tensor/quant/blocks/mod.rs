@@ -224,7 +224,7 @@ impl Block {
             return Err(Error::DecodeOnly { block: self.name() });
         }
         self.whole_rows("elements", values.len(), columns)?;
-        if let Some(at) = values.par_iter().position_first(|x| !x.is_finite()) {
+        if let Some(at) = super::first_not_finite(values) {
             return Err(Error::NotFinite { block: self.name(), at, got: values[at] });
         }
         let mut bytes = vec![0; values.len().checked_div(columns).unwrap_or(0) * row_bytes];

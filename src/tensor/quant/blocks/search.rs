@@ -66,7 +66,29 @@ fn multiple(x: f32, step: f32, lowest: f32, highest: f32) -> i8 {
     if step.abs() < TINY || !step.is_finite() {
         return 0;
     }
-    (x / step).round_ties_even().clamp(lowest, highest) as i8
+    nearest((x / step).clamp(lowest, highest)) as i8
+}
+
+/// The whole number nearest to a small one, ties to even: beyond 1.5 * 2^23 floats have no fractions. Without instructions of its
+/// own for it `round_ties_even` is a call.
+fn nearest(x: f32) -> f32 {
+    const NO_FRACTIONS: f32 = 12_582_912.0;
+    (x + NO_FRACTIONS) - NO_FRACTIONS
+}
+
+/// Sums side by side, so that they fit the registers of any machine.
+const LANES: usize = 8;
+
+/// Sum over all elements of what `term` gives for each index.
+fn sum<const N: usize>(count: usize, term: impl Fn(usize) -> [f32; N]) -> [f32; N] {
+    let mut lanes = [[0.0f32; LANES]; N];
+    for at in (0..count).step_by(LANES) {
+        for lane in 0..LANES {
+            let terms = term(at + lane);
+            (0..N).for_each(|n| lanes[n][lane] += terms[n]);
+        }
+    }
+    lanes.map(|lanes| lanes.iter().sum())
 }
 
 /// Scale and minimum (its sign turned) of one group.
@@ -78,21 +100,19 @@ fn fit_affine(x: &[f32]) -> (f32, f32) {
     if range < TINY || !range.is_finite() {
         return (0.0, -lowest);
     }
-    let typical = (x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32).sqrt();
-    let mut best = (range / TOP, lowest);
-    let mut least = f32::INFINITY;
+    let x: &[f32; AFFINE_GROUP] = x.try_into().expect("a group");
+    let [squares] = sum(AFFINE_GROUP, |i| [x[i] * x[i]]);
+    let typical = (squares / AFFINE_GROUP as f32).sqrt();
+    let weights = x.map(|v| typical + v.abs());
+    let [w, wx] = sum(AFFINE_GROUP, |i| [weights[i], weights[i] * x[i]]);
+    let (mut best, mut least) = ((range / TOP, lowest), f32::INFINITY);
     for trial in 0..=20 {
         let inverse = (TOP - 1.0 + 0.1 * trial as f32) / range;
-        let code = |v: f32| ((v - lowest) * inverse).round_ties_even().clamp(0.0, TOP);
-        let [mut w, mut wq, mut wqq, mut wx, mut wqx] = [0.0f32; 5];
-        for &v in x {
-            let (weight, q) = (typical + v.abs(), code(v));
-            w += weight;
-            wq += weight * q;
-            wqq += weight * q * q;
-            wx += weight * v;
-            wqx += weight * q * v;
-        }
+        let q = x.map(|v| nearest(((v - lowest) * inverse).min(TOP)));
+        let [wq, wqq, wqx] = sum(AFFINE_GROUP, |i| {
+            let wq = weights[i] * q[i];
+            [wq, wq * q[i], wq * x[i]]
+        });
         let determinant = w * wqq - wq * wq;
         // All codes equal: a line through one point.
         if determinant <= 0.0 {
@@ -103,10 +123,12 @@ fn fit_affine(x: &[f32]) -> (f32, f32) {
         if minimum > 0.0 {
             (scale, minimum) = (wqx / wqq, 0.0);
         }
-        let error = |&v: &f32| (typical + v.abs()) * (scale * code(v) + minimum - v).powi(2);
-        let sum: f32 = x.iter().map(error).sum();
-        if sum < least && scale > 0.0 {
-            (least, best) = (sum, (scale, minimum));
+        let [error] = sum(AFFINE_GROUP, |i| {
+            let off = scale * q[i] + minimum - x[i];
+            [weights[i] * off * off]
+        });
+        if error < least && scale > 0.0 {
+            (least, best) = (error, (scale, minimum));
         }
     }
     (best.0, -best.1)
@@ -118,17 +140,17 @@ fn fit_symmetric(x: &[f32]) -> f32 {
     if extreme.abs() < TINY {
         return 0.0;
     }
+    let x: &[f32; SYMMETRIC_GROUP] = x.try_into().expect("a group");
+    // The elements of a group lie within its extreme: as shares of it their squares neither vanish nor overflow.
+    let weights = x.map(|v| (v / extreme) * (v / extreme));
     let (mut best, mut most) = (extreme / -REACH, 0.0);
     for trial in -9..=9 {
         let inverse = -(REACH + 0.1 * trial as f32) / extreme;
-        let (mut wqq, mut wqx) = (0.0f32, 0.0f32);
-        for &v in x {
-            let q = (v * inverse).round_ties_even().clamp(-REACH, REACH - 1.0);
-            // The elements of a group lie within its extreme: as shares of it their squares neither vanish nor overflow.
-            let share = v / extreme;
-            wqq += share * share * q * q;
-            wqx += share * share * q * v;
-        }
+        let q = x.map(|v| nearest((v * inverse).clamp(-REACH, REACH - 1.0)));
+        let [wqq, wqx] = sum(SYMMETRIC_GROUP, |i| {
+            let wq = weights[i] * q[i];
+            [wq * q[i], wq * x[i]]
+        });
         // With the best scale wqx / wqq, what the codes explain of the weighted squares is wqx^2 / wqq.
         if wqq > 0.0 && wqx * (wqx / wqq) > most {
             (most, best) = (wqx * (wqx / wqq), wqx / wqq);
