@@ -3,7 +3,6 @@
 //! The model and the losses stand in `train/gpt2-shakespeare-char` of the golden folder, the text in `../data` beside it. The 16
 //! matrices of the blocks are quantised, embeddings and head are not.
 
-#[expect(dead_code, reason = "only the folder is used here")]
 mod golden;
 
 use kiln::compress::{Gptq, Method, Request, Selection, named, quantize};

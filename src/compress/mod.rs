@@ -24,7 +24,12 @@ pub use method::{Method, Outcome, Request, quantize};
 pub use scheme::{Form, Named, named, names};
 pub use smooth::smooth;
 
-use crate::{data, deploy, graph, model, tensor, train};
+use crate::data;
+use crate::deploy;
+use crate::graph;
+use crate::model;
+use crate::tensor;
+use crate::train;
 
 /// What can go wrong while a model is compressed.
 #[derive(Debug, thiserror::Error)]

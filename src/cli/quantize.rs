@@ -1,0 +1,177 @@
+//! `kiln quantize`: a model under a scheme.
+
+use super::folder::{copy_companions, resolve, write_folder};
+use super::{Usage, count};
+use crate::compress::{Gptq, Method, Outcome, Request, Selection, calibration_windows, named, quantize};
+use crate::data::tokenizer::Tokenizer;
+use crate::model::{self, Convention, Weights};
+use crate::train::Target;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Quantise a model's linear layers: round to nearest, or by a method that a text guides.
+///
+/// Left as they are, unless --targets says otherwise: the head, and tables that are looked up as well. Where groups do not divide a
+/// weight's inputs, the last group of a row is shorter.
+#[derive(Args)]
+#[command(
+    after_help = "Schemes: f32 f16 bf16 int8 int8-asym W8A8 int4-g32 int4-g64 int4-g128 int4-g32-asym int4-g128-asym int4-row int3\n  int3-g32 nf4 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q6_K\n\nExamples:\n  kiln quantize runs/shakespeare --scheme int8 -o shakespeare-int8\n  kiln quantize llama --scheme int4-g128 --method gptq --calibrate text.txt -o llama-int4 --format compressed-tensors\n  kiln quantize runs/stories --scheme W8A8 --method smoothquant --calibrate stories.txt -o stories-w8a8"
+)]
+pub struct Quantize {
+    /// A run folder, a checkpoint, or a Hugging Face folder.
+    model: PathBuf,
+    /// Name of the scheme.
+    #[arg(long)]
+    scheme: String,
+    /// How codes are chosen.
+    #[arg(long, value_enum, default_value_t = How::Rtn)]
+    method: How,
+    /// File or folder of text that the methods but rtn need. May be given again.
+    #[arg(long, value_name = "PATH")]
+    calibrate: Vec<PathBuf>,
+    /// Windows of the text to calibrate with.
+    #[arg(long, value_name = "COUNT", default_value_t = 128, value_parser = count)]
+    samples: usize,
+    /// Tokens in a window; at most the model's context.
+    #[arg(long, value_name = "COUNT", default_value_t = 512, value_parser = count)]
+    context: usize,
+    /// Patterns of the names of weights to quantise, `*` for any run of characters. May be given again.
+    #[arg(long, value_name = "PATTERN")]
+    targets: Vec<String>,
+    /// Patterns of those among them to leave as they are. May be given again.
+    #[arg(long, value_name = "PATTERN")]
+    ignore: Vec<String>,
+    /// gptq: share of the mean of the inner products' diagonal that is added to it.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    damping: f64,
+    /// gptq: the inputs with the largest inner products first.
+    #[arg(long)]
+    act_order: bool,
+    /// smoothquant: share of the difficulty that moves from activations to weights.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    alpha: f32,
+    /// Take the mean change of a layer's output off its bias, where it has one.
+    #[arg(long)]
+    correct_bias: bool,
+    /// The folder to write.
+    #[arg(short, long, value_name = "FOLDER")]
+    output: PathBuf,
+    /// How the folder is written.
+    #[arg(long, value_enum, default_value_t = Format::Kiln)]
+    format: Format,
+    /// gpu, cpu, an adapter's number, or part of its name: where the text is run.
+    #[arg(long, default_value = "gpu")]
+    device: String,
+    /// Print what became of each layer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The methods.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum How {
+    /// Round to nearest.
+    Rtn,
+    /// Make up for each column's error in those to come.
+    Gptq,
+    /// Scale weights behind large inputs up first.
+    Awq,
+    /// Scale large activations down first.
+    Smoothquant,
+}
+
+/// Conventions of a folder.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Format {
+    /// kiln's own: every scheme, every family.
+    Kiln,
+    /// That of the compressed-tensors package.
+    CompressedTensors,
+}
+
+impl Quantize {
+    /// Writes the folder and prints the layers.
+    pub fn run(self) -> anyhow::Result<()> {
+        let scheme = named(&self.scheme)?;
+        let method = self.method();
+        if self.output.exists() {
+            let text = format!("{} is there already\n  hint: name a folder that is not", self.output.display());
+            return Err(Usage(text).into());
+        }
+        let folder = resolve(&self.model, false)?;
+        let family = model::open(&folder)?;
+        let weights = Weights::read(&folder, family.as_ref())?;
+        let batches = match self.calibrate.is_empty() {
+            true => vec![],
+            false => {
+                let context = self.context.min(family.context());
+                calibration_windows(&self.calibrate, &Tokenizer::load(&folder)?, context, self.samples)?
+            }
+        };
+        // Rounding alone needs no device.
+        let target = match batches.is_empty() {
+            true => Target::Host,
+            false => Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?,
+        };
+        let targets = (!self.targets.is_empty()).then(|| self.targets.clone());
+        let selection = Selection { targets, ignore: self.ignore.clone() };
+        let request = Request { scheme, method, selection, correct_bias: self.correct_bias, batches: &batches };
+        let (quantised, outcomes) = quantize(family.as_ref(), &weights, &target, &request)?;
+        let convention = match self.format {
+            Format::Kiln => Convention::Kiln,
+            Format::CompressedTensors => Convention::CompressedTensors,
+        };
+        write_folder(&self.output, |new| {
+            quantised.save_as(new, family.as_ref(), convention)?;
+            copy_companions(&folder, new)
+        })?;
+        self.report(&outcomes, &weights)
+    }
+
+    fn method(&self) -> Method {
+        match self.method {
+            How::Rtn => Method::Nearest,
+            How::Gptq => Method::Gptq(Gptq { damping: self.damping, act_order: self.act_order }),
+            How::Awq => Method::Awq,
+            How::Smoothquant => Method::Smooth { alpha: self.alpha },
+        }
+    }
+
+    fn report(&self, outcomes: &[Outcome], weights: &Weights) -> anyhow::Result<()> {
+        let elements = |o: &Outcome| (o.rows * o.cols) as f64;
+        let quantised: f64 = outcomes.iter().map(elements).sum();
+        let bits: f64 = outcomes.iter().map(|o| elements(o) * o.bits_per_weight).sum();
+        let all = weights.count_elements() as f64;
+        let (of_layers, of_model) = (bits / quantised, (bits + 32.0 * (all - quantised)) / all);
+        let bytes = std::fs::metadata(self.output.join(model::WEIGHTS_FILE))?.len();
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let layer = |o: &Outcome| {
+                json!({
+                    "weight": o.weight, "rows": o.rows, "cols": o.cols, "bits_per_weight": o.bits_per_weight,
+                    "sqnr_db": o.sqnr_db.is_finite().then_some(o.sqnr_db), "output_error": o.output_error, "note": o.note,
+                })
+            };
+            let layers: Vec<_> = outcomes.iter().map(layer).collect();
+            let all = json!({
+                "output": self.output, "scheme": self.scheme, "bits_per_weight": of_layers,
+                "bits_per_weight_of_model": of_model, "bytes": bytes, "layers": layers,
+            });
+            writeln!(out, "{all}")?;
+            return Ok(());
+        }
+        let width = outcomes.iter().map(|o| o.weight.len()).max().unwrap_or(0).max(6);
+        writeln!(out, "{:width$}  {:>13}  {:>6}  {:>8}  {:>12}", "weight", "out x in", "bits", "SQNR dB", "output error")?;
+        for o in outcomes {
+            let size = format!("{} x {}", o.rows, o.cols);
+            let error = o.output_error.map_or("-".to_string(), |error| format!("{error:.3e}"));
+            let bits = o.bits_per_weight;
+            writeln!(out, "{:width$}  {size:>13}  {bits:>6.3}  {:>8.2}  {error:>12}  {}", o.weight, o.sqnr_db, o.note)?;
+        }
+        writeln!(out, "\n{} layers at {of_layers:.3} bits per weight; the model at {of_model:.3}", outcomes.len())?;
+        writeln!(out, "{} ({:.2} MiB)", self.output.display(), bytes as f64 / f64::from(1 << 20))?;
+        Ok(())
+    }
+}
