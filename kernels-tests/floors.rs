@@ -17,10 +17,16 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("exchange", &["tensor", "ops", "data", "formats", "model"]),
     ("train", &["tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model"]),
     ("deploy", &["tensor", "ops", "graph", "passes", "plan", "model", "train"]),
-    ("generate", &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy"]),
+    (
+        "generate",
+        &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "exchange"],
+    ),
     (
         "evaluate",
-        &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "generate"],
+        &[
+            "tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "generate",
+            "exchange",
+        ],
     ),
     (
         "compress",

@@ -137,7 +137,7 @@ fn run_check(setting: &Setting, target: &Target, check: &Check) -> Result<(), Fa
     if outcomes.len() != 16 {
         return Err(format!("{} matrices were quantised, expected 16", outcomes.len()).into());
     }
-    let loss = evaluate_with(family, &weights, &setting.request, target)?.loss;
+    let loss = evaluate_with(family, &weights, None, &setting.request, target)?.loss;
     let expected = setting.losses["val_loss"][golden].as_f64().ok_or("no such golden loss")?;
     println!("{scheme} by {}: {loss:.5}, {golden} {expected:.5}", method.name());
     match (loss - expected).abs() <= tolerance {

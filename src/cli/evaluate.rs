@@ -2,7 +2,7 @@
 
 use super::folder::ModelFolder;
 use super::{Usage, count};
-use crate::data::tokenizer::{FILE_NAME, Spec};
+use crate::data::tokenizer::Spec;
 use crate::evaluate::{Request, evaluate};
 use crate::train::Target;
 use clap::Args;
@@ -55,10 +55,6 @@ impl Evaluate {
             return Err(Usage(text.into()).into());
         }
         let model = self.folder.resolve()?;
-        if self.tokenizer.is_none() && !model.join(FILE_NAME).exists() {
-            let hint = "hint: --tokenizer char, if the model knows exactly the characters of the text, or --tokenizer PATH";
-            anyhow::bail!("{} has no {FILE_NAME}\n  {hint}", model.display());
-        }
         let request = Request {
             model,
             text: self.data,

@@ -1,5 +1,6 @@
 //! The folder that `--model` names: a run, one of its checkpoints, or a Hugging Face model.
 
+use crate::exchange::is_gguf;
 use crate::train::checkpoint::Store;
 use crate::train::recipe::FILE_NAME;
 use anyhow::{Context, bail};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Which model a command works on.
 #[derive(Args)]
 pub struct ModelFolder {
-    /// A run folder, a checkpoint, or a Hugging Face folder.
+    /// A run folder, a checkpoint, a Hugging Face folder, or a GGUF file.
     #[arg(long, value_name = "FOLDER")]
     model: PathBuf,
     /// Of a run folder: the checkpoint with the lowest validation loss instead of the newest.
@@ -28,9 +29,12 @@ impl ModelFolder {
 
 /// The folder with config and weights that a path stands for.
 pub fn resolve(given: &Path, best: bool) -> anyhow::Result<PathBuf> {
+    if is_gguf(given) {
+        return Ok(given.to_path_buf());
+    }
     if !given.is_dir() {
         bail!(
-            "no such model folder: {}\n  hint: name a run folder such as runs/shakespeare, a checkpoint in it, or a Hugging Face folder",
+            "no such model folder: {}\n  hint: name a run folder such as runs/shakespeare, a checkpoint in it, a Hugging Face folder, or a GGUF file",
             given.display()
         );
     }
@@ -60,4 +64,40 @@ pub fn resolve(given: &Path, best: bool) -> anyhow::Result<PathBuf> {
 /// True for what `kiln train` leaves behind.
 fn is_run(folder: &Path) -> bool {
     folder.join("checkpoints").is_dir() || folder.join(FILE_NAME).is_file()
+}
+
+/// Files of a model folder that go with the weights wherever they go.
+const COMPANIONS: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
+
+/// Copies what goes with the weights from one model folder to another.
+pub fn copy_companions(from: &Path, to: &Path) -> anyhow::Result<()> {
+    for name in COMPANIONS.into_iter().filter(|name| from.join(name).is_file()) {
+        std::fs::copy(from.join(name), to.join(name)).with_context(|| format!("copying {name}"))?;
+    }
+    Ok(())
+}
+
+/// Writes a folder that appears whole or not at all: it is filled under another name and renamed.
+pub fn write_folder(path: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let name = path.file_name().with_context(|| format!("{} is no name of a folder", path.display()))?;
+    let partial = path.with_file_name(format!("{}.partial", name.to_string_lossy()));
+    let _ = std::fs::remove_dir_all(&partial);
+    let written = std::fs::create_dir_all(&partial)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| fill(&partial))
+        .and_then(|()| Ok(std::fs::rename(&partial, path)?));
+    if written.is_err() {
+        // Nothing can be done if even this fails; the first error is the one to tell.
+        let _ = std::fs::remove_dir_all(&partial);
+    }
+    written.with_context(|| format!("writing {}", path.display()))
 }

@@ -2,14 +2,12 @@
 
 use super::folder::ModelFolder;
 use crate::data::tokenizer::{DecodeStream, END_OF_TEXT, Tokenizer};
+use crate::exchange;
 use crate::generate::{Error, Pace, Sampling, Writer};
-use crate::model::Config;
 use crate::train::Target;
-use crate::train::job::tokenizer_in;
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 /// Let a model continue a text.
@@ -60,12 +58,13 @@ impl Generate {
         let sampling = self.sampling();
         sampling.check()?;
         let folder = self.folder.resolve()?;
-        let tokenizer = tokenizer_in(&folder)?;
-        let ends = end_tokens(&folder)?;
+        let model = exchange::open(&folder)?;
+        let tokenizer = model.tokenizer.clone();
+        let ends = end_tokens(&model.family.config());
         let prompt = self.prompt_ids(tokenizer.as_ref())?;
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         let longest = prompt.len().saturating_add(self.max_new_tokens);
-        let mut writer = Writer::open(&folder, &target, longest)?;
+        let mut writer = Writer::with(model, &target, longest)?;
         target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
         writer.check(&prompt)?;
         if prompt.len() > writer.context() {
@@ -146,13 +145,13 @@ fn said_of(pace: &Pace) -> String {
 }
 
 /// Tokens that end a text, as the model's `config.json` says; none where it says nothing.
-fn end_tokens(folder: &Path) -> anyhow::Result<Vec<u32>> {
+fn end_tokens(config: &Map<String, Value>) -> Vec<u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    Ok(match Config::read(folder)?.keys().get("eos_token_id") {
+    match config.get("eos_token_id") {
         Some(Value::Array(list)) => list.iter().filter_map(id).collect(),
         Some(value) => id(value).into_iter().collect(),
         None => vec![],
-    })
+    }
 }
 
 /// Where tokens appear as they come: as text, as numbers where there is no tokenizer, or not at all.

@@ -10,6 +10,7 @@ mod folder;
 mod generate;
 mod inspect;
 mod plot;
+mod quantize;
 mod tokenizer;
 mod train;
 mod tune;
@@ -33,6 +34,8 @@ enum Command {
     Generate(generate::Generate),
     /// Measure how well a model predicts a text.
     Evaluate(evaluate::Evaluate),
+    /// Quantise a model: fewer bits for its weights, and for its activations.
+    Quantize(quantize::Quantize),
     /// Train a tokenizer, encode and decode with one, or look into it.
     Tokenizer(tokenizer::TokenizerCommand),
     /// Train a small GPT on the built-in stories in a few minutes, and let it write.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Train(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Evaluate(command) => command.run(),
+        Command::Quantize(command) => command.run(),
         Command::Tokenizer(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Inspect(command) => command.run(),
@@ -106,6 +110,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 /// A recipe with an unknown key, a device that does not exist or a setting out of range is wrong usage, like a flag that
 /// does not exist.
 fn is_usage(error: &anyhow::Error) -> bool {
+    use crate::compress;
     use crate::data;
     use crate::generate;
     use crate::train;
@@ -115,6 +120,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
         cause.is::<Usage>()
             || cause.is::<train::recipe::Error>()
             || run.is_some_and(is_usage_of_run)
+            || cause.downcast_ref::<compress::Error>().is_some_and(is_usage_of_compression)
             || matches!(cause.downcast_ref::<data::Error>(), Some(data::Error::TokenizerSpec { .. }))
             || matches!(
                 written,
@@ -135,4 +141,16 @@ fn is_usage_of_run(error: &crate::train::Error) -> bool {
         Error::Gpu(crate::gpu::Error::NotFound { .. } | crate::gpu::Error::Tune { .. }) => true,
         _ => false,
     }
+}
+
+fn is_usage_of_compression(error: &crate::compress::Error) -> bool {
+    use crate::compress::Error;
+    matches!(
+        error,
+        Error::Scheme { .. }
+            | Error::NoMatch { .. }
+            | Error::NoCalibration { .. }
+            | Error::Unfit { .. }
+            | Error::Setting { .. }
+    )
 }

@@ -3,13 +3,15 @@
 use super::folder::{copy_companions, resolve, write_folder};
 use super::{Usage, count};
 use crate::compress::{Gptq, Method, Outcome, Request, Selection, calibration_windows, named, quantize};
-use crate::data::tokenizer::Tokenizer;
-use crate::model::{self, Convention, Weights};
+use crate::data::text::Text;
+use crate::data::tokenizer::{Spec, Tokenizer};
+use crate::exchange::{self, Opened, Options, export_gguf};
+use crate::model::{Convention, Family, WEIGHTS_FILE, Weights};
 use crate::train::Target;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Quantise a model's linear layers: round to nearest, or by a method that a text guides.
 ///
@@ -17,10 +19,10 @@ use std::path::PathBuf;
 /// weight's inputs, the last group of a row is shorter.
 #[derive(Args)]
 #[command(
-    after_help = "Schemes: f32 f16 bf16 int8 int8-asym W8A8 int4-g32 int4-g64 int4-g128 int4-g32-asym int4-g128-asym int4-row int3\n  int3-g32 nf4 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q6_K\n\nExamples:\n  kiln quantize runs/shakespeare --scheme int8 -o shakespeare-int8\n  kiln quantize llama --scheme int4-g128 --method gptq --calibrate text.txt -o llama-int4 --format compressed-tensors\n  kiln quantize runs/stories --scheme W8A8 --method smoothquant --calibrate stories.txt -o stories-w8a8"
+    after_help = "Schemes: f32 f16 bf16 int8 int8-asym W8A8 int4-g32 int4-g64 int4-g128 int4-g32-asym int4-g128-asym int4-row int3\n  int3-g32 nf4 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q6_K\n\nExamples:\n  kiln quantize runs/shakespeare --scheme int8 -o shakespeare-int8\n  kiln quantize llama --scheme int4-g128 --method gptq --calibrate text.txt -o llama-int4 --format compressed-tensors\n  kiln quantize runs/stories --scheme Q4_0 -o stories.gguf\n  kiln quantize runs/stories --scheme W8A8 --method smoothquant --calibrate stories.txt -o stories-w8a8"
 )]
 pub struct Quantize {
-    /// A run folder, a checkpoint, or a Hugging Face folder.
+    /// A run folder, a checkpoint, a Hugging Face folder, or a GGUF file.
     model: PathBuf,
     /// Name of the scheme.
     #[arg(long)]
@@ -31,6 +33,9 @@ pub struct Quantize {
     /// File or folder of text that the methods but rtn need. May be given again.
     #[arg(long, value_name = "PATH")]
     calibrate: Vec<PathBuf>,
+    /// char (the vocabulary is that of the text), or a tokenizer.json, instead of the model's own.
+    #[arg(long, value_name = "char|PATH")]
+    tokenizer: Option<Spec>,
     /// Windows of the text to calibrate with.
     #[arg(long, value_name = "COUNT", default_value_t = 128, value_parser = count)]
     samples: usize,
@@ -55,8 +60,8 @@ pub struct Quantize {
     /// Take the mean change of a layer's output off its bias, where it has one.
     #[arg(long)]
     correct_bias: bool,
-    /// The folder to write.
-    #[arg(short, long, value_name = "FOLDER")]
+    /// The folder to write, or the file where the name ends in .gguf.
+    #[arg(short, long, value_name = "FOLDER|FILE.gguf")]
     output: PathBuf,
     /// How the folder is written.
     #[arg(long, value_enum, default_value_t = Format::Kiln)]
@@ -67,6 +72,13 @@ pub struct Quantize {
     /// Print what became of each layer as JSON.
     #[arg(long)]
     json: bool,
+}
+
+fn no_tokenizer(model: &Path) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{} has no tokenizer.json\n  hint: --tokenizer char, if the model knows exactly the characters of the text, or --tokenizer PATH",
+        model.display()
+    )
 }
 
 /// The methods.
@@ -97,17 +109,23 @@ impl Quantize {
         let scheme = named(&self.scheme)?;
         let method = self.method();
         if self.output.exists() {
-            let text = format!("{} is there already\n  hint: name a folder that is not", self.output.display());
+            let text =
+                format!("{} is there already\n  hint: name a folder that is not", self.output.display());
             return Err(Usage(text).into());
         }
         let folder = resolve(&self.model, false)?;
-        let family = model::open(&folder)?;
-        let weights = Weights::read(&folder, family.as_ref())?;
+        let Opened { family, weights, tokenizer } = exchange::open(&folder)?;
         let batches = match self.calibrate.is_empty() {
             true => vec![],
             false => {
                 let context = self.context.min(family.context());
-                calibration_windows(&self.calibrate, &Tokenizer::load(&folder)?, context, self.samples)?
+                let named = self
+                    .tokenizer
+                    .as_ref()
+                    .map(|spec| Tokenizer::prepare(spec, &Text::open(&self.calibrate)?.contents()));
+                let named = named.transpose()?;
+                let tokenizer = named.as_ref().or(tokenizer.as_ref()).ok_or_else(|| no_tokenizer(&folder))?;
+                calibration_windows(&self.calibrate, tokenizer, context, self.samples)?
             }
         };
         // Rounding alone needs no device.
@@ -117,17 +135,43 @@ impl Quantize {
         };
         let targets = (!self.targets.is_empty()).then(|| self.targets.clone());
         let selection = Selection { targets, ignore: self.ignore.clone() };
-        let request = Request { scheme, method, selection, correct_bias: self.correct_bias, batches: &batches };
+        let request =
+            Request { scheme, method, selection, correct_bias: self.correct_bias, batches: &batches };
         let (quantised, outcomes) = quantize(family.as_ref(), &weights, &target, &request)?;
+        self.write(&folder, family.as_ref(), &quantised, tokenizer.as_ref())?;
+        self.report(&outcomes, &weights)
+    }
+
+    /// Writes a GGUF file where the output is called so, else a folder.
+    fn write(
+        &self,
+        folder: &Path,
+        family: &dyn Family,
+        weights: &Weights,
+        tokenizer: Option<&Tokenizer>,
+    ) -> anyhow::Result<()> {
         let convention = match self.format {
+            _ if self.is_gguf() => {
+                let name = self.model.file_stem().map_or("model".into(), |name| name.to_string_lossy());
+                let options = Options { name: name.into_owned(), ..Options::default() };
+                let exported = export_gguf(&self.output, family, weights, tokenizer, &options)?;
+                exported.notes.iter().for_each(|note| eprintln!("note     {note}"));
+                return Ok(());
+            }
             Format::Kiln => Convention::Kiln,
             Format::CompressedTensors => Convention::CompressedTensors,
         };
         write_folder(&self.output, |new| {
-            quantised.save_as(new, family.as_ref(), convention)?;
-            copy_companions(&folder, new)
-        })?;
-        self.report(&outcomes, &weights)
+            weights.save_as(new, family, convention)?;
+            if let (false, Some(tokenizer)) = (folder.is_dir(), tokenizer) {
+                tokenizer.save(new)?;
+            }
+            copy_companions(folder, new)
+        })
+    }
+
+    fn is_gguf(&self) -> bool {
+        self.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
     }
 
     fn method(&self) -> Method {
@@ -145,7 +189,8 @@ impl Quantize {
         let bits: f64 = outcomes.iter().map(|o| elements(o) * o.bits_per_weight).sum();
         let all = weights.count_elements() as f64;
         let (of_layers, of_model) = (bits / quantised, (bits + 32.0 * (all - quantised)) / all);
-        let bytes = std::fs::metadata(self.output.join(model::WEIGHTS_FILE))?.len();
+        let file = if self.is_gguf() { self.output.clone() } else { self.output.join(WEIGHTS_FILE) };
+        let bytes = std::fs::metadata(file)?.len();
         let mut out = std::io::stdout().lock();
         if self.json {
             let layer = |o: &Outcome| {
@@ -163,14 +208,26 @@ impl Quantize {
             return Ok(());
         }
         let width = outcomes.iter().map(|o| o.weight.len()).max().unwrap_or(0).max(6);
-        writeln!(out, "{:width$}  {:>13}  {:>6}  {:>8}  {:>12}", "weight", "out x in", "bits", "SQNR dB", "output error")?;
+        writeln!(
+            out,
+            "{:width$}  {:>13}  {:>6}  {:>8}  {:>12}",
+            "weight", "out x in", "bits", "SQNR dB", "output error"
+        )?;
         for o in outcomes {
             let size = format!("{} x {}", o.rows, o.cols);
             let error = o.output_error.map_or("-".to_string(), |error| format!("{error:.3e}"));
             let bits = o.bits_per_weight;
-            writeln!(out, "{:width$}  {size:>13}  {bits:>6.3}  {:>8.2}  {error:>12}  {}", o.weight, o.sqnr_db, o.note)?;
+            writeln!(
+                out,
+                "{:width$}  {size:>13}  {bits:>6.3}  {:>8.2}  {error:>12}  {}",
+                o.weight, o.sqnr_db, o.note
+            )?;
         }
-        writeln!(out, "\n{} layers at {of_layers:.3} bits per weight; the model at {of_model:.3}", outcomes.len())?;
+        writeln!(
+            out,
+            "\n{} layers at {of_layers:.3} bits per weight; the model at {of_model:.3}",
+            outcomes.len()
+        )?;
         writeln!(out, "{} ({:.2} MiB)", self.output.display(), bytes as f64 / f64::from(1 << 20))?;
         Ok(())
     }

@@ -13,6 +13,7 @@ mod linear;
 mod method;
 mod scheme;
 mod smooth;
+mod windows;
 
 pub use awq::{Search, search};
 pub use calibrate::{Calibration, Channels, Gram, Samples};
@@ -23,6 +24,7 @@ pub use linear::{Linear, Selection, linears, matches};
 pub use method::{Method, Outcome, Request, quantize};
 pub use scheme::{Form, Named, named, names};
 pub use smooth::smooth;
+pub use windows::calibration_windows;
 
 use crate::data;
 use crate::deploy;

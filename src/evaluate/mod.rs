@@ -7,6 +7,7 @@ use crate::data::text::Text;
 use crate::data::tokenizer::{Spec, Tokenizer};
 use crate::data::windows::{self, Batch};
 use crate::deploy::{self, Deployment};
+use crate::exchange::{self, Opened};
 use crate::model::{self, Extent, Family, Mode, Weights};
 use crate::tensor::Tensor;
 use crate::train::job::feeds_of;
@@ -28,6 +29,15 @@ pub enum Error {
     /// The model on its device.
     #[error(transparent)]
     Deploy(#[from] deploy::Error),
+    /// The model's file.
+    #[error(transparent)]
+    Exchange(#[from] exchange::Error),
+    /// The model has no tokenizer, and none was named.
+    #[error("{} has no tokenizer.json\n  hint: --tokenizer char, if the model knows exactly the characters of the text, or --tokenizer PATH", model.display())]
+    NoTokenizer {
+        /// Folder or file.
+        model: PathBuf,
+    },
     /// The text has tokens the model does not know.
     #[error(
         "the text has token {token}, the model knows {vocabulary}\n  hint: use the tokenizer the model was trained with"
@@ -77,29 +87,34 @@ pub struct Request {
 
 /// Predicts a text with a model on a device.
 pub fn evaluate(request: &Request, target: &Target) -> Result<Score> {
-    let family = model::open(&request.model)?;
-    let weights = Weights::read(&request.model, family.as_ref())?;
-    evaluate_with(family.as_ref(), &weights, request, target)
+    let Opened { family, weights, tokenizer } = exchange::open(&request.model)?;
+    evaluate_with(family.as_ref(), &weights, tokenizer.as_ref(), request, target)
 }
 
-/// The same with other weights than those of the folder, of which only the tokenizer is read.
+/// The same with a model that is open already; of the request's only the text is read.
 pub fn evaluate_with(
     family: &dyn Family,
     weights: &Weights,
+    tokenizer: Option<&Tokenizer>,
     request: &Request,
     target: &Target,
 ) -> Result<Score> {
     let text = Text::open(&request.text)?;
     let text = text.contents();
-    let tokenizer = match &request.tokenizer {
-        Some(spec) => Tokenizer::prepare(spec, &text)?,
-        None => Tokenizer::load(&request.model)?,
+    let prepared;
+    let tokenizer = match (&request.tokenizer, tokenizer) {
+        (Some(spec), _) => {
+            prepared = Tokenizer::prepare(spec, &text)?;
+            &prepared
+        }
+        (None, Some(tokenizer)) => tokenizer,
+        (None, None) => return Err(Error::NoTokenizer { model: request.model.clone() }),
     };
     let context = request.context.unwrap_or(family.context()).min(family.context());
     let (part, batches) = match &request.windows {
-        Some(path) => replayed(path, &text, &tokenizer, request, context)?,
+        Some(path) => replayed(path, &text, tokenizer, request, context)?,
         None => {
-            let part = Part::of(&text, &tokenizer)?;
+            let part = Part::of(&text, tokenizer)?;
             let tokens = [&tokenizer.opening()?[..], &part.tokens].concat();
             let batches = windows::sweep(&tokens, context, request.batch)?.collect();
             (part, batches)

@@ -3,6 +3,7 @@
 //! [`export_gguf`] writes weights under the names and in the order of rows that those programs expect, with the keys that describe
 //! the model and its tokenizer; [`import_gguf`] reads such files, ours or not, back into a family, its weights and a tokenizer.
 
+mod any;
 mod error;
 mod export;
 mod import;
@@ -12,6 +13,7 @@ mod pieces;
 mod rows;
 mod vocabulary;
 
+pub use any::{Opened, is_gguf, open};
 pub use error::{Error, Result};
 pub use export::{Exported, Options, export_gguf};
 pub use import::{Imported, import_gguf};

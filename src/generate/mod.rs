@@ -10,9 +10,9 @@ pub use sampling::{Sampling, sample};
 
 use crate::data::{self, tokenizer::Tokenizer};
 use crate::deploy;
+use crate::exchange::{self, Opened};
 use crate::model::{self, Family, Weights};
 use crate::tensor::random::Stream;
-use crate::train::job::tokenizer_in;
 use crate::train::{self, Target};
 use reader::Reader;
 use std::path::Path;
@@ -32,6 +32,9 @@ pub enum Error {
     /// The model on its device.
     #[error(transparent)]
     Deploy(#[from] deploy::Error),
+    /// The model's file.
+    #[error(transparent)]
+    Exchange(#[from] exchange::Error),
     /// A prompt that gives no token to start from.
     #[error(
         "the prompt is empty\n  hint: give at least one token; for stories a line break will do: --prompt $'\\n'"
@@ -76,9 +79,12 @@ impl Writer {
     ///
     /// `longest` is the most tokens that prompt and continuation will have: a short text needs no whole context.
     pub fn open(folder: &Path, target: &Target, longest: usize) -> Result<Writer> {
-        let family = model::open(folder)?;
-        let weights = Weights::read(folder, family.as_ref())?;
-        Writer::new(family.as_ref(), &weights, tokenizer_in(folder)?, target, longest)
+        Writer::with(exchange::open(folder)?, target, longest)
+    }
+
+    /// A writer for a model that is open.
+    pub fn with(model: Opened, target: &Target, longest: usize) -> Result<Writer> {
+        Writer::new(model.family.as_ref(), &model.weights, model.tokenizer, target, longest)
     }
 
     /// A writer for a model and its tokenizer.

@@ -1,6 +1,7 @@
 //! A Hugging Face `config.json`, read with errors that name the key.
 
 use super::{Activation, Error, Result};
+use crate::formats::{QUANTIZATION_KEY, compressed_tensors, own, quantized_by};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -79,8 +80,13 @@ impl Config {
         self.find(&[name]).map(|_| ()).ok_or_else(|| self.refuse(name, expected))
     }
 
-    /// Refuses a setting that stands here as anything but absent, null or false.
+    /// Refuses a setting that stands here as anything but absent, null or false, and codes of a convention that is not read here.
     pub fn refuse_set(&self, keys: &[&str]) -> Result<()> {
+        let read = [own::METHOD, compressed_tensors::METHOD];
+        if quantized_by(&self.keys).is_some_and(|method| !read.contains(&method)) {
+            let expected = format!("absent, or of quant_method {}", read.join(" or "));
+            return Err(self.refuse(QUANTIZATION_KEY, expected));
+        }
         let is_set =
             |key: &&&str| !matches!(self.keys.get(**key), None | Some(Value::Null | Value::Bool(false)));
         match keys.iter().find(is_set) {

@@ -98,7 +98,7 @@ pub struct Gpt2 {
 impl Gpt2 {
     /// From the keys of a `config.json`, in either spelling; absent keys are as in GPT-2 124M.
     pub fn from_config(config: &Config) -> Result<Self> {
-        config.refuse_set(&["add_cross_attention", "quantization_config"])?;
+        config.refuse_set(&["add_cross_attention"])?;
         let width = config.count(&["n_embd", "hidden_size"], 768)?;
         let gpt = Gpt2 {
             vocabulary: config.count(&["vocab_size"], 50257)?,

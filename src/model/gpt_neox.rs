@@ -96,7 +96,7 @@ pub struct GptNeoX {
 impl GptNeoX {
     /// From the keys of a `config.json`, in either spelling. The sizes must be there; other absent keys are as in transformers.
     pub fn from_config(config: &Config) -> Result<Self> {
-        config.refuse_set(&["quantization_config", "add_cross_attention"])?;
+        config.refuse_set(&["add_cross_attention"])?;
         let dropout = config.share(&["hidden_dropout"], 0.0)? as f32;
         let attention = config.share(&["attention_dropout"], 0.0)? as f32;
         let neox = GptNeoX {

@@ -70,6 +70,7 @@ impl Weights {
         let raws: Vec<_> = raws.iter().map(|(name, raw)| (name.as_str(), raw.clone())).collect();
         Archive::write_raw(&folder.join(WEIGHTS_FILE), &raws, &notes)?;
         let mut config = family.config();
+        config.remove(QUANTIZATION_KEY);
         config.extend(settings.map(|settings| (QUANTIZATION_KEY.to_string(), settings)));
         write_whole(&folder.join(CONFIG_FILE), |out| {
             serde_json::to_writer_pretty(&mut *out, &config)?;

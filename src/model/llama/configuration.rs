@@ -33,8 +33,7 @@ const OWN_KEYS: &[&str] = &[
 ];
 
 /// Settings of relatives that compute something else.
-const REFUSED: &[&str] =
-    &["quantization_config", "rope_interleaved", "no_rope_layers", "add_cross_attention"];
+const REFUSED: &[&str] = &["rope_interleaved", "no_rope_layers", "add_cross_attention"];
 
 /// Head size of a Qwen3 whose configuration does not tell, and window of such a Mistral: as transformers has them.
 const QWEN3_HEAD_SIZE: usize = 128;
