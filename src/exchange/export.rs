@@ -19,7 +19,8 @@ use std::path::Path;
 pub struct Options {
     /// Name of the model.
     pub name: String,
-    /// How matrices of plain floats are stored; vectors stay F32. Rows that are no whole blocks become F16.
+    /// How matrices of plain floats are stored; vectors stay F32. Rows that are no whole blocks become the
+    /// nearest that they are, as [`Block::fitting`] says.
     pub matrices: Block,
 }
 
@@ -135,7 +136,7 @@ impl Writer<'_> {
         if let Some(order) = order {
             values = Cow::Owned(rows::reorder(&values, order));
         }
-        let block = if shape.last().is_multiple_of(block.elements()) { block } else { Block::F16 };
+        let block = block.fitting(shape.last());
         let bytes = block.encode(&values, shape.last());
         let bytes = bytes.map_err(|source| formats::Error::Blocks { name: spec.name.clone(), source })?;
         Ok((shape, block, bytes))

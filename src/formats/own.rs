@@ -268,6 +268,24 @@ mod tests {
     }
 
     #[test]
+    fn no_flipped_byte_of_the_head_makes_it_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let all = layers();
+        save(&path, &all[all.len() - 3..]);
+        let whole = std::fs::read(&path).unwrap();
+        let head = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let mut refused = 0;
+        for at in 0..head {
+            let mut bytes = whole.clone();
+            bytes[at] ^= [0x01, 0x02, 0x08, 0x40][at % 4];
+            std::fs::write(&path, &bytes).unwrap();
+            refused += usize::from(Archive::open(&path).and_then(|archive| read_all(&archive)).is_err());
+        }
+        assert!(refused > head / 3, "only {refused} of {head} flips were found");
+    }
+
+    #[test]
     fn doubled_scales_must_be_what_their_codes_stand_for() {
         let all = layers();
         let mut layer = all[all.len() - 2].1.clone();

@@ -405,6 +405,28 @@ mod tests {
     }
 
     #[test]
+    fn no_flipped_byte_of_the_head_makes_it_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let layer: Layer = coded(8, &Scheme::asymmetric(4, Share::Group(32))).into();
+        let config = Config { groups: vec![group(4, false, Some(32), Packing::Words)], ignore: vec![] };
+        save(&path, write("m", &layer, Packing::Words).unwrap());
+        let whole = std::fs::read(&path).unwrap();
+        let data = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        // The shape is the first of the data: its bytes are as good as those of the head.
+        for at in 0..data + 16 {
+            for mask in [0x01, 0x04, 0x40, 0x80] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= mask;
+                std::fs::write(&path, &bytes).unwrap();
+                let read = Archive::open(&path).and_then(|archive| read_all(&archive, &config));
+                let shape = at >= data;
+                assert!(!shape || read.is_err(), "the shape's byte {} as {:#x}", at - data, bytes[at]);
+            }
+        }
+    }
+
+    #[test]
     fn what_has_no_place_is_refused() {
         let minima = coded(4, &Scheme::asymmetric(4, Share::Row));
         let minima = Coded { origin: Origin::Minima(vec![0.5; 4]), ..minima };

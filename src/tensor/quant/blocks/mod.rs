@@ -208,6 +208,18 @@ impl Block {
         }
     }
 
+    /// This format, or where rows of so many elements are no whole blocks the nearest one that they are whole blocks of, as
+    /// llama.cpp chooses it.
+    pub fn fitting(self, columns: usize) -> Block {
+        let smaller = match self {
+            _ if columns.is_multiple_of(self.elements()) => return self,
+            Block::Q4K => Block::Q5_0,
+            Block::Q6K => Block::Q8_0,
+            _ => Block::F16,
+        };
+        smaller.fitting(columns)
+    }
+
     /// Bytes of a row of so many elements, which must be whole blocks.
     pub fn row_bytes(self, columns: usize) -> Result<usize> {
         let (block, elements, bytes) = self.facts();

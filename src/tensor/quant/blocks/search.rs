@@ -81,14 +81,13 @@ const LANES: usize = 8;
 
 /// Sum over all elements of what `term` gives for each index.
 fn sum<const N: usize>(count: usize, term: impl Fn(usize) -> [f32; N]) -> [f32; N] {
-    let mut lanes = [[0.0f32; LANES]; N];
+    let mut lanes = [[0.0f32; N]; LANES];
     for at in (0..count).step_by(LANES) {
-        for lane in 0..LANES {
-            let terms = term(at + lane);
-            (0..N).for_each(|n| lanes[n][lane] += terms[n]);
+        for (lane, sums) in lanes.iter_mut().enumerate() {
+            sums.iter_mut().zip(term(at + lane)).for_each(|(sum, term)| *sum += term);
         }
     }
-    lanes.map(|lanes| lanes.iter().sum())
+    std::array::from_fn(|n| lanes.iter().map(|sums| sums[n]).sum())
 }
 
 /// Scale and minimum (its sign turned) of one group.

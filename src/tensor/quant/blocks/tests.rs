@@ -184,3 +184,18 @@ fn codes_that_do_not_fit_a_format_are_refused() {
     let infinite = Block::Q8_0.encode(&[1e30; 32], 32).unwrap();
     assert!(matches!(Block::Q8_0.unpack(&infinite, 32), Err(Error::Scale { group: 0, .. })));
 }
+
+#[test]
+fn rows_too_short_for_a_format_take_the_nearest_that_fits() {
+    // `tensor_type_fallback` of llama.cpp.
+    for (block, columns, expected) in [
+        (Block::Q4K, 512, Block::Q4K),
+        (Block::Q4K, 96, Block::Q5_0),
+        (Block::Q6K, 96, Block::Q8_0),
+        (Block::Q6K, 40, Block::F16),
+        (Block::Q4_0, 40, Block::F16),
+        (Block::F32, 7, Block::F32),
+    ] {
+        assert_eq!(block.fitting(columns), expected, "{block} {columns}");
+    }
+}
