@@ -120,6 +120,7 @@ fn every_command_has_help_that_ends_in_examples() {
         "doctor",
         "tune",
         "demo",
+        "diff",
     ] {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = bench.kiln(&arguments).fine().out;

@@ -33,10 +33,14 @@ const FLOORS: &[(&str, &[&str])] = &[
         &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "evaluate"],
     ),
     (
+        "compare",
+        &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "evaluate"],
+    ),
+    (
         "cli",
         &[
             "tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train", "deploy",
-            "generate", "evaluate", "formats", "exchange", "compress",
+            "generate", "evaluate", "formats", "exchange", "compress", "compare",
         ],
     ),
 ];

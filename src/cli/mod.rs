@@ -4,11 +4,13 @@ mod bench;
 mod costs;
 mod demo;
 mod devices;
+mod diff;
 mod doctor;
 mod evaluate;
 mod folder;
 mod generate;
 mod inspect;
+mod passage;
 mod plot;
 mod quantize;
 mod tokenizer;
@@ -36,6 +38,8 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Quantise a model: fewer bits for its weights, and for its activations.
     Quantize(quantize::Quantize),
+    /// Tell how far one model is from another over a text.
+    Diff(diff::Diff),
     /// Train a tokenizer, encode and decode with one, or look into it.
     Tokenizer(tokenizer::TokenizerCommand),
     /// Train a small GPT on the built-in stories in a few minutes, and let it write.
@@ -65,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Generate(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Quantize(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Tokenizer(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Inspect(command) => command.run(),

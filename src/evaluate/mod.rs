@@ -99,6 +99,30 @@ pub fn evaluate_with(
     request: &Request,
     target: &Target,
 ) -> Result<Score> {
+    let Material { part, batches, extent, .. } = material(family, tokenizer, request)?;
+    let (loss, tokens) = mean_loss(family, weights, target, extent, &batches)?;
+    let bytes_per_token = part.bytes as f64 / part.tokens.len() as f64;
+    let bits_per_byte = loss / std::f64::consts::LN_2 / bytes_per_token;
+    Ok(Score { loss, perplexity: loss.exp(), bits_per_byte, tokens })
+}
+
+/// A text made ready to be predicted.
+#[derive(Clone, Debug)]
+pub struct Material {
+    /// The part of the text that counts.
+    pub part: Part,
+    /// Its windows; the last batch may have fewer.
+    pub batches: Vec<Batch>,
+    /// Sizes of a whole batch.
+    pub extent: Extent,
+    /// What made tokens of it.
+    pub tokenizer: Tokenizer,
+}
+
+/// Reads the text of a request and cuts it into windows.
+///
+/// `tokenizer` is the model's own, for which the request may name another.
+pub fn material(family: &dyn Family, tokenizer: Option<&Tokenizer>, request: &Request) -> Result<Material> {
     let text = Text::open(&request.text)?;
     let text = text.contents();
     let prepared;
@@ -124,10 +148,7 @@ pub fn evaluate_with(
         return Err(Error::Vocabulary { token, vocabulary: family.vocabulary() });
     }
     let extent = Extent { batch: request.batch, context };
-    let (loss, tokens) = mean_loss(family, weights, target, extent, &batches)?;
-    let bytes_per_token = part.bytes as f64 / part.tokens.len() as f64;
-    let bits_per_byte = loss / std::f64::consts::LN_2 / bytes_per_token;
-    Ok(Score { loss, perplexity: loss.exp(), bits_per_byte, tokens })
+    Ok(Material { part, batches, extent, tokenizer: tokenizer.clone() })
 }
 
 fn replayed(
