@@ -65,6 +65,6 @@ pub fn json_of(l: &crate::gpu::Listing) -> serde_json::Value {
         "f16": l.caps.f16, "subgroup": l.caps.subgroup, "subgroup_sizes": l.subgroup_sizes,
         "max_buffer_bytes": l.max_buffer_bytes, "max_binding_bytes": l.caps.max_binding_bytes,
         "workgroup_bytes": l.caps.max_workgroup_bytes, "invocations": l.caps.max_invocations,
-        "timestamps": l.timestamps,
+        "timestamps": l.timestamps, "packed_dot": l.packed_dot.name(),
     })
 }

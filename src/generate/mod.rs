@@ -5,7 +5,7 @@ mod sampling;
 #[cfg(test)]
 mod tests;
 
-pub use reader::Pace;
+pub use reader::{Pace, Work};
 pub use sampling::{Sampling, sample};
 
 use crate::data::{self, tokenizer::Tokenizer};
@@ -117,6 +117,16 @@ impl Writer {
     /// How fast it has read and written so far.
     pub fn pace(&self) -> Pace {
         self.reader.pace
+    }
+
+    /// Bytes of device memory it holds: weights, caches and what a pass needs.
+    pub fn memory_bytes(&self) -> u64 {
+        self.reader.memory_bytes()
+    }
+
+    /// What a pass does, by its operators' own account: over as many tokens as it reads at once, and over a single one.
+    pub fn passes(&self) -> [Work; 2] {
+        self.reader.passes()
     }
 
     /// Whether a text can be continued: it has tokens, and the model knows them all.

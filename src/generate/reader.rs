@@ -6,6 +6,7 @@
 use super::Result;
 use crate::deploy::{self, Deployment};
 use crate::model::{Extent, Family, Mode, Weights};
+use crate::ops::Value;
 use crate::plan::{Engine, Plan};
 use crate::tensor::Tensor;
 use crate::train::{self, Target};
@@ -29,11 +30,34 @@ pub struct Pace {
     pub stepping: Duration,
 }
 
+/// What one pass does.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Tokens it reads.
+    pub tokens: usize,
+    /// Floating-point operations, a multiply-add counted as two.
+    pub flops: f64,
+    /// Bytes that must be read and written at least.
+    pub bytes: f64,
+}
+
+fn work_of(plan: &Plan, tokens: usize) -> Work {
+    let kinds = |values: &[Value]| values.iter().map(|&v| plan.graph.kind(v).clone()).collect::<Vec<_>>();
+    let costs =
+        plan.graph.nodes().iter().map(|node| node.op.cost(&kinds(&node.inputs), &kinds(&node.outputs)));
+    costs.fold(Work { tokens, ..Work::default() }, |sum, cost| Work {
+        flops: sum.flops + cost.flops,
+        bytes: sum.bytes + cost.bytes,
+        ..sum
+    })
+}
+
 /// A model on a device, with what it has read.
 pub(super) struct Reader {
     engine: Box<dyn Engine>,
     /// Names of the feeds of each plan, and how many tokens it reads: the most first.
     plans: Vec<(Vec<String>, usize)>,
+    works: Vec<Work>,
     /// Tokens whose keys and values the caches hold.
     held: Vec<u32>,
     pub capacity: usize,
@@ -56,8 +80,19 @@ impl Reader {
         let graphs = counts.iter().map(graph).collect::<deploy::Result<Vec<_>>>()?;
         let (engine, plans) = deployment.engine(target, &graphs)?;
         let names = |plan: &Plan| plan.feeds.iter().map(|f| f.name.clone()).collect();
+        let works = plans.iter().zip(&counts).map(|(plan, &tokens)| work_of(plan, tokens)).collect();
         let named = plans.iter().map(names).zip(counts).collect();
-        Ok(Reader { engine, plans: named, held: vec![], capacity, pace: Pace::default() })
+        Ok(Reader { engine, plans: named, works, held: vec![], capacity, pace: Pace::default() })
+    }
+
+    /// Bytes of device memory held.
+    pub fn memory_bytes(&self) -> u64 {
+        self.engine.memory_bytes()
+    }
+
+    /// Work of the pass over many tokens and of that over one.
+    pub fn passes(&self) -> [Work; 2] {
+        [self.works[0], self.works[self.works.len() - 1]]
     }
 
     /// Scores of the token after `text`, which has at least one token and not more than there is room for.

@@ -3,6 +3,7 @@
 //! Errors that the driver reports later, and the loss of the device, are kept here until [`Gpu::check`] asks for them:
 //! nothing in this floor panics because a driver did.
 
+use super::dot::{self, PackedDot};
 use super::quiet::unless_it_panics;
 use super::{Error, Result};
 use crate::ops::launch::{Caps, Cooperative};
@@ -32,6 +33,8 @@ pub struct Listing {
     pub timestamps: bool,
     /// Smallest and largest subgroup.
     pub subgroup_sizes: [u32; 2],
+    /// Products of packed bytes.
+    pub packed_dot: PackedDot,
 }
 
 impl std::fmt::Display for Listing {
@@ -301,6 +304,7 @@ fn describe(index: usize, adapter: &wgpu::Adapter) -> Listing {
         memory_bytes: memory_bytes(adapter),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         subgroup_sizes: [info.subgroup_min_size, info.subgroup_max_size],
+        packed_dot: dot::of(adapter),
     }
 }
 

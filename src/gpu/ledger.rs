@@ -187,6 +187,7 @@ mod tests {
             memory_bytes: None,
             timestamps: false,
             subgroup_sizes: [32, 32],
+            packed_dot: crate::gpu::dot::PackedDot::Unknown,
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod bytes;
 mod clock;
 pub mod device;
+pub mod dot;
 pub mod engine;
 mod evaluate;
 pub mod ledger;
