@@ -15,6 +15,7 @@ use std::path::Path;
 
 const MODELS: &[&str] = &[
     "models/gpt2",
+    "models/gpt2-untied-gelu",
     "models/llama-gqa",
     "models/llama-rope-scaled",
     "models/mistral-swa",
@@ -167,6 +168,13 @@ fn damaged(folder: &Path) -> Result<(), Failed> {
 
 /// A small model of any vocabulary.
 fn small(vocabulary: usize) -> Result<(Box<dyn Family>, Weights), Failed> {
+    small_with(vocabulary, kiln::model::Activation::GeluTanh)
+}
+
+fn small_with(
+    vocabulary: usize,
+    activation: kiln::model::Activation,
+) -> Result<(Box<dyn Family>, Weights), Failed> {
     let design = Design {
         layers: 1,
         heads: 2,
@@ -176,7 +184,7 @@ fn small(vocabulary: usize) -> Result<(Box<dyn Family>, Weights), Failed> {
         hidden: None,
         context: 16,
         vocabulary,
-        activation: kiln::model::Activation::GeluTanh,
+        activation,
         norm_epsilon: 1e-5,
         dropout: 0.0,
         bias: false,
@@ -242,7 +250,7 @@ fn characters() -> Result<(), Failed> {
 fn refused(folder: &Path) -> Result<(), Failed> {
     let target = tempfile::tempdir()?;
     let path = target.path().join("model.gguf");
-    let (family, weights) = model(&folder.join("models/gpt2-untied-gelu"))?;
+    let (family, weights) = small_with(8, kiln::model::Activation::Relu)?;
     let setting = export_gguf(&path, family.as_ref(), &weights, None, &Options::default());
     let (family, weights) = model(&folder.join("models/gpt-neox-parallel"))?;
     let unknown = export_gguf(&path, family.as_ref(), &weights, None, &Options::default());

@@ -10,8 +10,14 @@ use serde_json::{Map, Value as Json, json};
 pub(super) const RATES: &str = "rope_freqs.weight";
 /// Key of our own: the settings behind those divisors.
 const RATES_KEY: &str = "kiln.rope.llama3";
+/// Key of our own: the activation, where it is not the one that a family has in this format.
+const ACTIVATION_KEY: &str = "kiln.activation";
 /// What llama.cpp's converter finds in Llama 3.1 and 3.2: factor, low, high, original context.
 const USUAL_RATES: &[(f64, f64, f64, usize)] = &[(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192)];
+
+/// GPT-2's activation as its programs take it, and as it is defined.
+const USUAL_GELU: &str = "gelu_new";
+const EXACT_GELU: &str = "gelu";
 
 /// What a family's configuration becomes.
 pub(super) struct Described {
@@ -60,8 +66,15 @@ impl Writer<'_> {
     }
 
     fn gpt2(mut self) -> Result<Described> {
-        // The one activation that those programs use for it.
-        self.expect("activation_function", &[json!("gelu_new"), json!("gelu_pytorch_tanh")])?;
+        let mut notes = vec![];
+        self.expect("activation_function", &[json!(USUAL_GELU), json!(EXACT_GELU)])?;
+        if self.config.keys().get("activation_function") == Some(&json!(EXACT_GELU)) {
+            self.keys.push((ACTIVATION_KEY.into(), EXACT_GELU.into()));
+            notes.push(
+                "other programs take GELU by its tanh form, and get logits that differ in the third digit"
+                    .into(),
+            );
+        }
         self.expect("scale_attn_weights", &[json!(true)])?;
         self.expect("scale_attn_by_inverse_layer_idx", &[json!(false)])?;
         self.size("vocab_size", "vocab_size")?;
@@ -71,7 +84,7 @@ impl Writer<'_> {
         self.size("feed_forward_length", "n_inner")?;
         self.size("attention.head_count", "n_head")?;
         self.put("attention.layer_norm_epsilon", self.config.needed_number("layer_norm_epsilon")? as f32);
-        Ok(Described { keys: self.keys, rates: None, notes: vec![] })
+        Ok(Described { keys: self.keys, rates: None, notes })
     }
 
     fn llama(mut self) -> Result<Described> {
@@ -207,10 +220,14 @@ impl Reader<'_> {
     }
 
     fn gpt2(&self) -> Result<Map<String, Json>> {
+        let activation = match self.keys.get(ACTIVATION_KEY) {
+            None => USUAL_GELU,
+            Some(_) => self.keys.text(ACTIVATION_KEY)?,
+        };
         let config = json!({
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
-            "activation_function": "gelu_new",
+            "activation_function": activation,
             "vocab_size": self.vocabulary()?,
             "n_positions": self.size("context_length")?,
             "n_embd": self.size("embedding_length")?,
