@@ -10,6 +10,7 @@ mod read;
 mod text;
 
 pub(in crate::ops) use read::Stored;
+pub(in crate::ops) use text::unpack_bytes;
 
 use super::dequantize_rows::expect_scales;
 use super::quantize_rows::Rule;

@@ -152,9 +152,6 @@ impl Layout {
     }
 
     /// Lines that give the elements of `word` as `{name}_{first}` and so on before their scale.
-    ///
-    /// Below the exponent of a power of two P, code c in the mantissa's lowest bits is the number P + c: a few bits are put into a
-    /// number, P is taken off, and that is the code exactly, without a shift for each or a conversion.
     pub(in crate::ops) fn unpack(&self, text: &mut String, word: &str, name: &str, first: usize) {
         if self.grid == Grid::NormalFloat {
             for e in 0..8 {
@@ -162,27 +159,54 @@ impl Layout {
             }
             return;
         }
-        // The mantissa has 23 bits: what lies higher is shifted down once for the whole word.
-        let (width, down, zero) = match self.packing {
-            Packing::Bytes => (8, 16, 128),
-            Packing::Nibbles => (4, 12, -self.lowest),
-        };
         match self.packing {
-            // Bytes of two's complement, read as unsigned ones of 128 more.
-            Packing::Bytes => line!(text, "let {name}_low{first} = {word} ^ 0x80808080u;"),
-            Packing::Nibbles => line!(text, "let {name}_low{first} = {word};"),
+            Packing::Bytes => unpack_bytes(text, word, name, first),
+            Packing::Nibbles => {
+                let places: Vec<usize> = (0..8).map(shift).collect();
+                place_in_floats(
+                    text,
+                    word,
+                    name,
+                    first,
+                    Field { places: &places, width: 4, zero: -self.lowest },
+                );
+            }
         }
-        line!(text, "let {name}_high{first} = {name}_low{first} >> {down}u;");
-        for e in 0..self.of_word() {
-            let place = if width == 8 { 8 * e } else { shift(e) };
-            let (half, place) = if place + width > 20 { ("high", place - down) } else { ("low", place) };
-            let mask = ((1u32 << width) - 1) << place;
-            // 2^(23 - place): the code's lowest bit counts one.
-            let power = (127 + 23 - place as u32) << 23;
-            let off = (1i64 << (23 - place)) + i64::from(zero);
-            let bits = format!("{name}_{half}{first} & {mask:#x}u | {power:#x}u");
-            line!(text, "let {name}_{} = bitcast<f32>({bits}) - {off}.0;", first + e);
-        }
+    }
+}
+
+/// Lines that give the four signed bytes of `word` as the floats `{name}_{first}` and so on.
+pub(in crate::ops) fn unpack_bytes(text: &mut String, word: &str, name: &str, first: usize) {
+    // Bytes of two's complement, read as unsigned ones of 128 more.
+    let field = Field { places: &[0, 8, 16, 24], width: 8, zero: 128 };
+    place_in_floats(text, &format!("{word} ^ 0x80808080u"), name, first, field);
+}
+
+/// Codes in a word.
+struct Field<'a> {
+    /// Bits below each.
+    places: &'a [usize],
+    /// Bits of each.
+    width: usize,
+    /// The code of zero.
+    zero: i32,
+}
+
+/// Below the exponent of a power of two P, code c in the mantissa's lowest bits is the number P + c: a few bits are put into a
+/// number, P is taken off, and that is the code exactly, without a shift for each or a conversion.
+fn place_in_floats(text: &mut String, word: &str, name: &str, first: usize, field: Field) {
+    line!(text, "let {name}_low{first} = {word};");
+    // The mantissa has 23 bits: what lies higher is shifted down once for the whole word.
+    let down = if field.width == 8 { 16 } else { 12 };
+    line!(text, "let {name}_high{first} = {name}_low{first} >> {down}u;");
+    for (e, &place) in field.places.iter().enumerate() {
+        let (half, place) = if place + field.width > 20 { ("high", place - down) } else { ("low", place) };
+        let mask = ((1u32 << field.width) - 1) << place;
+        // 2^(23 - place): the code's lowest bit counts one.
+        let power = (127 + 23 - place as u32) << 23;
+        let off = (1i64 << (23 - place)) + i64::from(field.zero);
+        let bits = format!("{name}_{half}{first} & {mask:#x}u | {power:#x}u");
+        line!(text, "let {name}_{} = bitcast<f32>({bits}) - {off}.0;", first + e);
     }
 }
 

@@ -5,6 +5,7 @@
 //! multiply-add, as in f32: exact as long as sums stay within 24 bits, while the operands are a quarter of the bytes.
 //! Longer sums go in runs, whose ends are added up as i32 in the output's place.
 
+use crate::ops::coded::unpack_bytes;
 use std::fmt::Write;
 
 /// Terms of a run: 1024 products of up to 128 * 128 sum up to 2^24 at most.
@@ -139,10 +140,7 @@ impl Template {
                 line!(text, "let {operand}{i}_{word} = {operand}w{i}{part};");
                 continue;
             }
-            for byte in 0..4 {
-                let code = format!("extractBits(bitcast<i32>({operand}w{i}{part}), {}u, 8u)", 8 * byte);
-                line!(text, "let {operand}{i}_{} = f32({code});", word * 4 + byte);
-            }
+            unpack_bytes(text, &format!("{operand}w{i}{part}"), &format!("{operand}{i}"), 4 * word);
         }
     }
 
