@@ -15,6 +15,7 @@ override GROUP: u32 = 8u;
 override LANES: u32 = 8u;
 
 #import math
+#import quantize
 
 #paste INPUT
 #paste OUTPUT
@@ -30,5 +31,6 @@ fn forward(
     let team = local.x / LANES;
     let number = group.y * groups_given.x + group.x;
     let count = groups_given.x * groups_given.y;
+    #paste BEGIN
     #paste BODY
 }

@@ -3,7 +3,11 @@
 // One output per invocation: the referee of the faster variants. Every K is read as it lies. `finish` applies the scales, the bias
 // and the activation; it is pasted with the output's declarations.
 
-struct Params { m: u32, n: u32, k: u32 }
+struct Params {
+    m: u32, n: u32, k: u32,
+    group: u32,     // columns that share a scale
+    groups: u32,    // of a row
+}
 
 alias V = f32;
 
@@ -26,11 +30,18 @@ fn forward(
     if at >= params.m * params.n { return; }
     let row = at / params.n;
     let column = at % params.n;
-    var sum = 0i;
-    for (var k = 0u; k < params.k; k += 1u) {
-        let i = row * params.k + k;
-        let j = column * params.k + k;
-        sum += code(a[i / 4u], i) * code(b[j / 4u], j);
+    var total = 0.0;
+    for (var first = 0u; first < params.k; first += params.group) {
+        var sum = 0i;
+        for (var k = first; k < min(first + params.group, params.k); k += 1u) {
+            let i = row * params.k + k;
+            let j = column * params.k + k;
+            sum += code(a[i / 4u], i) * code(b[j / 4u], j);
+        }
+        // Without groups the scale is applied at the end, as in the other variants.
+        let scale = select(b_scale[column * params.groups + first / params.group], 1.0, params.groups == 1u);
+        total = fma(f32(sum), scale, total);
     }
-    c[at] = finish(f32(sum), a_scale[row], b_scale[column], bias_at(column));
+    let scale = select(1.0, b_scale[column], params.groups == 1u);
+    c[at] = finish(total, a_scale[row], scale, bias_at(column));
 }

@@ -2,6 +2,7 @@
 //!
 //! `keys[b, position + t] = new_keys[b, t]`, and so the values; rows that would stand past the end of the cache are left out.
 
+use super::cache_code::CacheCode;
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::slice::{pack, wide};
 use super::{
@@ -105,6 +106,10 @@ impl Operator for CacheWrite {
     /// The new rows are read and written; the rest of the caches stays where it is.
     fn cost(&self, inputs: &[Type], _outputs: &[Type]) -> Cost {
         Cost { flops: 0.0, bytes: 2.0 * inputs[2..].iter().map(|t| t.size_bytes() as f64).sum::<f64>() }
+    }
+
+    fn writing_codes(&self) -> Option<Arc<dyn Operator>> {
+        Some(Arc::new(CacheCode))
     }
 
     fn in_place(&self) -> &'static [(usize, usize)] {

@@ -5,10 +5,12 @@
 //! to know, the operator says itself.
 
 pub mod attention;
+pub mod cache_code;
 pub mod cache_write;
 mod case;
 pub mod cast;
 pub mod coded;
+pub mod coding_matmul;
 pub mod concat;
 pub mod cross_entropy;
 pub mod dequantize_coded;
@@ -32,6 +34,8 @@ pub mod optimizer;
 pub mod pointwise;
 pub mod positions;
 pub mod quantize_columns;
+pub mod quantize_fixed;
+pub mod quantize_groups;
 pub mod quantize_rows;
 pub mod reduce;
 pub mod reshape;
@@ -191,6 +195,27 @@ pub trait Operator: Debug + Send + Sync {
         None
     }
 
+    /// For operators whose outputs are 8-bit codes of rows and their scales: which codes, and whether the scale is given.
+    fn codes_rows(&self) -> Option<(quantize_rows::Rule, bool)> {
+        None
+    }
+
+    /// The operator that codes its activations itself, where it now reads what one with [`Operator::codes_rows`] makes as its
+    /// [`Operator::common_inputs`]: inputs are that one's and then its own others. For few rows.
+    fn coding(&self, _rule: quantize_rows::Rule, _fixed: bool) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
+    /// For an operator that writes caches, its first two inputs: the one that writes codes and scales in place of each.
+    fn writing_codes(&self) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
+    /// For an operator that reads caches: the one that reads codes and then their scales in place of each.
+    fn over_codes(&self) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
     /// Positions of the inputs that members of a group have in common, the activations first.
     fn common_inputs(&self) -> &'static [usize] {
         &[0]
@@ -308,10 +333,15 @@ pub fn families() -> Vec<Family> {
         ("attention", attention::cases),
         ("rotary", rotary::cases),
         ("cache_write", cache_write::cases),
+        ("cache_code", cache_code::cases),
+        ("attention_coded", attention::coded::cases),
         ("quantize_rows", quantize_rows::cases),
         ("quantize_columns", quantize_columns::cases),
         ("dequantize_rows", dequantize_rows::cases),
         ("matmul_int8", matmul_int8::cases),
+        ("quantize_groups", quantize_groups::cases),
+        ("quantize_fixed", quantize_fixed::cases),
+        ("coding_matmul", coding_matmul::cases),
         ("matmul_coded", matmul_coded::cases),
         ("matmul_coded_group", matmul_coded::group::cases),
         ("dequantize_coded", dequantize_coded::cases),

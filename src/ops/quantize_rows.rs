@@ -6,6 +6,8 @@
 //! A row whose scale would not be a normal f32, a row of zeros above all, has the scale 0 and codes of 0. A row that holds
 //! NaN or an infinity has the scale NaN and codes of 0, so that what is computed from it is NaN and does not pass for a number.
 
+mod wide;
+
 use super::launch::{Bind, Caps, Kernel, Launch, Variant};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_float, expect_inputs, in_precision, rows,
@@ -41,7 +43,7 @@ impl Rule {
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(in crate::ops) fn name(self) -> &'static str {
         match self {
             Rule::Narrow => "narrow",
             Rule::Wide => "wide",
@@ -112,6 +114,10 @@ impl Operator for QuantizeRows {
         Err(Error::NoGradient { op: self.name(), hint })
     }
 
+    fn codes_rows(&self) -> Option<(Rule, bool)> {
+        Some((self.rule, false))
+    }
+
     fn launch(&self, inputs: &[Type], _outputs: &[Type], caps: &Caps) -> Vec<Variant> {
         let (shape, dtype) = (&inputs[0].shape, inputs[0].dtype);
         let [lowest, highest] = self.rule.bounds();
@@ -132,6 +138,7 @@ impl Operator for QuantizeRows {
             let codes = codes.param("cols", shape.last()).param("lowest", lowest).param("highest", highest);
             variants.iter_mut().for_each(|v| v.launches.push(codes.clone()));
         }
+        variants.splice(0..0, wide::variant(self, &inputs[0], caps));
         variants
     }
 
@@ -155,7 +162,7 @@ fn largest_magnitude(v: V) -> u32 { return magnitude(v); }
 fn write_codes(at: u32, v: V, factor: f32) {}";
 
 /// Rows on this thread.
-fn quantize(x: &[f32], q: &mut [i8], s: &mut [f32], cols: usize, rule: Rule) {
+pub(in crate::ops) fn quantize(x: &[f32], q: &mut [i8], s: &mut [f32], cols: usize, rule: Rule) {
     for ((x, q), s) in x.chunks(cols).zip(q.chunks_mut(cols)).zip(s) {
         let largest = largest_magnitude(x);
         if !largest.is_finite() {
@@ -210,8 +217,19 @@ impl<E: Emit + ?Sized> QuantizeRowsEmit for E {
 pub fn cases() -> Cases {
     let mut cases = Cases::new("quantize_rows");
     for rule in [Rule::Narrow, Rule::Wide] {
-        for shape in [&[1][..], &[7, 13], &[2, 3, 64], &[67, 5], &[3, 1], &[2, 1031], &[17, 256], &[3, 2052]]
-        {
+        for shape in [
+            &[1][..],
+            &[7, 13],
+            &[2, 3, 64],
+            &[67, 5],
+            &[3, 1],
+            &[2, 1031],
+            &[17, 256],
+            &[3, 2052],
+            &[5, 1000],
+            &[300, 8],
+            &[2, 2056],
+        ] {
             let x = cases.normal(shape);
             add_case(&mut cases, format!("{}{shape:?}", rule.name()), rule, x);
         }

@@ -78,7 +78,7 @@ pub(in crate::ops) fn host(
     program.host(&sums.iter().map(View::of_tensor).collect::<Vec<_>>(), outputs);
 }
 
-/// All in a dispatch of their own, each by the kernel it prefers: where one for all would bind too many buffers, or there is none.
+/// All in a dispatch of their own: where one for all would bind too many buffers, or there is none.
 pub(in crate::ops) fn one_by_one(
     name: &str,
     members: &[Member],
@@ -87,38 +87,46 @@ pub(in crate::ops) fn one_by_one(
     outputs: &[Type],
     caps: &Caps,
 ) -> Variant {
-    let mut whole = Variant { name: name.to_string(), launches: vec![], scratch: vec![] };
-    let mut made = vec![];
+    let (mut steps, mut scratch, mut made) = (vec![], vec![], vec![]);
     for (number, member) in members.iter().enumerate() {
-        let types = member.types(inputs);
-        let output = outputs[if program.is_some() { 0 } else { number }].clone();
-        let mut variants = member.op.launch(&types, std::slice::from_ref(&output), caps);
-        let place = match program {
-            Some(_) => Bind::Scratch(whole.scratch.len()),
-            None => Bind::Output(number),
+        let given = member.inputs.iter().map(|&i| (Bind::Input(i), inputs[i].clone())).collect();
+        let (place, kind) = match program {
+            Some(_) => (Bind::Scratch(number), outputs[0].clone()),
+            None => (Bind::Output(number), outputs[number].clone()),
         };
-        whole.scratch.extend(program.map(|_| output.size_bytes()));
-        let own = variants.swap_remove(0);
+        scratch.extend(program.map(|_| kind.size_bytes()));
+        made.push((place, kind.clone()));
+        steps.push(Step { op: member.op.clone(), inputs: given, outputs: vec![(place, kind)] });
+    }
+    if let Some(program) = program {
+        let outputs = vec![(Bind::Output(0), outputs[0].clone())];
+        steps.push(Step { op: Arc::new(program.clone()), inputs: made, outputs });
+    }
+    sequence(name, &steps, scratch, caps)
+}
+
+/// An operator in a variant of several: where its inputs and outputs lie, and of what type.
+pub(in crate::ops) struct Step {
+    pub op: Arc<dyn Operator>,
+    pub inputs: Vec<(Bind, Type)>,
+    pub outputs: Vec<(Bind, Type)>,
+}
+
+/// Operators one after another, each by the kernel it prefers; `scratch` is what passes between them.
+pub(in crate::ops) fn sequence(name: &str, steps: &[Step], scratch: Vec<u64>, caps: &Caps) -> Variant {
+    let mut whole = Variant { name: name.to_string(), launches: vec![], scratch };
+    for Step { op, inputs, outputs } in steps {
+        let types = |places: &[(Bind, Type)]| places.iter().map(|(_, kind)| kind.clone()).collect::<Vec<_>>();
+        let own = op.launch(&types(inputs), &types(outputs), caps).swap_remove(0);
         let first = whole.scratch.len();
         whole.scratch.extend(own.scratch);
         whole.launches.extend(own.launches.into_iter().map(|launch| {
             rebound(launch, |bind| match bind {
-                Bind::Input(i) => Bind::Input(member.inputs[i]),
-                Bind::Output(_) => place,
+                Bind::Input(i) => inputs[i].0,
+                Bind::Output(i) => outputs[i].0,
                 Bind::Scratch(i) => Bind::Scratch(first + i),
             })
         }));
-        made.push(place);
-    }
-    if let Some(program) = program {
-        let kinds = vec![outputs[0].clone(); members.len()];
-        let ending = program.launch(&kinds, outputs, caps).swap_remove(0);
-        whole.launches.extend(
-            ending
-                .launches
-                .into_iter()
-                .map(|launch| rebound(launch, |bind| if let Bind::Input(i) = bind { made[i] } else { bind })),
-        );
     }
     whole
 }

@@ -8,12 +8,29 @@ use crate::tensor::DType;
 
 /// Variants of the forward operator.
 pub(super) fn forward(how: &Attention, g: &Geometry, dtype: DType, caps: &Caps) -> Vec<Variant> {
+    let sources = |access| Buffers::new(g, access).sources(how).trailing(how, how.sources());
+    forward_from("attention", &sources, how, g, dtype, caps)
+}
+
+/// The same over caches of codes.
+pub(super) fn forward_coded(how: &Attention, g: &Geometry, caps: &Caps) -> Vec<Variant> {
+    let sources = |access| Buffers::new(g, access).coded_sources().trailing(how, CODED_SOURCES);
+    forward_from("attention_coded", &sources, how, g, DType::F32, caps)
+}
+
+/// Queries, and codes and scales of keys and of values.
+const CODED_SOURCES: usize = 5;
+
+fn forward_from(
+    name: &str,
+    sources: &dyn Fn(Access) -> Buffers,
+    how: &Attention,
+    g: &Geometry,
+    dtype: DType,
+    caps: &Caps,
+) -> Vec<Variant> {
     let buffers = |access| {
-        Buffers::new(g, access)
-            .sources(how)
-            .trailing(how, how.sources())
-            .write("out", "0u", Bind::Output(0))
-            .words("lse", "read_write", "f32", Bind::Output(1))
+        sources(access).write("out", "0u", Bind::Output(0)).words("lse", "read_write", "f32", Bind::Output(1))
     };
     let [narrow, wide] = accesses(g, dtype, caps);
     let sizes = lane::sizes(g, g.queries, lane::FORWARD);
@@ -21,15 +38,18 @@ pub(super) fn forward(how: &Attention, g: &Geometry, dtype: DType, caps: &Caps) 
     let by_lane = buffers(wide).launch(lane::forward(how, g, sizes), dtype, g, tiles, groups);
     let (tiles, groups) = blocks(g.batch * g.heads, g.queries);
     let by_tile = buffers(narrow).launch(tile::forward(how, g), dtype, g, tiles, groups);
-    let mut variants =
-        vec![Variant::single("attention_lane", by_lane), Variant::single("attention_tile", by_tile)];
+    let mut variants = vec![
+        Variant::single(format!("{name}_lane"), by_lane),
+        Variant::single(format!("{name}_tile"), by_tile),
+    ];
     if let Some((access, [shape, ..])) = broadcast::fitting(g, dtype, caps) {
         let (tiles, groups) = shared(g.batch * g.heads, g.queries, shape);
         let launch = buffers(access).launch(broadcast::forward(how, shape), dtype, g, tiles, groups);
-        variants.insert(0, Variant::single("attention_broadcast", launch));
+        variants.insert(0, Variant::single(format!("{name}_broadcast"), launch));
     }
     if how.cached && g.queries <= step::FEW {
-        variants.push(Variant::single("attention_step", step::launch(how, g, dtype)));
+        let launch = step::launch(buffers(Access::widest(g.size, dtype, false)), g, dtype);
+        variants.push(Variant::single(format!("{name}_step"), launch));
     }
     preferred(variants, caps)
 }

@@ -7,6 +7,7 @@
 
 mod broadcast;
 mod cases;
+pub mod coded;
 mod fast;
 mod geometry;
 mod gradient;
@@ -18,6 +19,7 @@ mod text;
 mod tile;
 
 pub use cases::cases;
+pub use coded::AttentionCoded;
 pub use gradient::AttentionGradient;
 
 use super::launch::{Caps, Variant};
@@ -255,6 +257,10 @@ impl Operator for Attention {
         let n = self.sources();
         let g = self.geometry(self.name(), &inputs[..n], &inputs[n..]).expect("the signature was checked");
         lower::forward(self, &g, inputs[0].dtype, caps)
+    }
+
+    fn over_codes(&self) -> Option<Arc<dyn Operator>> {
+        self.cached.then(|| Arc::new(AttentionCoded(self.clone())) as _)
     }
 
     fn is_heavy(&self) -> bool {

@@ -1,13 +1,12 @@
 //! Attention of few queries over a cache of many keys: on the host rows read where they lie, on a device one workgroup for each
 //! query and head.
 
-use super::Attention;
 use super::fast::{Sources, normalise};
 use super::geometry::Geometry;
-use super::text::{Access, Buffers, columns};
+use super::text::{Buffers, columns};
 use crate::ops::fast::math::sum_of_pairs;
 use crate::ops::fast::widest;
-use crate::ops::launch::{Bind, Kernel, Launch};
+use crate::ops::launch::{Kernel, Launch};
 use crate::tensor::DType;
 use rayon::prelude::*;
 
@@ -57,18 +56,13 @@ widest! {
     }
 }
 
-/// The kernel with its bindings.
-pub(super) fn launch(how: &Attention, g: &Geometry, dtype: DType) -> Launch {
+/// The kernel with the bindings that all forward kernels have.
+pub(super) fn launch(buffers: Buffers, g: &Geometry, dtype: DType) -> Launch {
     let parts = g.size.div_ceil(4);
     let kernel = Kernel::new("attention_step")
         .constant("LANES", LANES as u32)
         .constant("PARTS", parts as u32)
         .constant("SHARES", (LANES / parts) as u32)
         .paste("COLUMNS", columns(4));
-    Buffers::new(g, Access::widest(g.size, dtype, false))
-        .sources(how)
-        .trailing(how, how.sources())
-        .write("out", "0u", Bind::Output(0))
-        .words("lse", "read_write", "f32", Bind::Output(1))
-        .launch(kernel, dtype, g, 1, g.batch * g.heads * g.queries)
+    buffers.launch(kernel, dtype, g, 1, g.batch * g.heads * g.queries)
 }

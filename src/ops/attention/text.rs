@@ -168,6 +168,26 @@ impl Buffers {
         self
     }
 
+    /// Rows of 8-bit codes to read through `load_NAME`, each times its scale.
+    pub fn read_codes(mut self, name: &str, codes: Bind, scales: Bind) -> Self {
+        self.declare(name, "read", "u32", codes);
+        self.declare(&format!("{name}_scale"), "read", "f32", scales);
+        let four = |place: &str| {
+            format!("vec4<f32>(unpack4xI8({name}[row / 4u + {place}])) * {name}_scale[row / SIZE]")
+        };
+        if matches!(self.access, Access::Eight | Access::HalfEight) {
+            let [low, high] = ["chunk * 2u", "chunk * 2u + 1u"].map(four);
+            self.line(&format!("fn chunk_{name}(row: u32, chunk: u32) -> mat2x4<f32> {{"));
+            self.line(&format!("    return mat2x4<f32>({low}, {high});\n}}"));
+            return self;
+        }
+        self.line(&format!(
+            "fn load_{name}(row: u32, part: u32) -> vec4<f32> {{ return {}; }}",
+            four("part")
+        ));
+        self
+    }
+
     /// A buffer of rows to write through `store_NAME`.
     pub fn write(mut self, name: &str, offset: &str, bind: Bind) -> Self {
         let kind = if self.access == Access::One { "Elem" } else { "vec4<Elem>" };
@@ -211,6 +231,12 @@ impl Buffers {
             "params.value_offset",
             part(2),
         )
+    }
+
+    /// q, and k and v as codes behind which their scales come.
+    pub fn coded_sources(self) -> Self {
+        let input = Bind::Input;
+        self.read("q", "0u", input(0)).read_codes("k", input(1), input(2)).read_codes("v", input(3), input(4))
     }
 
     /// mask and rng, as far as there are any, from input `first`.

@@ -60,7 +60,7 @@ pub struct Layout {
 impl Layout {
     /// Groups of a row.
     pub fn groups(&self) -> usize {
-        self.cols.div_ceil(self.group)
+        self.cols.div_ceil(self.group.max(1))
     }
 
     /// Elements of the codes' storage for a row: bytes, or words.

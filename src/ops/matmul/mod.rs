@@ -273,7 +273,7 @@ impl Operator for Matmul {
 
     fn on_codes(&self, turned: bool) -> Option<Arc<dyn Operator>> {
         let (has_bias, activation) = (self.has_bias, self.activation.clone());
-        self.reads_rows(turned).then(|| Arc::new(MatmulInt8 { has_bias, activation }) as _)
+        self.reads_rows(turned).then(|| Arc::new(MatmulInt8 { has_bias, activation, group: None }) as _)
     }
 
     fn matmul(&self) -> Option<&Matmul> {

@@ -104,6 +104,7 @@ impl MatmulCodedGroup {
             .constant("LANES", template.lanes() as u32)
             .paste("INPUT", input + &template.shared(together))
             .paste("OUTPUT", self.declare_outputs())
+            .paste("BEGIN", "")
             .paste("BODY", body);
         let launch = Launch::new(kernel, self.bindings(), template.groups(tiles.iter().sum()));
         Variant::single(template.name().replace("vector", "group"), with_params(launch, columns, &tiles))

@@ -155,6 +155,7 @@ impl Plan<'_> {
                 .constant("LANES", template.lanes() as u32)
                 .paste("INPUT", template.declare_x() + &template.declare(0, 1) + &template.shared(1))
                 .paste("OUTPUT", self.output("array<f32>"))
+                .paste("BEGIN", "")
                 .paste("BODY", body);
             let launch = Launch::new(kernel, self.bindings(), template.groups(tiles));
             Variant::single(template.name(), vector::with_params(launch, &[n], &[tiles]))

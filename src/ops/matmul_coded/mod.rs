@@ -7,7 +7,7 @@ mod cases;
 pub mod group;
 mod host;
 mod launch;
-mod vector;
+pub(in crate::ops) mod vector;
 
 pub use super::coded::{Layout, Packing};
 pub use cases::cases;

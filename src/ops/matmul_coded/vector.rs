@@ -4,6 +4,9 @@
 //! load there costs the same for 4 bytes and for 32, a broadcast costs one instruction, and nothing is left to be summed across
 //! lanes. Elsewhere a team of lanes walks along K over some rows of W, and sums meet in workgroup memory. Codes become numbers in
 //! registers; a group's sum is scaled once.
+//!
+//! X may be coded on the way, to 8 bits with a scale for each row: then every workgroup finds the rows' scales for itself, sums are of
+//! whole numbers and exact, f32 for so few terms that it holds them and i32 beyond.
 
 use crate::ops::coded::Layout;
 use crate::ops::launch::{Caps, Launch};
@@ -19,6 +22,8 @@ const MOST_OWN: usize = 4;
 const MOST_GROUPS: usize = 128;
 /// Invocations of a workgroup that shares memory.
 const SHARED_GROUP: usize = 128;
+/// Products of two codes of 8 bits that f32 sums exactly.
+const RUN: usize = 1024;
 /// Names of a vector's parts.
 const PARTS: [&str; 4] = ["x", "y", "z", "w"];
 
@@ -29,7 +34,7 @@ macro_rules! line {
 
 /// What distinguishes one generated kernel from another.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Template {
+pub(in crate::ops) struct Template {
     layout: Layout,
     /// Rows of X.
     m: usize,
@@ -39,6 +44,17 @@ pub(super) struct Template {
     lanes: usize,
     /// True where lanes own rows, in a subgroup.
     owns: bool,
+    /// How X is coded, if it is: W then is of bytes with a scale a row.
+    coding: Option<Coding>,
+}
+
+/// How rows of X become codes of 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::ops) struct Coding {
+    /// What the largest magnitude is divided by for a scale; without it, the scale is given in the buffer `x_scale`.
+    pub divisor: Option<f32>,
+    /// The lowest and the highest code.
+    pub bounds: [f32; 2],
 }
 
 impl Template {
@@ -56,19 +72,24 @@ impl Template {
                 words <= most && chunk <= 8 * size && chunk.is_multiple_of(size)
             };
             let words = [8, 4, 2, 1].into_iter().filter(fits).find(|&words| suits(&layout, words))?;
-            Some(Template { layout, m, words, lanes: size, owns: true })
+            Some(Template { layout, m, words, lanes: size, owns: true, coding: None })
         });
         let shared = (caps.max_invocations as usize >= SHARED_GROUP).then(|| {
             let words = [4, 2, 1].into_iter().find(|&words| suits(&layout, words))?;
             let chunks = layout.cols / (words * layout.of_word());
             let lanes = if chunks >= 32 { 32 } else { chunks.next_power_of_two().max(4) };
-            Some(Template { layout, m, words, lanes, owns: false })
+            Some(Template { layout, m, words, lanes, owns: false, coding: None })
         });
         let mut templates: Vec<Template> = [owns, shared].into_iter().flatten().flatten().collect();
         if !caps.is_cpu {
             templates.reverse();
         }
         templates
+    }
+
+    /// The kernel that codes X on the way.
+    pub fn coding(self, coding: Coding) -> Template {
+        Template { coding: Some(coding), ..self }
     }
 
     /// Name of the variant.
@@ -173,7 +194,67 @@ impl Template {
             let sums = self.rows_of_each(matrices) * matrices * self.m;
             line!(text, "var<workgroup> partial: array<f32, {}>;", SHARED_GROUP * sums);
         }
+        let Some(coding) = self.coding else { return text };
+        let [low, high] = coding.bounds;
+        line!(
+            text,
+            "fn coded(x: f32, factor: f32) -> f32 {{ return round(clamp(x * factor, {low:?}, {high:?})); }}"
+        );
+        if !self.owns {
+            line!(text, "var<workgroup> largest_of: array<u32, {SHARED_GROUP}>;");
+            line!(text, "var<workgroup> row_scales: array<f32, {}>;", self.m);
+        }
         text
+    }
+
+    /// What comes before all tiles: the scales of X's rows, `x_scale{i}`, and what X is multiplied with for its codes.
+    pub fn begin(&self, text: &mut String) {
+        let Some(coding) = self.coding else { return };
+        for i in 0..self.m {
+            let Some(divisor) = coding.divisor else {
+                line!(text, "let x_scale{i} = x_scale[0];\nlet factor{i} = factor_of(x_scale{i});");
+                continue;
+            };
+            line!(text, "var largest{i} = 0u;");
+            if self.owns {
+                line!(text, "for (var at = 0u; at < {}u; at += 1u) {{", self.layout.cols / self.chunk());
+                self.read_share(text, i);
+                for part in 0..self.share() {
+                    line!(text, "largest{i} = max(largest{i}, magnitude(own{i}_{part}));");
+                }
+                line!(text, "}}\nlet most{i} = subgroupMax(largest{i});");
+            } else {
+                let fours = self.layout.cols / 4;
+                line!(text, "for (var at = local.x; at < {fours}u; at += {SHARED_GROUP}u) {{");
+                line!(text, "let v = a[{}u + at];", fours * i);
+                line!(text, "let two = max(magnitude(v.x), magnitude(v.y));");
+                line!(
+                    text,
+                    "largest{i} = max(largest{i}, max(two, max(magnitude(v.z), magnitude(v.w))));\n}}"
+                );
+                line!(text, "workgroupBarrier();\nlargest_of[local.x] = largest{i};");
+                line!(
+                    text,
+                    "for (var half = {}u; half > 0u; half /= 2u) {{\nworkgroupBarrier();",
+                    SHARED_GROUP / 2
+                );
+                line!(text, "if local.x < half {{");
+                line!(
+                    text,
+                    "largest_of[local.x] = max(largest_of[local.x], largest_of[local.x + half]);\n}}\n}}"
+                );
+                line!(text, "workgroupBarrier();\nlet most{i} = largest_of[0];");
+            }
+            line!(
+                text,
+                "let x_scale{i} = scale_of(most{i}, {divisor:?});\nlet factor{i} = factor_of(x_scale{i});"
+            );
+        }
+        if !self.owns {
+            line!(text, "if local.x == 0u {{");
+            (0..self.m).for_each(|i| line!(text, "row_scales[{i}] = x_scale{i};"));
+            line!(text, "}}\nworkgroupBarrier();");
+        }
     }
 
     /// A loop over the tiles of a workgroup, each done by `each`.
@@ -214,12 +295,15 @@ impl Template {
         }
         match self.owns {
             true => self.store_own(text, matrices.len(), each, n, store),
-            false => self.meet(text, matrices.len(), each, n, store),
+            false => self.meet(text, matrices, each, n, store),
         }
     }
 
     /// All groups in order by one lane.
     fn walk_groups(&self, text: &mut String, matrices: &[usize], each: usize) {
+        if self.coding.is_some() {
+            return self.walk_runs(text, matrices, each);
+        }
         let long = self.chunks_of_group();
         let many = self.layout.groups() > 1 && long > 1;
         match (self.layout.groups(), long) {
@@ -243,6 +327,23 @@ impl Template {
         line!(text, "}}");
     }
 
+    /// Whole numbers in order by one lane: runs that f32 sums exactly go to sums in i32.
+    fn walk_runs(&self, text: &mut String, matrices: &[usize], each: usize) {
+        let (count, run) = (each * matrices.len(), RUN / self.chunk());
+        let sums: Vec<(usize, usize)> = (0..count).flat_map(|r| (0..self.m).map(move |i| (r, i))).collect();
+        sums.iter().for_each(|(r, i)| line!(text, "var u{r}_{i} = 0i;"));
+        line!(text, "for (var base = 0u; base < chunks; base += {run}u) {{");
+        self.clear(text, count, 0);
+        line!(text, "for (var at = base; at < min(base + {run}u, chunks); at += 1u) {{");
+        self.multiply_shared(text, matrices, each, false);
+        line!(text, "}}");
+        sums.iter().for_each(|(r, i)| line!(text, "u{r}_{i} += i32(t{r}_{i}_0);"));
+        line!(text, "}}");
+        for (r, i) in sums {
+            line!(text, "s{r}_{i} = f32(u{r}_{i}) * scales{}[g_at{r}];", matrices[r / each]);
+        }
+    }
+
     /// Sums of a group, before its scale: `t{r}_{i}_{group}`, and of X alone, where offsets need it.
     fn clear(&self, text: &mut String, count: usize, group: usize) {
         for i in 0..self.m {
@@ -258,7 +359,11 @@ impl Template {
         let (share, count) = (self.share(), each * matrices.len());
         for i in 0..self.m {
             self.read_share(text, i);
+            if self.coding.is_some() {
+                (0..share).for_each(|p| line!(text, "let code{i}_{p} = coded(own{i}_{p}, factor{i});"));
+            }
         }
+        let own = if self.coding.is_some() { "code" } else { "own" };
         self.read_codes(text, matrices, each, "at");
         let per_group = self.chunk() / self.groups_of_chunk();
         for g in 0..self.groups_of_chunk() {
@@ -271,7 +376,7 @@ impl Template {
                     for e in 0..self.layout.of_word() {
                         let element = word * self.layout.of_word() + e;
                         let (part, lane) = (element % share, element / share);
-                        line!(text, "let x{i}_{element} = subgroupBroadcast(own{i}_{part}, {lane}u);");
+                        line!(text, "let x{i}_{element} = subgroupBroadcast({own}{i}_{part}, {lane}u);");
                     }
                 }
                 for r in 0..count {
@@ -386,7 +491,8 @@ impl Template {
             line!(text, "{{\nlet column = first + {}u;\nif column < {n} {{", r * self.lanes);
             for i in 0..self.m {
                 line!(text, "{{\nlet row = {i}u;");
-                (0..matrices).for_each(|y| line!(text, "let y{y} = s{}_{i};", y * each + r));
+                let scale = if self.coding.is_some() { format!(" * x_scale{i}") } else { String::new() };
+                (0..matrices).for_each(|y| line!(text, "let y{y} = s{}_{i}{scale};", y * each + r));
                 line!(text, "{store}\n}}");
             }
             line!(text, "}}\n}}");
@@ -402,7 +508,11 @@ impl Template {
                 let row = self.layout.cols / 4 * i;
                 line!(text, "let xv{i}_{four} = a[{row}u + at * {}u + {four}u];", chunk / 4);
                 for (j, part) in PARTS.iter().enumerate() {
-                    line!(text, "let x{i}_{} = xv{i}_{four}.{part};", four * 4 + j);
+                    let x = format!("xv{i}_{four}.{part}");
+                    match self.coding {
+                        Some(_) => line!(text, "let x{i}_{} = coded({x}, factor{i});", four * 4 + j),
+                        None => line!(text, "let x{i}_{} = {x};", four * 4 + j),
+                    }
                 }
             }
         }
@@ -428,6 +538,13 @@ impl Template {
                     }
                 }
             }
+            if self.coding.is_some() {
+                // Of one lane alone: few enough terms that f32 holds their sum.
+                for (r, i) in (0..count).flat_map(|r| (0..self.m).map(move |i| (r, i))) {
+                    line!(text, "s{r}_{i} += t{r}_{i}_{g};");
+                }
+                continue;
+            }
             let (first, together) = (self.groups_of_chunk(), self.scales_together());
             let place = match self.layout.groups() {
                 1 => "0u".to_string(),
@@ -441,7 +558,8 @@ impl Template {
     }
 
     /// The team's sums added up: lane `i * each + column` of it stores row i of that column.
-    fn meet(&self, text: &mut String, matrices: usize, each: usize, n: &str, store: &str) {
+    fn meet(&self, text: &mut String, list: &[usize], each: usize, n: &str, store: &str) {
+        let matrices = list.len();
         let (lanes, stored) = (self.lanes, each * self.m);
         let values = stored * matrices;
         for (r, i) in (0..self.m).flat_map(|i| (0..each * matrices).map(move |r| (r, i))) {
@@ -450,18 +568,25 @@ impl Template {
         }
         line!(text, "workgroupBarrier();");
         line!(text, "for (var e = lane; e < {stored}u; e += {lanes}u) {{");
-        for y in 0..matrices {
-            line!(text, "var y{y} = 0.0;");
-            line!(text, "for (var j = 0u; j < {lanes}u; j += 1u) {{");
-            line!(text, "y{y} += partial[(team * {values}u + {}u + e) * {lanes}u + j];\n}}", y * stored);
-        }
         line!(text, "let column = first + e % {each}u;\nlet row = e / {each}u;");
+        for (y, matrix) in list.iter().enumerate() {
+            let place = format!("(team * {values}u + {}u + e) * {lanes}u + j", y * stored);
+            line!(text, "var sum{y} = {};", if self.coding.is_some() { "0i" } else { "0.0" });
+            line!(text, "for (var j = 0u; j < {lanes}u; j += 1u) {{");
+            if self.coding.is_none() {
+                line!(text, "sum{y} += partial[{place}];\n}}\nlet y{y} = sum{y};");
+                continue;
+            }
+            line!(text, "sum{y} += i32(partial[{place}]);\n}}");
+            let scale = format!("scales{matrix}[min(column, {n} - 1u)]");
+            line!(text, "let y{y} = f32(sum{y}) * {scale} * row_scales[row];");
+        }
         line!(text, "if column < {n} {{\n{store}\n}}\n}}");
     }
 }
 
 /// The parameters: rows and tiles of each matrix.
-pub(super) fn with_params(launch: Launch, columns: &[usize], tiles: &[usize]) -> Launch {
+pub(in crate::ops) fn with_params(launch: Launch, columns: &[usize], tiles: &[usize]) -> Launch {
     let of = |list: &[usize], i: usize| list.get(i).copied().unwrap_or(0);
     launch
         .param("n0", of(columns, 0))

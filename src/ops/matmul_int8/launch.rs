@@ -16,6 +16,9 @@ const ROW_UNIT: usize = 16;
 
 pub(super) fn variants(op: &MatmulInt8, sizes: Sizes, caps: &Caps) -> Vec<Variant> {
     let whole = sizes.k.is_multiple_of(4);
+    if let Some(group) = op.group {
+        return by_groups(op, sizes, group, caps);
+    }
     let k = if whole { sizes.k } else { sizes.k.next_multiple_of(ROW_UNIT) };
     let plan = Plan { op, sizes: Sizes { k, ..sizes } };
     let broadcast = (caps.subgroup && [4, 8].contains(&caps.subgroup_size))
@@ -36,6 +39,26 @@ pub(super) fn variants(op: &MatmulInt8, sizes: Sizes, caps: &Caps) -> Vec<Varian
         variants.iter_mut().for_each(|variant| bring_to_words(variant, sizes, k));
     }
     variants.push(Plan { op, sizes }.plain());
+    variants
+}
+
+/// Kernels for groups of columns with scales: those that hold their loads whole.
+fn by_groups(op: &MatmulInt8, sizes: Sizes, group: usize, caps: &Caps) -> Vec<Variant> {
+    let plan = Plan { op, sizes };
+    let mut variants = vec![];
+    if sizes.k.is_multiple_of(4) && group.is_multiple_of(4) {
+        variants.extend(plan.vectors(caps));
+        if caps.is_cpu && group <= register::RUN {
+            let broadcast = caps.subgroup && [4, 8].contains(&caps.subgroup_size);
+            let lanes = caps.subgroup_size as usize;
+            variants
+                .extend(broadcast.then(|| plan.register(register::Sum::Fma, lanes, "matmul_int8_broadcast")));
+            variants.push(plan.register(register::Sum::Fma, 1, "matmul_int8_register"));
+        } else if caps.max_invocations as usize >= tile::GROUP && group.is_multiple_of(tile::STAGE) {
+            variants.extend(plan.tiles());
+        }
+    }
+    variants.push(plan.plain());
     variants
 }
 
@@ -66,6 +89,8 @@ impl Plan<'_> {
     fn plain(&self) -> Variant {
         let count = self.sizes.m * self.sizes.n;
         let launch = self.launch(Kernel::new("matmul_int8_plain"), "array<f32>", count.div_ceil(64));
+        let launch = launch.param("group", self.op.group.unwrap_or(self.sizes.k));
+        let launch = launch.param("groups", self.op.groups(self.sizes.k));
         Variant::single("matmul_int8_plain", launch)
     }
 
@@ -78,8 +103,13 @@ impl Plan<'_> {
             lanes,
             rows,
             columns,
-            chunk: if k.is_multiple_of(8) { 8 } else { 4 },
-            in_runs: sum == register::Sum::Fma && k > register::RUN,
+            chunk: if k.is_multiple_of(8) && self.op.group.is_none_or(|g| g.is_multiple_of(8)) {
+                8
+            } else {
+                4
+            },
+            in_runs: self.op.group.is_some() || sum == register::Sum::Fma && k > register::RUN,
+            group: self.op.group,
             fours: n.is_multiple_of(4),
         };
         let tile_n = columns * lanes;
@@ -102,7 +132,8 @@ impl Plan<'_> {
 
     /// For many outputs the larger tile first, which reads less for each sum; then the same with the other form of the product.
     fn tiles(&self) -> Vec<Variant> {
-        let tile = |side, packed, name| self.tile(tile::Template { side, packed }, name);
+        let tile =
+            |side, packed, name| self.tile(tile::Template { side, packed, group: self.op.group }, name);
         let small = tile(4, true, "matmul_int8_tile");
         let large = tile(8, true, "matmul_int8_tile_large");
         let unpacked = tile(4, false, "matmul_int8_tile_unpack");
@@ -117,6 +148,7 @@ impl Plan<'_> {
             .constant("TILE", side as u32)
             .paste("SUMS", template.sums())
             .paste("MULTIPLY", template.multiply())
+            .paste("END_GROUP", template.end_group())
             .paste("STORE", template.store());
         Variant::single(name, self.launch(kernel, "array<f32>", tiles).param("tiles", tiles))
     }
@@ -134,7 +166,7 @@ impl Plan<'_> {
             let launch = self.launch(kernel, "array<f32>", template.groups(tiles)).param("tiles", tiles);
             Variant::single(template.name(), launch)
         };
-        vector::Template::fitting(m, k, caps).into_iter().map(variant).collect()
+        vector::Template::fitting(m, k, self.op.group, caps).into_iter().map(variant).collect()
     }
 
     /// Completes a launch with what all kernels share.
@@ -150,7 +182,7 @@ impl Plan<'_> {
     fn output(&self, array: &str) -> String {
         let mut text = String::from(
             "@group(0) @binding(2) var<storage, read> a_scale: array<f32>;   // [M]\n\
-             @group(0) @binding(3) var<storage, read> b_scale: array<f32>;   // [N]\n",
+             @group(0) @binding(3) var<storage, read> b_scale: array<f32>;   // [N] or [N, groups]\n",
         );
         let (mut binding, mut bias) = (4, "return 0.0;");
         if self.op.has_bias {

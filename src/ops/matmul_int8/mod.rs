@@ -2,7 +2,8 @@
 //!
 //! A [.., K] has a scale for each row, B [N, K] one for each of its rows, which are the output's columns: weights as [out, in].
 //! Sums are whole numbers, kept in i32, or in f32 for runs of K so short that f32 holds them exactly; scales are applied to
-//! the finished sums alone. So every kernel gives the same up to the rounding of the last few operations.
+//! the finished sums alone. So every kernel gives the same up to the rounding of the last few operations. B may have a scale for
+//! each group of columns instead: sums within a group are whole numbers, and those of groups are added up in f32.
 //!
 //! `matmul_int8_plain` is the referee, `matmul_int8_tile` is for GPUs, the register kernels are for drivers that run on the
 //! CPU, `matmul_int8_vector` for few rows. Where K is no multiple of four, rows begin within a word: they are then
@@ -14,9 +15,11 @@ mod register;
 mod tile;
 mod vector;
 
+use super::coding_matmul::CodingMatmul;
 use super::dequantize_rows::expect_scales;
 use super::launch::{Caps, Variant};
 use super::pointwise::Pointwise;
+use super::quantize_rows::Rule;
 use super::{Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, in_precision, rows};
 use crate::tensor::{DType, Data, Real, Shape, Tensor, Type, View, ViewMut};
 use rayon::prelude::*;
@@ -33,6 +36,8 @@ pub struct MatmulInt8 {
     pub has_bias: bool,
     /// A program of one input and one output applied to each element.
     pub activation: Option<Pointwise>,
+    /// Columns of B that share a scale, where that is not all of a row; b_scale then is [N, groups].
+    pub group: Option<usize>,
 }
 
 /// Rows of A, rows of B, and what both are summed over.
@@ -60,16 +65,31 @@ impl MatmulInt8 {
         MatmulInt8 { activation: Some(activation), ..self }
     }
 
+    /// One scale for so many columns of a row of B.
+    pub fn with_groups(self, group: usize) -> Self {
+        MatmulInt8 { group: Some(group), ..self }
+    }
+
+    /// Groups of a row of B.
+    fn groups(&self, k: usize) -> usize {
+        self.group.map_or(1, |group| k.div_ceil(group))
+    }
+
     fn compute<R: Real>(&self, inputs: &[&Tensor], c: &mut Tensor) {
         let Sizes { n, k, .. } = Sizes::of(&inputs[0].shape, &inputs[1].shape);
         let (a, b) = (inputs[0].as_i8(), inputs[1].as_i8());
         let (a_scale, b_scale) = (inputs[2].real::<R>(), inputs[3].real::<R>());
         let bias = inputs.get(4).map(|bias| bias.real::<R>());
+        let (group, groups) = (self.group.unwrap_or(k), self.groups(k));
         let rows = c.real_mut::<R>().par_chunks_mut(n).zip(a.par_chunks(k)).zip(a_scale);
         rows.for_each(|((c, a), &scale)| {
             for (j, (c, b)) in c.iter_mut().zip(b.chunks(k)).enumerate() {
-                let sum: i32 = a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
-                let y = R::of(sum.into()) * scale * b_scale[j];
+                let parts = a.chunks(group).zip(b.chunks(group)).zip(&b_scale[j * groups..]);
+                let part = |((a, b), &b_scale): ((&[i8], &[i8]), &R)| {
+                    let sum: i32 = a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum();
+                    R::of(sum.into()) * scale * b_scale
+                };
+                let y: R = parts.map(part).sum();
                 *c = bias.map_or(y, |bias| y + bias[j]);
             }
         });
@@ -83,6 +103,7 @@ impl Operator for MatmulInt8 {
 
     fn settings(&self) -> String {
         let mut parts = vec![];
+        parts.extend(self.group.map(|group| format!("group={group}")));
         parts.extend(self.has_bias.then(|| "bias".to_string()));
         parts.extend(self.activation.as_ref().map(|a| format!("then={}({})", a.name(), a.settings())));
         parts.join(",")
@@ -110,7 +131,14 @@ impl Operator for MatmulInt8 {
         }
         let rows = &a.shape[..a.shape.len() - 1];
         expect_scales(op, "a_scale", &inputs[2], rows)?;
-        expect_scales(op, "b_scale", &inputs[3], &b.shape[..1])?;
+        match self.group {
+            Some(group) if !(1..=k).contains(&group) => {
+                let (expected, got) = (format!("1 to {k}"), group.to_string());
+                return Err(Error::Setting { op, setting: "group", expected, got });
+            }
+            Some(_) => expect_scales(op, "b_scale", &inputs[3], &[b.shape[0], self.groups(k)])?,
+            None => expect_scales(op, "b_scale", &inputs[3], &b.shape[..1])?,
+        }
         if let Some(bias) = inputs.get(4) {
             expect_scales(op, "bias", bias, &b.shape[..1])?;
         }
@@ -141,6 +169,24 @@ impl Operator for MatmulInt8 {
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         let hint = "codes are whole numbers: train through a fake quantisation instead";
         Err(Error::NoGradient { op: self.name(), hint })
+    }
+
+    fn common_inputs(&self) -> &'static [usize] {
+        &[0, 2]
+    }
+
+    fn coding(&self, rule: Rule, fixed: bool) -> Option<Arc<dyn Operator>> {
+        if self.group.is_some() {
+            return None;
+        }
+        let program = self.activation.clone();
+        Some(Arc::new(CodingMatmul { has_bias: self.has_bias, program, ..CodingMatmul::new(rule, fixed) }))
+    }
+
+    fn with_epilogue(&self, program: &Pointwise) -> Option<Arc<dyn Operator>> {
+        let simple = program.inputs == 1 && program.outputs.len() == 1;
+        (self.activation.is_none() && simple)
+            .then(|| Arc::new(self.clone().with_activation(program.clone())) as _)
     }
 
     fn launch(&self, inputs: &[Type], _outputs: &[Type], caps: &Caps) -> Vec<Variant> {
@@ -178,7 +224,7 @@ impl<E: Emit + ?Sized> MatmulInt8Emit for E {
     fn linear_int8(&mut self, x: Codes, weight: Codes, bias: Option<Value>) -> Result<Value> {
         let mut inputs = vec![x.codes, weight.codes, x.scales, weight.scales];
         inputs.extend(bias);
-        self.apply_one(Arc::new(MatmulInt8 { has_bias: bias.is_some(), activation: None }), &inputs)
+        self.apply_one(Arc::new(MatmulInt8 { has_bias: bias.is_some(), ..MatmulInt8::default() }), &inputs)
     }
 }
 
@@ -222,6 +268,29 @@ pub fn cases() -> Cases {
     for sizes in [[17, 24, 16], [2, 24, 64], [3, 7, 9]] {
         add_case(&mut cases, MatmulInt8::default().with_bias(), &[], sizes);
     }
+    // Groups that hold several loads, one and a part of one; the last one shorter; groups of no whole words.
+    for ([m, n, k], group) in [
+        ([1, 24, 576], 32),
+        ([4, 33, 128], 64),
+        ([2, 9, 96], 16),
+        ([9, 17, 160], 64),
+        ([70, 66, 256], 32),
+        ([33, 130, 1536], 128),
+        ([5, 7, 60], 12),
+        ([3, 5, 33], 8),
+    ] {
+        let op = MatmulInt8::default().with_groups(group);
+        add_case(&mut cases, op.clone(), &[], [m, n, k]).sums(k.div_ceil(group));
+        let activation = Pointwise::single("gelu_tanh", 0.0);
+        add_case(&mut cases, op.with_bias().with_activation(activation), &[], [m, n, k])
+            .sums(k.div_ceil(group));
+    }
+    // Every remainder of K, in few rows and many.
+    for k in [1, 3, 4, 31, 32, 33, 1024, 4096] {
+        for m in [2, 17] {
+            add_case(&mut cases, MatmulInt8::default(), &[], [m, 19, k]);
+        }
+    }
     for code in [i8::MIN, i8::MAX] {
         for [m, n, k] in [[9, 17, 1024], [9, 17, 4096], [2, 17, 4096], [3, 5, 1027]] {
             let same = |rows: usize| Tensor::i8([rows, k], vec![code; rows * k]);
@@ -232,19 +301,28 @@ pub fn cases() -> Cases {
     cases
 }
 
-fn add_case(cases: &mut Cases, op: MatmulInt8, batch: &[usize], [m, n, k]: [usize; 3]) {
+fn add_case<'a>(
+    cases: &'a mut Cases,
+    op: MatmulInt8,
+    batch: &[usize],
+    [m, n, k]: [usize; 3],
+) -> &'a mut super::Case {
     let a = cases.codes(Shape::new([batch, &[m, k]].concat()));
     let b = cases.codes([n, k]);
-    add_codes(cases, format!("{} {batch:?} m{m} n{n} k{k}", op.settings()), op, a, b);
+    add_codes(cases, format!("{} {batch:?} m{m} n{n} k{k}", op.settings()), op, a, b)
 }
 
-fn add_codes(cases: &mut Cases, label: String, op: MatmulInt8, a: Tensor, b: Tensor) {
-    let mut inputs = vec![cases.statistic(&a.shape[..a.shape.len() - 1]), cases.statistic(&b.shape[..1])];
+fn add_codes(cases: &mut Cases, label: String, op: MatmulInt8, a: Tensor, b: Tensor) -> &mut super::Case {
+    let scales = match op.group {
+        Some(_) => Shape::from([b.shape[0], op.groups(b.shape[1])]),
+        None => Shape::from(&b.shape[..1]),
+    };
+    let mut inputs = vec![cases.statistic(&a.shape[..a.shape.len() - 1]), cases.statistic(scales)];
     if op.has_bias {
         inputs.push(cases.statistic(&b.shape[..1]));
     }
     inputs.splice(0..0, [a, b]);
-    cases.add(label, op, inputs).no_gradient();
+    cases.add(label, op, inputs).no_gradient()
 }
 
 #[cfg(test)]

@@ -40,8 +40,10 @@ pub(super) struct Template {
     pub columns: usize,
     /// Codes of one load and of one turn of the loop: 4 or 8.
     pub chunk: usize,
-    /// True if K is longer than a run.
+    /// True if sums go in runs, since K is longer than one, or for groups.
     pub in_runs: bool,
+    /// Columns that share a scale: a run then is a group, whose scaled sum is added up as f32 in the output's place.
+    pub group: Option<usize>,
     /// Write four elements at a time.
     pub fours: bool,
 }
@@ -72,8 +74,9 @@ impl Template {
         self.bases(&mut text);
         match self.in_runs {
             true => {
-                line!(text, "for (var first = 0u; first < params.k; first += {RUN}u) {{");
-                line!(text, "let end = min(first + {RUN}u, params.k) / {}u;", self.chunk);
+                let run = self.group.unwrap_or(RUN);
+                line!(text, "for (var first = 0u; first < params.k; first += {run}u) {{");
+                line!(text, "let end = min(first + {run}u, params.k) / {}u;", self.chunk);
             }
             false => line!(text, "let first = 0u;\nlet end = params.k / {}u;", self.chunk),
         }
@@ -149,7 +152,14 @@ impl Template {
             line!(text, "let is_last = end == chunks;");
         }
         for c in 0..self.columns {
-            line!(text, "let scale_{c} = b_scale[min(column + {c}u, last_n)];");
+            match self.group {
+                None => line!(text, "let scale_{c} = b_scale[min(column + {c}u, last_n)];"),
+                Some(group) => line!(
+                    text,
+                    "let scale_{c} = b_scale[min(column + {c}u, last_n) * ((params.k + {}u) / {group}u) + first / {group}u];",
+                    group - 1
+                ),
+            }
             line!(text, "let bias_{c} = bias_at(min(column + {c}u, last_n));");
         }
         for r in 0..self.rows {
@@ -191,6 +201,12 @@ impl Template {
             return;
         }
         let before = if self.fours { format!("before[{}]", c % 4) } else { "before".to_string() };
+        if self.group.is_some() {
+            line!(text, "let t{c} = fma(f32(s{r}_{c}), scale_{c}, bitcast<f32>({before}));");
+            let done = format!("finish(t{c}, row_scale, 1.0, bias_{c})");
+            line!(text, "let y{c} = select(bitcast<u32>(t{c}), bitcast<u32>({done}), is_last);");
+            return;
+        }
         line!(text, "let t{c} = i32(s{r}_{c}) + bitcast<i32>({before});");
         let done = finished(&format!("f32(t{c})"));
         line!(text, "let y{c} = select(bitcast<u32>(t{c}), bitcast<u32>({done}), is_last);");

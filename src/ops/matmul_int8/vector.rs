@@ -32,19 +32,24 @@ pub(super) struct Template {
     subgroup: Option<usize>,
     /// True if the lanes' last turn along K is not whole.
     ragged: bool,
+    /// Columns that share a scale: what a lane sums of one load is then scaled at once.
+    group: Option<usize>,
 }
 
 impl Template {
     /// The kernels for these sizes on this adapter, the preferred one first.
-    pub fn fitting(m: usize, k: usize, caps: &Caps) -> Vec<Template> {
+    pub fn fitting(m: usize, k: usize, group: Option<usize>, caps: &Caps) -> Vec<Template> {
         if m > MOST_ROWS {
             return vec![];
         }
-        let words = [4, 2, 1].into_iter().find(|words| k.is_multiple_of(4 * words)).unwrap_or(1);
+        let whole = |words: &usize| {
+            k.is_multiple_of(4 * words) && group.is_none_or(|group| group.is_multiple_of(4 * words))
+        };
+        let words = [4, 2, 1].into_iter().find(whole).unwrap_or(1);
         let mut templates = vec![];
         let mut add = |lanes: usize, subgroup| {
             let ragged = !(k / 4 / words).is_multiple_of(lanes);
-            templates.push(Template { m, words, subgroup, ragged });
+            templates.push(Template { m, words, subgroup, ragged, group });
         };
         if caps.subgroup && [4, 8].contains(&caps.subgroup_size) && m <= caps.subgroup_size as usize {
             add(caps.subgroup_size as usize, Some(caps.subgroup_size as usize));
@@ -96,7 +101,8 @@ impl Template {
             line!(text, "@group(0) @binding({binding}) var<storage, read> {name}: array<{array}>;");
         }
         if self.subgroup.is_none() {
-            line!(text, "var<workgroup> partial: array<i32, {}>;", self.group() * self.columns() * self.m);
+            let count = self.group() * self.columns() * self.m;
+            line!(text, "var<workgroup> partial: array<{}, {count}>;", self.sum());
         }
         text
     }
@@ -113,7 +119,7 @@ impl Template {
         line!(text, "let first = (tile * {}u + team) * {columns}u;", self.group() / lanes);
         for r in 0..columns {
             line!(text, "let b_at{r} = min(first + {r}u, params.n - 1u) * chunks;");
-            (0..m).for_each(|i| line!(text, "var s{r}_{i} = 0i;"));
+            (0..m).for_each(|i| line!(text, "var s{r}_{i} = {}(0);", self.sum()));
         }
         line!(text, "for (var start = 0u; start < chunks; start += {lanes}u) {{");
         match self.ragged {
@@ -134,9 +140,18 @@ impl Template {
         }
         for r in 0..columns {
             line!(text, "let b{r} = b[b_at{r} + at];");
+            if let Some(group) = self.group {
+                let row =
+                    format!("min(first + {r}u, params.n - 1u) * ((params.k + {}u) / {group}u)", group - 1);
+                line!(text, "let scale{r} = b_scale[{row} + at * {}u / {group}u];", 4 * self.words);
+            }
             for i in 0..m {
-                for w in 0..self.words {
-                    line!(text, "s{r}_{i} += dot4I8Packed(a{i}_{w}, {});", self.part(&format!("b{r}"), w));
+                let product =
+                    |w: usize| format!("dot4I8Packed(a{i}_{w}, {})", self.part(&format!("b{r}"), w));
+                let products: Vec<String> = (0..self.words).map(product).collect();
+                match self.group {
+                    Some(_) => line!(text, "s{r}_{i} += f32({}) * scale{r};", products.join(" + ")),
+                    None => products.iter().for_each(|product| line!(text, "s{r}_{i} += {product};")),
                 }
             }
         }
@@ -145,9 +160,15 @@ impl Template {
         line!(text, "let column = first + lane % {columns}u;");
         line!(text, "if lane < {}u && column < params.n {{", columns * m);
         line!(text, "let row = lane / {columns}u;");
-        line!(text, "let done = finish(f32(y), a_scale[row], b_scale[column], bias_at(column));");
+        let scale = if self.group.is_some() { "1.0" } else { "b_scale[column]" };
+        line!(text, "let done = finish(f32(y), a_scale[row], {scale}, bias_at(column));");
         line!(text, "c[row * params.n + column] = done;\n}}\n}}");
         text
+    }
+
+    /// Type of a lane's sums.
+    fn sum(&self) -> &'static str {
+        if self.group.is_some() { "f32" } else { "i32" }
     }
 
     fn part(&self, vector: &str, word: usize) -> String {
@@ -158,7 +179,7 @@ impl Template {
     fn meet(&self, text: &mut String) {
         let (columns, lanes) = (self.columns(), self.lanes());
         let values = columns * self.m;
-        line!(text, "var y = 0i;");
+        line!(text, "var y = {}(0);", self.sum());
         for e in 0..values {
             let (r, i) = (e % columns, e / columns);
             match self.subgroup.is_some() {
