@@ -4,7 +4,8 @@ use crate::graph::{Graph, Source};
 use crate::model::{self, Extent, Family, Forward, Mode, Stored, Weights};
 use crate::ops::coded::{Activations, Layout};
 use crate::passes::{
-    self, CodedWeight, Epilogue, Fuse, Group, Part, Pass, Quantize, Residual, StoredWeight, Tidy,
+    self, CodedCache, CodedWeight, Coding, Epilogue, Fuse, Group, Part, Pass, Quantize, Residual,
+    StoredWeight, Tidy,
 };
 use crate::plan::{Arena, Engine, Plan, Residents, Span};
 use crate::tensor::quant::Coded;
@@ -32,6 +33,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Deployment {
     pass: Quantize,
     tensors: HashMap<String, Tensor>,
+    coded_cache: bool,
 }
 
 impl Deployment {
@@ -57,7 +59,12 @@ impl Deployment {
             };
             pass.weights.insert(name.to_string(), weight);
         }
-        Deployment { pass, tensors }
+        Deployment { pass, tensors, coded_cache: false }
+    }
+
+    /// Keeps keys and values of what was read as 8-bit codes: a fourth of the memory, for heads of a multiple of four elements.
+    pub fn with_coded_cache(self) -> Deployment {
+        Deployment { coded_cache: true, ..self }
     }
 
     /// A forward pass over the weights as they are stored; `results` names what is wanted of it. With `group`, matmuls of one
@@ -74,7 +81,8 @@ impl Deployment {
         results(&mut graph, forward)?;
         let mut list: Vec<&dyn Pass> = vec![&self.pass, &Tidy, &Residual, &Fuse];
         if matches!(mode, Mode::Continue { .. }) {
-            list.push(&Group);
+            list.extend([&Coding as &dyn Pass, &Group]);
+            list.extend(self.coded_cache.then_some(&CodedCache as &dyn Pass));
         }
         list.push(&Epilogue);
         let (graph, _) = passes::run(&list, graph).map_err(train::Error::from)?;

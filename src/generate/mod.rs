@@ -9,7 +9,7 @@ pub use reader::{Pace, Work};
 pub use sampling::{Sampling, sample};
 
 use crate::data::{self, tokenizer::Tokenizer};
-use crate::deploy;
+use crate::deploy::{self, Deployment};
 use crate::exchange::{self, Opened};
 use crate::model::{self, Family, Weights};
 use crate::tensor::random::Stream;
@@ -95,7 +95,18 @@ impl Writer {
         target: &Target,
         longest: usize,
     ) -> Result<Writer> {
-        let reader = Reader::new(family, weights, target, longest.clamp(1, family.context()))?;
+        Writer::over(family, &Deployment::new(weights), tokenizer, target, longest)
+    }
+
+    /// The same for a model made ready in a way of one's own, such as with a cache of codes.
+    pub fn over(
+        family: &dyn Family,
+        deployment: &Deployment,
+        tokenizer: Option<Tokenizer>,
+        target: &Target,
+        longest: usize,
+    ) -> Result<Writer> {
+        let reader = Reader::new(family, deployment, target, longest.clamp(1, family.context()))?;
         Ok(Writer { reader, vocabulary: family.vocabulary(), tokenizer, device: target.describe() })
     }
 

@@ -5,7 +5,7 @@
 
 use super::Result;
 use crate::deploy::{self, Deployment};
-use crate::model::{Extent, Family, Mode, Weights};
+use crate::model::{Extent, Family, Mode};
 use crate::ops::Value;
 use crate::plan::{Engine, Plan};
 use crate::tensor::Tensor;
@@ -66,10 +66,14 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Room for `capacity` tokens.
-    pub fn new(family: &dyn Family, weights: &Weights, target: &Target, capacity: usize) -> Result<Reader> {
+    pub fn new(
+        family: &dyn Family,
+        deployment: &Deployment,
+        target: &Target,
+        capacity: usize,
+    ) -> Result<Reader> {
         let mut counts = vec![capacity.min(CHUNK), 1];
         counts.dedup();
-        let deployment = Deployment::new(weights);
         let graph = |&count: &usize| {
             let extent = Extent { batch: 1, context: count };
             deployment.graph(family, extent, Mode::Continue { capacity }, |graph, forward| {

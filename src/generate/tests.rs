@@ -102,6 +102,28 @@ fn a_prompt_read_in_chunks_gives_the_scores_of_the_whole() {
 }
 
 #[test]
+fn a_cache_of_codes_gives_almost_the_same_scores() {
+    for (name, family) in families(40) {
+        let weights = lively(&*family);
+        let text = text(40);
+        let expected = whole(&*family, &weights, &text);
+        let deployment = Deployment::new(&weights).with_coded_cache();
+        let mut writer = Writer::over(&*family, &deployment, None, &Target::Host, 40).unwrap();
+        // A chunk, then token by token.
+        let (mut differs, mut squares, mut errors) = (false, 0.0, 0.0);
+        for (at, expected) in expected.iter().enumerate().skip(30) {
+            let got = writer.logits(&text[..=at]).unwrap();
+            differs |= got != *expected;
+            for (got, expected) in got.iter().zip(expected) {
+                squares += expected * expected;
+                errors += (got - expected) * (got - expected);
+            }
+        }
+        assert!(differs && errors.sqrt() < 0.03 * squares.sqrt(), "{name}: {errors} of {squares}");
+    }
+}
+
+#[test]
 fn what_two_texts_begin_with_is_read_once() {
     let (name, family) = families(32).remove(1);
     let weights = lively(&*family);

@@ -3,6 +3,8 @@
 //! A pass runs once, before anything is planned or uploaded; it knows nothing of plans or devices.
 
 mod aware;
+mod coded_cache;
+mod coding;
 mod epilogue;
 mod fuse;
 mod group;
@@ -17,6 +19,8 @@ mod residual;
 mod tidy;
 
 pub use aware::{Deployed, Learned, QuantizationAware};
+pub use coded_cache::CodedCache;
+pub use coding::Coding;
 pub use epilogue::Epilogue;
 pub use fuse::Fuse;
 pub use group::Group;
