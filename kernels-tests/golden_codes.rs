@@ -5,6 +5,7 @@
 
 mod golden;
 
+use kiln::compress::{Gptq, Gram, gptq, output_error, smooth};
 use kiln::tensor::Tensor;
 use kiln::tensor::quant::{Coded, Origin, Scheme, Share, encode};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -37,7 +38,75 @@ fn main() {
         let file = folder.join("int_quant.safetensors");
         Trial::test(case.0, move || check(&file, &case)).with_ignored_flag(absent)
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit();
+    let mut trials: Vec<Trial> = trials.collect();
+    for case in gptq_cases() {
+        let file = folder.join("gptq.safetensors");
+        let run = move || check_gptq(&file, &case);
+        trials.push(Trial::test(case.0, run).with_ignored_flag(absent));
+    }
+    let file = folder.join("int_quant.safetensors");
+    trials.push(Trial::test("smoothquant", move || check_smooth(&file)).with_ignored_flag(absent));
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Share of codes that must be equal: a rounding error in one column moves all that come after it.
+const EQUAL_CODES: f64 = 0.98;
+/// By how much the error of the outputs may be off.
+const OUTPUT_ERROR: f64 = 0.02;
+
+/// Name in the golden file, scheme, order, and what is added to a code to have the file's; none by rounding to nearest.
+type GptqCase = (&'static str, Scheme, Option<bool>, i32);
+
+fn gptq_cases() -> Vec<GptqCase> {
+    vec![
+        ("rtn4", Scheme::asymmetric(4, Share::Row), None, 0),
+        ("gptq4_asym", Scheme::asymmetric(4, Share::Row), Some(false), 0),
+        ("gptq4_sym", Scheme::wide(4, Share::Row), Some(false), 8),
+        ("gptq3_asym", Scheme::asymmetric(3, Share::Row), Some(false), 0),
+        ("gptq8", Scheme::asymmetric(8, Share::Row), Some(false), 128),
+        ("gptq4_g32", Scheme::asymmetric(4, Share::Group(32)), Some(false), 0),
+        ("gptq4_actorder", Scheme::asymmetric(4, Share::Row), Some(true), 0),
+    ]
+}
+
+fn check_gptq(file: &Path, case: &GptqCase) -> Result<(), Failed> {
+    let &(name, scheme, order, shift) = case;
+    let one = |name: &str| golden::tensors(file, name)?.remove("").ok_or(Failed::from("no such tensor"));
+    let (weight, x) = (one("W")?, one("X")?);
+    let [rows, cols] = [weight.shape[0], weight.shape[1]];
+    let matrix = weight.real::<f32>();
+    let gram = Gram::of(x.real(), cols);
+    let coded = match order {
+        None => encode(matrix, rows, cols, &scheme)?,
+        Some(act_order) => gptq(matrix, rows, &scheme, &gram, &Gptq { act_order, ..Gptq::default() })?,
+    };
+    let expected = golden::tensors(file, &format!("{name}."))?;
+    let codes = expected["codes"].to_f64();
+    let equal =
+        coded.codes.iter().zip(&codes).filter(|(a, b)| f64::from(i32::from(**a) + shift) == **b).count();
+    if (equal as f64) < EQUAL_CODES * codes.len() as f64 {
+        return Err(format!("{equal} of {} codes are equal", codes.len()).into());
+    }
+    let theirs: Vec<f32> = expected["dequant"].real::<f32>().to_vec();
+    let [ours, theirs] = [coded.decode(), theirs].map(|after| output_error(matrix, &after, rows, &gram));
+    match (ours / theirs - 1.0).abs() <= OUTPUT_ERROR {
+        true => Ok(()),
+        false => Err(format!("the outputs' error is {ours}, expected {theirs}").into()),
+    }
+}
+
+fn check_smooth(file: &Path) -> Result<(), Failed> {
+    let one = |name: &str| golden::tensors(file, name)?.remove("").ok_or(Failed::from("no such tensor"));
+    let (weight, x, expected) = (one("W")?, one("X")?, golden::tensors(file, "smoothquant.")?);
+    let largest = |t: &Tensor| {
+        let cols = t.shape[1];
+        (0..cols)
+            .map(|c| t.real::<f32>().iter().skip(c).step_by(cols).fold(0.0f32, |m, x| m.max(x.abs())))
+            .collect()
+    };
+    let (of_x, of_w): (Vec<f32>, Vec<f32>) = (largest(&x), largest(&weight));
+    let scales: Vec<f64> = smooth(&of_x, &of_w, 0.5).into_iter().map(f64::from).collect();
+    close("scale", &scales, &expected["scale"].to_f64())
 }
 
 fn check(file: &Path, case: &Case) -> Result<(), Failed> {

@@ -127,7 +127,7 @@ fn run_check(setting: &Setting, target: &Target, check: &Check) -> Result<(), Fa
     let &(scheme, method, golden, tolerance) = check;
     let family = setting.family.as_ref();
     let request = Request {
-        scheme: named(scheme)?,
+        schemes: named(scheme)?.into(),
         method,
         selection: Selection::default(),
         correct_bias: false,

@@ -1,6 +1,7 @@
 //! The command line: one file a command. Exit code 0 on success, 2 for wrong usage, 1 for anything else.
 
 mod bench;
+mod compress;
 mod costs;
 mod demo;
 mod devices;
@@ -13,6 +14,7 @@ mod inspect;
 mod passage;
 mod plot;
 mod quantize;
+mod sensitivity;
 mod tokenizer;
 mod train;
 mod tune;
@@ -40,6 +42,10 @@ enum Command {
     Quantize(quantize::Quantize),
     /// Tell how far one model is from another over a text.
     Diff(diff::Diff),
+    /// Compress a model by a recipe of passes.
+    Compress(compress::Compress),
+    /// Estimate how much a model minds each layer being quantised.
+    Sensitivity(sensitivity::SensitivityCommand),
     /// Train a tokenizer, encode and decode with one, or look into it.
     Tokenizer(tokenizer::TokenizerCommand),
     /// Train a small GPT on the built-in stories in a few minutes, and let it write.
@@ -70,6 +76,8 @@ pub fn main() -> ExitCode {
         Command::Evaluate(command) => command.run(),
         Command::Quantize(command) => command.run(),
         Command::Diff(command) => command.run(),
+        Command::Compress(command) => command.run(),
+        Command::Sensitivity(command) => command.run(),
         Command::Tokenizer(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Inspect(command) => command.run(),
@@ -150,9 +158,15 @@ fn is_usage_of_run(error: &crate::train::Error) -> bool {
 
 fn is_usage_of_compression(error: &crate::compress::Error) -> bool {
     use crate::compress::Error;
+    if let Error::Stage { source, .. } = error {
+        return is_usage_of_compression(source);
+    }
     matches!(
         error,
-        Error::Scheme { .. }
+        Error::Recipe { .. }
+            | Error::Budget { .. }
+            | Error::Foreign { .. }
+            | Error::Scheme { .. }
             | Error::NoMatch { .. }
             | Error::NoCalibration { .. }
             | Error::Unfit { .. }

@@ -5,6 +5,7 @@ use super::{Usage, count};
 use crate::compress::{Gptq, Method, Outcome, Request, Selection, calibration_windows, named, quantize};
 use crate::data::text::Text;
 use crate::data::tokenizer::{Spec, Tokenizer};
+use crate::data::windows::Batch;
 use crate::exchange::{self, Opened, Options, export_gguf};
 use crate::model::{Convention, Family, WEIGHTS_FILE, Weights};
 use crate::train::Target;
@@ -30,18 +31,8 @@ pub struct Quantize {
     /// How codes are chosen.
     #[arg(long, value_enum, default_value_t = How::Rtn)]
     method: How,
-    /// File or folder of text that the methods but rtn need. May be given again.
-    #[arg(long, value_name = "PATH")]
-    calibrate: Vec<PathBuf>,
-    /// char (the vocabulary is that of the text), or a tokenizer.json, instead of the model's own.
-    #[arg(long, value_name = "char|PATH")]
-    tokenizer: Option<Spec>,
-    /// Windows of the text to calibrate with.
-    #[arg(long, value_name = "COUNT", default_value_t = 128, value_parser = count)]
-    samples: usize,
-    /// Tokens in a window; at most the model's context.
-    #[arg(long, value_name = "COUNT", default_value_t = 512, value_parser = count)]
-    context: usize,
+    #[command(flatten)]
+    text: CalibrationText,
     /// Patterns of the names of weights to quantise, `*` for any run of characters. May be given again.
     #[arg(long, value_name = "PATTERN")]
     targets: Vec<String>,
@@ -108,26 +99,11 @@ impl Quantize {
     pub fn run(self) -> anyhow::Result<()> {
         let scheme = named(&self.scheme)?;
         let method = self.method();
-        if self.output.exists() {
-            let text =
-                format!("{} is there already\n  hint: name a folder that is not", self.output.display());
-            return Err(Usage(text).into());
-        }
+        let output = Output { path: &self.output, format: self.format, from: &self.model };
+        output.expect_free()?;
         let folder = resolve(&self.model, false)?;
         let Opened { family, weights, tokenizer } = exchange::open(&folder)?;
-        let batches = match self.calibrate.is_empty() {
-            true => vec![],
-            false => {
-                let context = self.context.min(family.context());
-                let named = self
-                    .tokenizer
-                    .as_ref()
-                    .map(|spec| Tokenizer::prepare(spec, &Text::open(&self.calibrate)?.contents()));
-                let named = named.transpose()?;
-                let tokenizer = named.as_ref().or(tokenizer.as_ref()).ok_or_else(|| no_tokenizer(&folder))?;
-                calibration_windows(&self.calibrate, tokenizer, context, self.samples)?
-            }
-        };
+        let batches = self.text.windows(&folder, family.as_ref(), tokenizer.as_ref())?;
         // Rounding alone needs no device.
         let target = match batches.is_empty() {
             true => Target::Host,
@@ -135,43 +111,16 @@ impl Quantize {
         };
         let targets = (!self.targets.is_empty()).then(|| self.targets.clone());
         let selection = Selection { targets, ignore: self.ignore.clone() };
-        let request =
-            Request { scheme, method, selection, correct_bias: self.correct_bias, batches: &batches };
-        let (quantised, outcomes) = quantize(family.as_ref(), &weights, &target, &request)?;
-        self.write(&folder, family.as_ref(), &quantised, tokenizer.as_ref())?;
-        self.report(&outcomes, &weights)
-    }
-
-    /// Writes a GGUF file where the output is called so, else a folder.
-    fn write(
-        &self,
-        folder: &Path,
-        family: &dyn Family,
-        weights: &Weights,
-        tokenizer: Option<&Tokenizer>,
-    ) -> anyhow::Result<()> {
-        let convention = match self.format {
-            _ if self.is_gguf() => {
-                let name = self.model.file_stem().map_or("model".into(), |name| name.to_string_lossy());
-                let options = Options { name: name.into_owned(), ..Options::default() };
-                let exported = export_gguf(&self.output, family, weights, tokenizer, &options)?;
-                exported.notes.iter().for_each(|note| eprintln!("note     {note}"));
-                return Ok(());
-            }
-            Format::Kiln => Convention::Kiln,
-            Format::CompressedTensors => Convention::CompressedTensors,
+        let request = Request {
+            schemes: scheme.into(),
+            method,
+            selection,
+            correct_bias: self.correct_bias,
+            batches: &batches,
         };
-        write_folder(&self.output, |new| {
-            weights.save_as(new, family, convention)?;
-            if let (false, Some(tokenizer)) = (folder.is_dir(), tokenizer) {
-                tokenizer.save(new)?;
-            }
-            copy_companions(folder, new)
-        })
-    }
-
-    fn is_gguf(&self) -> bool {
-        self.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+        let (quantised, outcomes) = quantize(family.as_ref(), &weights, &target, &request)?;
+        output.write(&folder, family.as_ref(), &quantised, tokenizer.as_ref())?;
+        print_outcomes(&outcomes, &weights, &output, self.json)
     }
 
     fn method(&self) -> Method {
@@ -182,53 +131,152 @@ impl Quantize {
             How::Smoothquant => Method::Smooth { alpha: self.alpha },
         }
     }
+}
 
-    fn report(&self, outcomes: &[Outcome], weights: &Weights) -> anyhow::Result<()> {
-        let elements = |o: &Outcome| (o.rows * o.cols) as f64;
-        let quantised: f64 = outcomes.iter().map(elements).sum();
-        let bits: f64 = outcomes.iter().map(|o| elements(o) * o.bits_per_weight).sum();
-        let all = weights.count_elements() as f64;
-        let (of_layers, of_model) = (bits / quantised, (bits + 32.0 * (all - quantised)) / all);
-        let file = if self.is_gguf() { self.output.clone() } else { self.output.join(WEIGHTS_FILE) };
-        let bytes = std::fs::metadata(file)?.len();
-        let mut out = std::io::stdout().lock();
-        if self.json {
-            let layer = |o: &Outcome| {
-                json!({
-                    "weight": o.weight, "rows": o.rows, "cols": o.cols, "bits_per_weight": o.bits_per_weight,
-                    "sqnr_db": o.sqnr_db.is_finite().then_some(o.sqnr_db), "output_error": o.output_error, "note": o.note,
-                })
-            };
-            let layers: Vec<_> = outcomes.iter().map(layer).collect();
-            let all = json!({
-                "output": self.output, "scheme": self.scheme, "bits_per_weight": of_layers,
-                "bits_per_weight_of_model": of_model, "bytes": bytes, "layers": layers,
-            });
-            writeln!(out, "{all}")?;
+/// Where a compressed model goes.
+pub struct Output<'a> {
+    /// Folder, or file whose name ends in .gguf.
+    pub path: &'a Path,
+    /// How a folder is written.
+    pub format: Format,
+    /// What it was made of, for its name.
+    pub from: &'a Path,
+}
+
+impl Output<'_> {
+    /// Writes a GGUF file where the output is called so, else a folder.
+    pub fn write(
+        &self,
+        folder: &Path,
+        family: &dyn Family,
+        weights: &Weights,
+        tokenizer: Option<&Tokenizer>,
+    ) -> anyhow::Result<()> {
+        let convention = match self.format {
+            _ if self.is_gguf() => {
+                let name = self.from.file_stem().map_or("model".into(), |name| name.to_string_lossy());
+                let options = Options { name: name.into_owned(), ..Options::default() };
+                let exported = export_gguf(self.path, family, weights, tokenizer, &options)?;
+                exported.notes.iter().for_each(|note| eprintln!("note     {note}"));
+                return Ok(());
+            }
+            Format::Kiln => Convention::Kiln,
+            Format::CompressedTensors => Convention::CompressedTensors,
+        };
+        write_folder(self.path, |new| {
+            weights.save_as(new, family, convention)?;
+            if let (false, Some(tokenizer)) = (folder.is_dir(), tokenizer) {
+                tokenizer.save(new)?;
+            }
+            copy_companions(folder, new)
+        })
+    }
+
+    fn is_gguf(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+    }
+
+    /// Refuses a place where something is.
+    pub fn expect_free(&self) -> anyhow::Result<()> {
+        if !self.path.exists() {
             return Ok(());
         }
-        let width = outcomes.iter().map(|o| o.weight.len()).max().unwrap_or(0).max(6);
-        writeln!(
-            out,
-            "{:width$}  {:>13}  {:>6}  {:>8}  {:>12}",
-            "weight", "out x in", "bits", "SQNR dB", "output error"
-        )?;
-        for o in outcomes {
-            let size = format!("{} x {}", o.rows, o.cols);
-            let error = o.output_error.map_or("-".to_string(), |error| format!("{error:.3e}"));
-            let bits = o.bits_per_weight;
-            writeln!(
-                out,
-                "{:width$}  {size:>13}  {bits:>6.3}  {:>8.2}  {error:>12}  {}",
-                o.weight, o.sqnr_db, o.note
-            )?;
-        }
-        writeln!(
-            out,
-            "\n{} layers at {of_layers:.3} bits per weight; the model at {of_model:.3}",
-            outcomes.len()
-        )?;
-        writeln!(out, "{} ({:.2} MiB)", self.output.display(), bytes as f64 / f64::from(1 << 20))?;
-        Ok(())
+        let text = format!("{} is there already\n  hint: name a folder that is not", self.path.display());
+        Err(Usage(text).into())
     }
+
+    fn bytes(&self) -> anyhow::Result<u64> {
+        let file = if self.is_gguf() { self.path.to_path_buf() } else { self.path.join(WEIGHTS_FILE) };
+        Ok(std::fs::metadata(file)?.len())
+    }
+}
+
+/// A text that methods measure with.
+#[derive(Args)]
+pub struct CalibrationText {
+    /// File or folder of text to measure with. May be given again.
+    #[arg(long, value_name = "PATH")]
+    pub calibrate: Vec<PathBuf>,
+    /// char (the vocabulary is that of the text), or a tokenizer.json, instead of the model's own.
+    #[arg(long, value_name = "char|PATH")]
+    pub tokenizer: Option<Spec>,
+    /// Windows of the text, evenly spread over it.
+    #[arg(long, value_name = "COUNT", default_value_t = 128, value_parser = count)]
+    pub samples: usize,
+    /// Tokens in a window; at most the model's context.
+    #[arg(long, value_name = "COUNT", default_value_t = 512, value_parser = count)]
+    pub context: usize,
+}
+
+impl CalibrationText {
+    /// Windows of the text; none where there is no text.
+    pub fn windows(
+        &self,
+        model: &Path,
+        family: &dyn Family,
+        tokenizer: Option<&Tokenizer>,
+    ) -> anyhow::Result<Vec<Batch>> {
+        if self.calibrate.is_empty() {
+            return Ok(vec![]);
+        }
+        let prepare = |spec: &Spec| Tokenizer::prepare(spec, &Text::open(&self.calibrate)?.contents());
+        let named = self.tokenizer.as_ref().map(prepare).transpose()?;
+        let tokenizer = named.as_ref().or(tokenizer).ok_or_else(|| no_tokenizer(model))?;
+        let context = self.context.min(family.context());
+        Ok(calibration_windows(&self.calibrate, tokenizer, context, self.samples)?)
+    }
+}
+
+/// What became of each layer, as a table or as JSON.
+pub fn print_outcomes(
+    outcomes: &[Outcome],
+    weights: &Weights,
+    output: &Output,
+    json: bool,
+) -> anyhow::Result<()> {
+    let elements = |o: &Outcome| (o.rows * o.cols) as f64;
+    let quantised: f64 = outcomes.iter().map(elements).sum();
+    let bits: f64 = outcomes.iter().map(|o| elements(o) * o.bits_per_weight).sum();
+    let all = weights.count_elements() as f64;
+    let (of_layers, of_model) = (bits / quantised, (bits + 32.0 * (all - quantised)) / all);
+    let bytes = output.bytes()?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        let layer = |o: &Outcome| {
+            json!({
+                "weight": o.weight, "scheme": o.scheme, "rows": o.rows, "cols": o.cols, "bits_per_weight": o.bits_per_weight,
+                "sqnr_db": o.sqnr_db.is_finite().then_some(o.sqnr_db), "output_error": o.output_error, "note": o.note,
+            })
+        };
+        let layers: Vec<_> = outcomes.iter().map(layer).collect();
+        let all = json!({
+            "output": output.path, "bits_per_weight": of_layers,
+            "bits_per_weight_of_model": of_model, "bytes": bytes, "layers": layers,
+        });
+        writeln!(out, "{all}")?;
+        return Ok(());
+    }
+    let width = outcomes.iter().map(|o| o.weight.len()).max().unwrap_or(0).max(6);
+    writeln!(
+        out,
+        "{:width$}  {:>13}  {:>9}  {:>6}  {:>8}  {:>12}",
+        "weight", "out x in", "scheme", "bits", "SQNR dB", "output error"
+    )?;
+    for o in outcomes {
+        let size = format!("{} x {}", o.rows, o.cols);
+        let error = o.output_error.map_or("-".to_string(), |error| format!("{error:.3e}"));
+        let bits = o.bits_per_weight;
+        writeln!(
+            out,
+            "{:width$}  {size:>13}  {:>9}  {bits:>6.3}  {:>8.2}  {error:>12}  {}",
+            o.weight, o.scheme, o.sqnr_db, o.note
+        )?;
+    }
+    writeln!(
+        out,
+        "\n{} layers at {of_layers:.3} bits per weight; the model at {of_model:.3}",
+        outcomes.len()
+    )?;
+    writeln!(out, "{} ({:.2} MiB)", output.path.display(), bytes as f64 / f64::from(1 << 20))?;
+    Ok(())
 }

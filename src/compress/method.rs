@@ -17,7 +17,7 @@ use crate::tensor::quant::{Coded, Scheme, encode, encode_double};
 use crate::train::job::feeds_of;
 use crate::train::{self, Target};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// How codes are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,11 +52,33 @@ impl Method {
     }
 }
 
+/// Which scheme each layer's weight gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assignment {
+    /// The scheme of all that are not told apart.
+    pub scheme: Named,
+    /// Those of some, by their weights.
+    pub each: BTreeMap<String, Named>,
+}
+
+impl From<Named> for Assignment {
+    fn from(scheme: Named) -> Assignment {
+        Assignment { scheme, each: BTreeMap::new() }
+    }
+}
+
+impl Assignment {
+    /// The scheme of a weight.
+    pub fn of(&self, weight: &str) -> Named {
+        self.each.get(weight).copied().unwrap_or(self.scheme)
+    }
+}
+
 /// What is to be done with a model.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
-    /// The scheme.
-    pub scheme: Named,
+    /// The schemes.
+    pub schemes: Assignment,
     /// The method.
     pub method: Method,
     /// Which layers.
@@ -76,6 +98,8 @@ pub struct Outcome {
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
+    /// Name of its scheme.
+    pub scheme: &'static str,
     /// Bits of one weight, scales and zeros in.
     pub bits_per_weight: f64,
     /// Signal to noise of the weight, in dB.
@@ -87,43 +111,65 @@ pub struct Outcome {
 }
 
 /// Quantises a model's weights; gives those to store and what became of each layer.
+///
+/// Weights that are quantised already stay as they are; to choose one of them is an error.
 pub fn quantize(
     family: &dyn Family,
     weights: &Weights,
     target: &Target,
     request: &Request,
 ) -> Result<(Weights, Vec<Outcome>)> {
-    if let Some((name, _)) = weights.stored().next() {
-        return Err(Error::AlreadyQuantised { name: name.to_string() });
-    }
     let needs_text = request.method.calibrates() || request.correct_bias;
     if needs_text && request.batches.is_empty() {
         let method = if request.method.calibrates() { request.method.name() } else { "bias correction" };
         return Err(Error::NoCalibration { method });
     }
-    let extent = match request.batches.first() {
-        Some(batch) => Extent { batch: batch.rows, context: batch.context },
-        None => Extent { batch: 1, context: family.context().min(8) },
-    };
-    let (graph, all) = layers_of(family, extent)?;
+    let (_, all) = layers_of(family, extent_of(family, request.batches))?;
     let chosen = request.selection.of(&all)?;
-    let mut work =
-        Work { family, weights: weights.clone(), target, request, all: &all, notes: HashMap::new() };
-    let before = match request.method {
-        Method::Awq | Method::Smooth { .. } => Some(probe(family, weights, target, &request.batches[0])?),
-        Method::Nearest | Method::Gptq(_) => None,
+    let is_chosen = |name: &str| chosen.iter().any(|linear| linear.weight == name);
+    if let Some((name, _)) = weights.stored().find(|(name, _)| is_chosen(name)) {
+        return Err(Error::AlreadyQuantised { name: name.to_string() });
+    }
+    let (weights, notes) = match request.method {
+        Method::Awq | Method::Smooth { .. } => rescaled(family, weights, target, request)?,
+        Method::Nearest | Method::Gptq(_) => (weights.clone(), HashMap::new()),
     };
+    let mut work = Work { family, weights, target, request, all: &all, notes };
+    let outcomes = work.code(&chosen)?;
+    Ok((work.weights, outcomes))
+}
+
+/// Only moves scales between norms and layers, as AWQ or SmoothQuant choose them; what the model computes stays, which is proved on
+/// the first batch. Gives the weights and what was done to each.
+pub fn rescaled(
+    family: &dyn Family,
+    weights: &Weights,
+    target: &Target,
+    request: &Request,
+) -> Result<(Weights, HashMap<String, String>)> {
+    let method = request.method.name();
+    let first = request.batches.first().ok_or(Error::NoCalibration { method })?;
+    let (graph, all) = layers_of(family, extent_of(family, request.batches))?;
+    let chosen = request.selection.of(&all)?;
+    let before = probe(family, weights, target, first)?;
+    let weights = weights.clone();
+    let mut work = Work { family, weights, target, request, all: &all, notes: HashMap::new() };
     match request.method {
         Method::Awq => work.awq(&chosen, &folds(&graph, &all))?,
         Method::Smooth { alpha } => work.smooth(&chosen, &folds(&graph, &all), alpha)?,
         Method::Nearest | Method::Gptq(_) => {}
     }
-    if let Some(before) = before {
-        let after = probe(family, &work.weights, target, &request.batches[0])?;
-        expect_same(request.method.name(), &before, &after)?;
+    let after = probe(family, &work.weights, target, first)?;
+    expect_same(method, &before, &after)?;
+    Ok((work.weights, work.notes))
+}
+
+/// Sizes of a graph for batches, or of a small one where there are none.
+fn extent_of(family: &dyn Family, batches: &[Batch]) -> Extent {
+    match batches.first() {
+        Some(batch) => Extent { batch: batch.rows, context: batch.context },
+        None => Extent { batch: 1, context: family.context().min(8) },
     }
-    let outcomes = work.code(&chosen)?;
-    Ok((work.weights, outcomes))
 }
 
 /// Share of the largest score by which scores may differ after scales were moved: sums come in another order of size.
@@ -167,18 +213,20 @@ impl Work<'_> {
         Calibration { family: self.family, weights: &self.weights, target: self.target, batches }
     }
 
-    /// The codes that are asked for.
-    fn codes(&self) -> Result<Scheme> {
-        match self.request.scheme.form {
+    /// The codes that are asked for of a weight.
+    fn codes(&self, weight: &str) -> Result<Scheme> {
+        match self.request.schemes.of(weight).form {
             Form::Codes { scheme, .. } => Ok(scheme),
-            _ => Err(self.unfit(
-                "give it a scheme of codes, such as int4-g128 or W8A8; this one takes `--method rtn`",
-            )),
+            _ => {
+                let hint =
+                    "give it a scheme of codes, such as int4-g128 or W8A8; this one takes `--method rtn`";
+                Err(self.unfit(weight, hint))
+            }
         }
     }
 
-    fn unfit(&self, hint: &'static str) -> Error {
-        let (method, scheme) = (self.request.method.name(), self.request.scheme.name.to_string());
+    fn unfit(&self, weight: &str, hint: &'static str) -> Error {
+        let (method, scheme) = (self.request.method.name(), self.request.schemes.of(weight).name.to_string());
         Error::Unfit { method, scheme, hint }
     }
 
@@ -187,15 +235,15 @@ impl Work<'_> {
         let is_chosen = |name: &String| chosen.iter().any(|linear| linear.weight == *name);
         let found: Vec<&Fold> = folds.iter().filter(|fold| fold.weights.iter().all(is_chosen)).collect();
         match found.is_empty() {
-            true => {
-                Err(self.unfit("scales fold into norms whose every reader is quantised: choose more layers"))
-            }
+            true => Err(self.unfit(
+                &chosen[0].weight,
+                "scales fold into norms whose every reader is quantised: choose more layers",
+            )),
             false => Ok(found),
         }
     }
 
     fn smooth(&mut self, chosen: &[&Linear], folds: &[Fold], alpha: f32) -> Result<()> {
-        self.codes()?;
         if !(0.0..=1.0).contains(&alpha) {
             return Err(Error::Setting {
                 setting: "alpha",
@@ -221,12 +269,12 @@ impl Work<'_> {
     }
 
     fn awq(&mut self, chosen: &[&Linear], folds: &[Fold]) -> Result<()> {
-        let scheme = self.codes()?;
         let found = self.foldable(chosen, folds)?;
         let layers = self.behind(&found);
         let (channels, grams) = (self.calibration().channels(&layers)?, self.calibration().grams(&layers)?);
         for fold in found {
             let first = &fold.weights[0];
+            let scheme = self.codes(first)?;
             let matrices = fold.weights.iter().map(|name| Ok(self.matrix(name)?.0.into_owned()));
             let matrices = matrices.collect::<Result<Vec<_>>>()?;
             let list: Vec<(&[f32], usize)> = matrices.iter().map(|m| (&m[..], m.len() / fold.size)).collect();
@@ -265,7 +313,10 @@ impl Work<'_> {
     /// Stores every chosen weight as the scheme says.
     fn code(&mut self, chosen: &[&Linear]) -> Result<Vec<Outcome>> {
         let has_text = !self.request.batches.is_empty();
-        let measured = has_text && !matches!(self.request.scheme.form, Form::Single | Form::Halves(_));
+        let coded = |linear: &&Linear| {
+            !matches!(self.request.schemes.of(&linear.weight).form, Form::Single | Form::Halves(_))
+        };
+        let measured = has_text && chosen.iter().any(coded);
         let grams = if measured { self.calibration().grams(chosen)? } else { HashMap::new() };
         let channels = match self.request.correct_bias {
             true => self.calibration().channels(chosen)?,
@@ -299,7 +350,8 @@ impl Work<'_> {
                 weight: name.clone(),
                 rows: linear.rows,
                 cols: linear.cols,
-                bits_per_weight: self.request.scheme.bits_per_weight(linear.rows, linear.cols),
+                scheme: self.request.schemes.of(name).name,
+                bits_per_weight: self.request.schemes.of(name).bits_per_weight(linear.rows, linear.cols),
                 sqnr_db: sqnr_db(&matrix, &after),
                 output_error: grams.get(name).map(|gram| output_error(&matrix, &after, linear.rows, gram)),
                 note,
@@ -321,7 +373,7 @@ impl Work<'_> {
             let (shape, turned) = (shape.clone(), linear.turned);
             Some(Stored::Codes(Quantized { shape, coded, double, turned, activations }))
         };
-        match self.request.scheme.form {
+        match self.request.schemes.of(name).form {
             Form::Single => Ok(None),
             Form::Halves(dtype) => {
                 let rounded = self.weights.get(name)?.real::<f32>().iter().map(|&x| dtype.round(x)).collect();
@@ -329,9 +381,8 @@ impl Work<'_> {
             }
             Form::Blocks(block) => {
                 if let Method::Gptq(_) = self.request.method {
-                    return Err(
-                        self.unfit("blocks have scales of their own; choose int8, int4-g32 or int4-g128")
-                    );
+                    return Err(self
+                        .unfit(name, "blocks have scales of their own; choose int8, int4-g32 or int4-g128"));
                 }
                 let wrong = |source| Error::Block { name: name.clone(), source };
                 let bytes = block.encode(matrix, cols).map_err(wrong)?;
@@ -342,7 +393,9 @@ impl Work<'_> {
                 let wrong = |source| Error::Weight { name: name.clone(), source };
                 if let Method::Gptq(settings) = self.request.method {
                     if !gptq::is_fit(&scheme) {
-                        return Err(self.unfit("its scales are rounded too; choose int4-g32 or int4-g128"));
+                        return Err(
+                            self.unfit(name, "its scales are rounded too; choose int4-g32 or int4-g128")
+                        );
                     }
                     expect_finite(name, matrix, cols)?;
                     let coded = gptq(matrix, rows, &scheme, &grams[name], &settings)

@@ -3,6 +3,7 @@
 //! Everything here takes weights as numbers and gives weights as they are to be stored; the graph of a model tells which weights
 //! belong to linear layers, what feeds them and what may be folded into what.
 
+mod assign;
 mod awq;
 mod calibrate;
 mod cholesky;
@@ -11,18 +12,23 @@ mod fold;
 mod gptq;
 mod linear;
 mod method;
+mod recipe;
 mod scheme;
+mod sensitivity;
 mod smooth;
 mod windows;
 
+pub use assign::{Choice, assign};
 pub use awq::{Search, search};
 pub use calibrate::{Calibration, Channels, Gram, Samples};
 pub use cholesky::NotPositive;
 pub use fold::{Fold, folds, rescale};
 pub use gptq::{Gptq, gptq, output_error};
 pub use linear::{Linear, Selection, linears, matches};
-pub use method::{Method, Outcome, Request, quantize};
+pub use method::{Assignment, Method, Outcome, Request, quantize, rescaled};
+pub use recipe::{Recipe, Stage};
 pub use scheme::{Form, Named, named, names};
+pub use sensitivity::{LayerScore, Sensitivity, sensitivity};
 pub use smooth::smooth;
 pub use windows::calibration_windows;
 
@@ -111,6 +117,44 @@ pub enum Error {
         off: f32,
         /// Largest score.
         largest: f32,
+    },
+    /// A budget that no choice of schemes keeps to.
+    #[error(
+        "the schemes at hand take {least:.3} bits per weight at least, the budget is {budget}\n  hint: give a smaller scheme among the choices"
+    )]
+    Budget {
+        /// Bits per weight asked for.
+        budget: f64,
+        /// The fewest that can be had.
+        least: f64,
+    },
+    /// What was measured of sensitivity belongs to another model.
+    #[error(
+        "the sensitivity was measured on another model: {reason}\n  hint: measure this one with `kiln sensitivity`"
+    )]
+    Foreign {
+        /// What does not fit.
+        reason: String,
+    },
+    /// A recipe that cannot be read.
+    #[error("{place}: {reason}")]
+    Recipe {
+        /// The file.
+        place: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A stage of a recipe failed.
+    #[error("pass {number} `{stage}` (after: {before}): {source}")]
+    Stage {
+        /// Its number, from one.
+        number: usize,
+        /// Its kind.
+        stage: &'static str,
+        /// The stages before it.
+        before: String,
+        /// Why.
+        source: Box<Error>,
     },
     /// What was measured of a layer's inputs is of no use.
     #[error("inputs of `{name}`: {source}\n  hint: a longer text to calibrate with, or more damping")]
