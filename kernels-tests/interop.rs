@@ -130,11 +130,12 @@ fn transformers(python: &str, golden: &Path) -> Result<(), Failed> {
         let path = folder.path().join(format!("{name}.gguf"));
         export_gguf(&path, family.as_ref(), &weights, Some(&Tokenizer::characters(&letters)), &options)?;
     }
-    let place = golden.join("e2e/gpt2");
-    let family = open(&place)?;
-    let (weights, tokenizer) = (Weights::read(&place, family.as_ref())?, Tokenizer::load(&place)?);
-    let path = folder.path().join("text.gguf");
-    export_gguf(&path, family.as_ref(), &weights, Some(&tokenizer), &Options::default())?;
+    for (name, place) in [("text", golden.join("e2e/gpt2")), ("stories", golden.join("real/stories260K"))] {
+        let family = open(&place)?;
+        let (weights, tokenizer) = (Weights::read(&place, family.as_ref())?, Tokenizer::load(&place)?);
+        let path = folder.path().join(format!("{name}.gguf"));
+        export_gguf(&path, family.as_ref(), &weights, Some(&tokenizer), &Options::default())?;
+    }
     run(python, "transformers_gguf.py", &[folder.path(), golden])
 }
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, golden = Path(sys.argv[1]), Path(sys.argv[2])
 with torch.no_grad():
     for path in sorted(folder.glob("*.gguf")):
-        if path.stem == "text":
+        if path.stem in ("text", "stories"):
             continue
         source = golden / "models" / path.stem
         theirs = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
@@ -31,3 +31,13 @@ assert len(cases) > 50
 for case in cases:
     got, expected = (t(case["text"], add_special_tokens=False)["input_ids"] for t in (ours, theirs))
     assert got == expected, f"{case['text']!r}: {got}, expected {expected}"
+
+# A trained model tells its story from text to text.
+real = golden / "real" / "stories260K"
+tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="stories.gguf")
+model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="stories.gguf", dtype=torch.float32).eval()
+story = json.loads((real / "case.json").read_text())["generate"][0]
+tokens = tokenizer(story["prompt"], return_tensors="pt")["input_ids"]
+assert tokens[0].tolist() == story["prompt_ids"], f"{tokens}, expected {story['prompt_ids']}"
+told = model.generate(tokens, do_sample=False, max_new_tokens=story["options"]["max_new_tokens"])
+assert told[0].tolist() == story["ids"], f"{told}, expected {story['ids']}"

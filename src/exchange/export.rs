@@ -68,10 +68,15 @@ pub fn export_gguf(
     // Version 2 of the blocks is the only one in use since 2023.
     metadata.set("general.quantization_version", 2u32);
     described.keys.into_iter().for_each(|(key, value)| metadata.set(key, value));
-    if let Some(tokenizer) = tokenizer {
-        let (keys, notes) = vocabulary::write(tokenizer, family.vocabulary(), &family.config())?;
-        keys.into_iter().for_each(|(key, value)| metadata.set(key, value));
-        exported.notes.extend(notes);
+    match tokenizer {
+        None => {
+            exported.notes.push("the file has no tokenizer, and most programs do not load such files".into())
+        }
+        Some(tokenizer) => {
+            let (keys, notes) = vocabulary::write(tokenizer, family.vocabulary(), &family.config())?;
+            keys.into_iter().for_each(|(key, value)| metadata.set(key, value));
+            exported.notes.extend(notes);
+        }
     }
     let part = |(name, shape, block, bytes): Encoded| Part {
         name,
