@@ -61,7 +61,8 @@ impl Format {
 
     /// The element of largest magnitude becomes the lowest code exactly, whatever its sign.
     fn choose_from_extreme(self, x: &[f32]) -> Parts {
-        let extreme = x.iter().fold(0.0f32, |most, &v| if v.abs() > most.abs() { v } else { most });
+        // From the first on: of a block of zeros the sign of that one decides the sign of the scale, as in the gguf package.
+        let extreme = x.iter().fold(x[0], |most, &v| if v.abs() > most.abs() { v } else { most });
         let offset = self.offset();
         let scale = extreme / -f32::from(offset);
         let inverse = inverse_of(scale);
@@ -71,7 +72,8 @@ impl Format {
 
     /// The codes span smallest to largest element.
     fn choose_from_range(self, x: &[f32]) -> Parts {
-        let lowest = x.iter().fold(f32::INFINITY, |least, &v| if v < least { v } else { least });
+        // Of equals the last: of a block of zeros that one decides the sign of the minimum, as in the gguf package.
+        let lowest = x.iter().fold(f32::INFINITY, |least, &v| if v <= least { v } else { least });
         let highest = x.iter().fold(f32::NEG_INFINITY, |most, &v| if v > most { v } else { most });
         let top = (1 << self.bits) - 1;
         let scale = (highest - lowest) / top as f32;

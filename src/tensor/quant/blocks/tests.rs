@@ -199,3 +199,15 @@ fn rows_too_short_for_a_format_take_the_nearest_that_fits() {
         assert_eq!(block.fitting(columns), expected, "{block} {columns}");
     }
 }
+
+#[test]
+fn blocks_of_zeros_of_either_sign_have_the_bytes_of_the_gguf_package() {
+    // Made with gguf 0.19.0: weights that were pruned by a product with zero are such.
+    let (mut first, mut last) = ([0.0f32; 32], [0.0f32; 32]);
+    (first[0], last[31]) = (-0.0, -0.0);
+    let head = |block: Block, x: &[f32]| block.encode(x, 32).unwrap()[..4].to_vec();
+    assert_eq!(head(Block::Q4_0, &first), [0x00, 0x00, 0x88, 0x88]);
+    assert_eq!(head(Block::Q4_0, &last), [0x00, 0x80, 0x88, 0x88]);
+    assert_eq!(head(Block::Q4_1, &first), [0x00, 0x00, 0x00, 0x00]);
+    assert_eq!(head(Block::Q4_1, &last), [0x00, 0x00, 0x00, 0x80]);
+}
