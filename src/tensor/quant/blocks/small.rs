@@ -74,7 +74,7 @@ impl Format {
     fn choose_from_range(self, x: &[f32]) -> Parts {
         // Of equals the last: of a block of zeros that one decides the sign of the minimum, as in the gguf package.
         let lowest = x.iter().fold(f32::INFINITY, |least, &v| if v <= least { v } else { least });
-        let highest = x.iter().fold(f32::NEG_INFINITY, |most, &v| if v > most { v } else { most });
+        let highest = x.iter().fold(f32::NEG_INFINITY, |most, &v| if v >= most { v } else { most });
         let top = (1 << self.bits) - 1;
         let scale = (highest - lowest) / top as f32;
         let inverse = inverse_of(scale);
