@@ -1,8 +1,8 @@
 //! Codes of any scheme in a safetensors file, in kiln's own convention.
 //!
-//! A weight `NAME` becomes `NAME.codes` (U8 [rows, bytes of a row]: code less lowest code, packed bits), `NAME.scales` (F16 where that
-//! is exact, else F32; [rows, groups]) and, where the scheme has them, `NAME.zeros` (U8, less lowest code), `NAME.minima` (as the
-//! scales) and `NAME.input_scale` (F32 [1]). Scales that are themselves codes are U8, with `NAME.scales_of_scales` (F32). The
+//! A weight `NAME` becomes `NAME.codes` (`U8 [rows, bytes of a row]`: code less lowest code, packed bits), `NAME.scales` (F16 where that
+//! is exact, else F32; `[rows, groups]`) and, where the scheme has them, `NAME.zeros` (U8, less lowest code), `NAME.minima` (as the
+//! scales) and `NAME.input_scale` (`F32 [1]`). Scales that are themselves codes are U8, with `NAME.scales_of_scales` (F32). The
 //! numbers that describe each weight stand as JSON in the file's notes, under `kiln.codes`.
 
 use super::{Archive, Element, Error, Found, Layer, Raw, Result, bits};
