@@ -2,6 +2,8 @@
 
 #[path = "command_line/bench.rs"]
 mod bench;
+#[path = "command_line/compare.rs"]
+mod compare;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -121,6 +123,7 @@ fn every_command_has_help_that_ends_in_examples() {
         "tune",
         "demo",
         "diff",
+        "compare",
     ] {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = bench.kiln(&arguments).fine().out;

@@ -9,6 +9,8 @@ mod spread;
 mod train;
 
 pub use bed::Roofs;
+pub use report::{device_json, load};
+pub use spread::{short, size};
 
 use clap::{Args, Subcommand};
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! The command line: one file a command. Exit code 0 on success, 2 for wrong usage, 1 for anything else.
 
 mod bench;
+mod compare;
 mod compress;
 mod costs;
 mod demo;
@@ -40,6 +41,8 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// Quantise a model: fewer bits for its weights, and for its activations.
     Quantize(quantize::Quantize),
+    /// Quantise a model in several ways and measure what each costs and buys on this device.
+    Compare(compare::Compare),
     /// Tell how far one model is from another over a text.
     Diff(diff::Diff),
     /// Compress a model by a recipe of passes.
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Generate(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Quantize(command) => command.run(),
+        Command::Compare(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Compress(command) => command.run(),
         Command::Sensitivity(command) => command.run(),
