@@ -5,7 +5,7 @@
 
 mod golden;
 
-use kiln::compress::{Gptq, Method, Request, Selection, named, quantize};
+use kiln::compress::{Gptq, Method, Observer, Request, Selection, named, quantize};
 use kiln::data::store::split;
 use kiln::data::text::Text;
 use kiln::data::tokenizer::{Spec, Tokenizer};
@@ -44,6 +44,7 @@ const CHECKS: &[Check] = &[
     ("int3", GPTQ, "gptq3_per_row", 1e-3),
     // Activations in 8 bits too: within 0.003 of f32.
     ("W8A8", NEAREST, "fp32", 3e-3),
+    ("W8A8-static", NEAREST, "fp32", 3e-3),
     ("W8A8", Method::Smooth { alpha: 0.5 }, "fp32", 3e-3),
     // No golden loss: four bits in groups must not lose more than in rows.
     ("int4-g32", NEAREST, "fp32", 5e-3),
@@ -131,7 +132,8 @@ fn run_check(setting: &Setting, target: &Target, check: &Check) -> Result<(), Fa
         method,
         selection: Selection::default(),
         correct_bias: false,
-        batches: if method.calibrates() { &setting.batches } else { &[] },
+        observer: Observer::MeanSquare,
+        batches: if method.calibrates() || scheme == "W8A8-static" { &setting.batches } else { &[] },
     };
     let (weights, outcomes) = quantize(family, &setting.weights, target, &request)?;
     if outcomes.len() != 16 {

@@ -2,7 +2,9 @@
 
 use super::folder::{copy_companions, resolve, write_folder};
 use super::{Usage, count};
-use crate::compress::{Gptq, Method, Outcome, Request, Selection, calibration_windows, named, quantize};
+use crate::compress::{
+    Gptq, Method, Observer, Outcome, Request, Selection, calibration_windows, named, quantize,
+};
 use crate::data::text::Text;
 use crate::data::tokenizer::{Spec, Tokenizer};
 use crate::data::windows::Batch;
@@ -20,7 +22,7 @@ use std::path::{Path, PathBuf};
 /// weight's inputs, the last group of a row is shorter.
 #[derive(Args)]
 #[command(
-    after_help = "Schemes: f32 f16 bf16 int8 int8-asym W8A8 int4-g32 int4-g64 int4-g128 int4-g32-asym int4-g128-asym int4-row int3\n  int3-g32 nf4 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q6_K\n\nExamples:\n  kiln quantize runs/shakespeare --scheme int8 -o shakespeare-int8\n  kiln quantize llama --scheme int4-g128 --method gptq --calibrate text.txt -o llama-int4 --format compressed-tensors\n  kiln quantize runs/stories --scheme Q4_0 -o stories.gguf\n  kiln quantize runs/stories --scheme W8A8 --method smoothquant --calibrate stories.txt -o stories-w8a8"
+    after_help = "Schemes: f32 f16 bf16 int8 int8-asym W8A8 W8A8-static int4-g32 int4-g64 int4-g128 int4-g32-asym int4-g128-asym int4-row int3\n  int3-g32 nf4 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q6_K\n\nExamples:\n  kiln quantize runs/shakespeare --scheme int8 -o shakespeare-int8\n  kiln quantize llama --scheme int4-g128 --method gptq --calibrate text.txt -o llama-int4 --format compressed-tensors\n  kiln quantize runs/stories --scheme Q4_0 -o stories.gguf\n  kiln quantize runs/stories --scheme W8A8 --method smoothquant --calibrate stories.txt -o stories-w8a8"
 )]
 pub struct Quantize {
     /// A run folder, a checkpoint, a Hugging Face folder, or a GGUF file.
@@ -48,6 +50,12 @@ pub struct Quantize {
     /// smoothquant: share of the difficulty that moves from activations to weights.
     #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
     alpha: f32,
+    /// W8A8-static: how the range of activations is found.
+    #[arg(long, value_enum, default_value_t = Range::Mse)]
+    observer: Range,
+    /// With --observer percentile: how many of a hundred activations are not clamped.
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.99)]
+    percentile: f64,
     /// Take the mean change of a layer's output off its bias, where it has one.
     #[arg(long)]
     correct_bias: bool,
@@ -85,6 +93,17 @@ pub enum How {
     Smoothquant,
 }
 
+/// Ranges of activations.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Range {
+    /// The largest magnitude.
+    MinMax,
+    /// The magnitude that most do not pass.
+    Percentile,
+    /// That of the least mean squared error.
+    Mse,
+}
+
 /// Conventions of a folder.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Format {
@@ -116,11 +135,20 @@ impl Quantize {
             method,
             selection,
             correct_bias: self.correct_bias,
+            observer: self.observer(),
             batches: &batches,
         };
         let (quantised, outcomes) = quantize(family.as_ref(), &weights, &target, &request)?;
         output.write(&folder, family.as_ref(), &quantised, tokenizer.as_ref())?;
         print_outcomes(&outcomes, &weights, &output, self.json)
+    }
+
+    fn observer(&self) -> Observer {
+        match self.observer {
+            Range::MinMax => Observer::MinMax,
+            Range::Percentile => Observer::Percentile(self.percentile),
+            Range::Mse => Observer::MeanSquare,
+        }
     }
 
     fn method(&self) -> Method {

@@ -63,15 +63,6 @@ pub struct Channels {
     pub mean: Vec<f64>,
 }
 
-/// Rows of a layer's inputs as they came.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Samples {
-    /// Inputs, K.
-    pub size: usize,
-    /// The rows, one after the other.
-    pub rows: Vec<f32>,
-}
-
 /// A model with a text to measure it by.
 pub struct Calibration<'a> {
     /// The model.
@@ -146,17 +137,16 @@ impl Calibration<'_> {
         Ok(shared(layers, found))
     }
 
-    /// Inputs of each layer as they come, by its weight.
-    pub fn samples(&self, layers: &[&Linear]) -> Result<HashMap<String, Samples>> {
-        let mut found: HashMap<String, Samples> = HashMap::new();
+    /// Hands over the inputs of each layer, batch by batch, with the name of its weight.
+    pub(super) fn each_input(&self, layers: &[&Linear], mut see: impl FnMut(&str, &[f32])) -> Result<()> {
         // A result must be made by an operator: the layer's input may be read by others in its place.
         let keep = |graph: &mut Graph, x: Value| Ok(vec![graph.scale(x, 1.0)?]);
         self.sweep(layers, keep, |name, results| {
-            let size = results[0].shape.last();
-            let samples = found.entry(name.to_string()).or_insert_with(|| Samples { size, rows: vec![] });
-            samples.rows.extend(results[0].real::<f32>());
+            let first = layers.iter().find(|l| l.weight == name).expect("one of the layers");
+            let readers = layers.iter().filter(|l| l.input == first.input);
+            readers.for_each(|l| see(&l.weight, results[0].real()));
         })?;
-        Ok(shared(layers, found))
+        Ok(())
     }
 
     /// Runs all batches; of each layer's inputs, as rows, what `measure` makes is handed to `see` with the name of the first

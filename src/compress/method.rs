@@ -5,13 +5,14 @@ use super::correct::mean_change;
 use super::fold::{Fold, folds, rescale};
 use super::gptq::{self, Gptq, gptq, output_error};
 use super::linear::{Linear, Selection};
+use super::observe::Observer;
 use super::scheme::{Form, Named};
 use super::smooth::{largest_by_column, smooth};
 use super::{Error, Result, awq};
 use crate::data::windows::Batch;
 use crate::deploy::Deployment;
 use crate::model::{Extent, Family, Mode, Quantized, Stored, Weights, turn};
-use crate::ops::coded::Activations;
+use crate::ops::coded::{Activations, FixedScale};
 use crate::tensor::Tensor;
 use crate::tensor::quant::{Coded, Scheme, encode, encode_double};
 use crate::train::job::feeds_of;
@@ -85,8 +86,28 @@ pub struct Request<'a> {
     pub selection: Selection,
     /// Takes the mean change of a layer's output off its bias, where it has one. Needs a text.
     pub correct_bias: bool,
+    /// How scales of activations are found where the scheme wants them beforehand.
+    pub observer: Observer,
     /// Windows of a text to calibrate with, every batch of the same size; empty where there is none.
     pub batches: &'a [Batch],
+}
+
+impl Request<'_> {
+    /// Refuses what needs a text where there is none, and settings out of range.
+    fn expect_text(&self) -> Result<()> {
+        self.observer.check()?;
+        let all = self.schemes.each.values().chain([&self.schemes.scheme]);
+        let method = if self.method.calibrates() {
+            self.method.name()
+        } else if self.correct_bias {
+            "bias correction"
+        } else if let Some(scheme) = all.into_iter().find(|scheme| scheme.measures()) {
+            scheme.name
+        } else {
+            return Ok(());
+        };
+        if self.batches.is_empty() { Err(Error::NoCalibration { method }) } else { Ok(()) }
+    }
 }
 
 /// What became of one layer.
@@ -119,11 +140,7 @@ pub fn quantize(
     target: &Target,
     request: &Request,
 ) -> Result<(Weights, Vec<Outcome>)> {
-    let needs_text = request.method.calibrates() || request.correct_bias;
-    if needs_text && request.batches.is_empty() {
-        let method = if request.method.calibrates() { request.method.name() } else { "bias correction" };
-        return Err(Error::NoCalibration { method });
-    }
+    request.expect_text()?;
     let (_, all) = layers_of(family, extent_of(family, request.batches))?;
     let chosen = request.selection.of(&all)?;
     let is_chosen = |name: &str| chosen.iter().any(|linear| linear.weight == name);
@@ -322,6 +339,7 @@ impl Work<'_> {
             true => self.calibration().channels(chosen)?,
             false => HashMap::new(),
         };
+        let scales = self.input_scales(chosen)?;
         let mut outcomes: Vec<Outcome> = vec![];
         for linear in chosen {
             if outcomes.iter().any(|outcome| outcome.weight == linear.weight) {
@@ -329,7 +347,7 @@ impl Work<'_> {
             }
             let name = &linear.weight;
             let matrix = self.matrix(name)?.0.into_owned();
-            let stored = self.stored(linear, &matrix, &grams)?;
+            let stored = self.stored(linear, &matrix, &grams, scales.get(name).copied())?;
             let after = match &stored {
                 Some(Stored::Codes(quantized)) => quantized.coded.decode(),
                 Some(Stored::Halves(dtype, _)) => matrix.iter().map(|&x| dtype.round(x)).collect(),
@@ -360,12 +378,33 @@ impl Work<'_> {
         Ok(outcomes)
     }
 
+    /// Scales of the inputs of those layers that need them beforehand, by their weights.
+    fn input_scales(&self, chosen: &[&Linear]) -> Result<HashMap<String, f32>> {
+        let rule_of = |linear: &Linear| match self.request.schemes.of(&linear.weight).form {
+            Form::Codes { activations: Activations::Fixed(rule, _), .. } => Some(rule),
+            _ => None,
+        };
+        let wanted: Vec<&Linear> =
+            chosen.iter().copied().filter(|linear| rule_of(linear).is_some()).collect();
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let magnitudes = self.calibration().magnitudes(&wanted)?;
+        let scale = |linear: &&Linear| {
+            let divisor = rule_of(linear).expect("chosen for having one").divisor();
+            let range = magnitudes[&linear.weight].range(self.request.observer, divisor);
+            (linear.weight.clone(), range / divisor)
+        };
+        Ok(wanted.iter().map(scale).collect())
+    }
+
     /// A layer's weight under the scheme; none where it stays as it is.
     fn stored(
         &self,
         linear: &Linear,
         matrix: &[f32],
         grams: &HashMap<String, super::Gram>,
+        input_scale: Option<f32>,
     ) -> Result<Option<Stored>> {
         let (name, rows, cols) = (&linear.weight, linear.rows, linear.cols);
         let shape = self.weights.get(name)?.shape.clone();
@@ -390,6 +429,12 @@ impl Work<'_> {
                 Ok(codes(coded, None, Activations::Numbers))
             }
             Form::Codes { scheme, activations } => {
+                let activations = match (activations, input_scale) {
+                    (Activations::Fixed(rule, _), Some(scale)) => {
+                        Activations::Fixed(rule, FixedScale::of(scale))
+                    }
+                    (activations, _) => activations,
+                };
                 let wrong = |source| Error::Weight { name: name.clone(), source };
                 if let Method::Gptq(settings) = self.request.method {
                     if !gptq::is_fit(&scheme) {

@@ -20,6 +20,7 @@
 use super::gptq::Gptq;
 use super::linear::Selection;
 use super::method::{Assignment, Method, Outcome, Request, quantize, rescaled};
+use super::observe::Observer;
 use super::scheme::named;
 use super::sensitivity::{Sensitivity, sensitivity};
 use super::{Calibration, Error, Result};
@@ -214,7 +215,9 @@ impl Stage {
     fn calibrates(&self) -> bool {
         match self {
             Stage::Smoothquant { .. } | Stage::Awq { .. } => true,
-            Stage::Quantize { method, correct_bias, .. } => method == "gptq" || *correct_bias,
+            Stage::Quantize { method, correct_bias, scheme, .. } => {
+                method == "gptq" || *correct_bias || named(scheme).is_ok_and(|scheme| scheme.measures())
+            }
             Stage::AssignBits { method, sensitivity, .. } => method == "gptq" || sensitivity.is_none(),
         }
     }
@@ -255,6 +258,7 @@ impl Stage {
             method,
             selection,
             correct_bias,
+            observer: Observer::MeanSquare,
             batches,
         };
         match self {

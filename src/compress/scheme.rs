@@ -1,7 +1,7 @@
 //! Schemes by the names that users of such tools know.
 
 use super::{Error, Result};
-use crate::ops::coded::Activations;
+use crate::ops::coded::{Activations, FixedScale};
 use crate::ops::quantize_rows::Rule;
 use crate::tensor::DType;
 use crate::tensor::quant::blocks::Block;
@@ -37,6 +37,11 @@ pub struct Named {
 }
 
 impl Named {
+    /// Whether scales of activations are to be measured.
+    pub fn measures(&self) -> bool {
+        matches!(self.form, Form::Codes { activations: Activations::Fixed(..), .. })
+    }
+
     /// Bits that one weight takes in a row of `cols`, scales and zeros in.
     pub fn bits_per_weight(&self, rows: usize, cols: usize) -> f64 {
         match self.form {
@@ -72,6 +77,14 @@ const ALL: &[Named] = &[
         form: Form::Codes {
             scheme: Scheme { lowest: -127, ..Scheme::symmetric(8, Share::Row) },
             activations: Activations::Rows(Rule::Narrow),
+        },
+    },
+    Named {
+        name: "W8A8-static",
+        about: "the same with scales of activations that a text was measured for",
+        form: Form::Codes {
+            scheme: Scheme { lowest: -127, ..Scheme::symmetric(8, Share::Row) },
+            activations: Activations::Fixed(Rule::Narrow, FixedScale::UNKNOWN),
         },
     },
     codes("int4-g32", "4 bits, a scale for each 32 weights", Scheme::wide(4, Share::Group(32))),

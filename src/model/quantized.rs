@@ -7,7 +7,7 @@ use super::weights::expect_shape;
 use super::{Config, Error, ParameterSpec, Result, Weights};
 use crate::formats::compressed_tensors::{self, Activations as Read, Group, Packing};
 use crate::formats::{Archive, Found as Coding, Layer, QUANTIZATION_KEY, Raw, own, quantized_by, read_coded};
-use crate::ops::coded::Activations;
+use crate::ops::coded::{Activations, FixedScale};
 use crate::ops::quantize_rows::Rule;
 use crate::tensor::quant::{Coded, DoubleScales, Origin};
 use crate::tensor::{DType, Shape, Tensor};
@@ -71,6 +71,8 @@ fn activations_name(activations: Activations) -> &'static str {
         Activations::Numbers => "numbers",
         Activations::Rows(Rule::Narrow) => "rows-127",
         Activations::Rows(Rule::Wide) => "rows-127.5",
+        Activations::Fixed(Rule::Narrow, _) => "fixed-127",
+        Activations::Fixed(Rule::Wide, _) => "fixed-127.5",
     }
 }
 
@@ -99,8 +101,10 @@ pub(super) fn find(archive: &Archive, config: Option<&Config>) -> Result<Found> 
             Some(Activations::Numbers)
         } else if all(Read::PerToken) {
             Some(Activations::Rows(Rule::Wide))
+        } else if all(Read::Measured) {
+            Some(Activations::Fixed(Rule::Wide, FixedScale::default()))
         } else {
-            return Err(found.refuse("activations of all layers as floats, or by token"));
+            return Err(found.refuse("activations of all layers alike"));
         };
     }
     Ok(found)
@@ -130,16 +134,27 @@ impl Found {
                 let said = self.said.get(name);
                 let turned = said.and_then(|said| said["turned"].as_bool());
                 let word = said.and_then(|said| said["activations"].as_str());
-                let all =
-                    [Activations::Numbers, Activations::Rows(Rule::Narrow), Activations::Rows(Rule::Wide)];
+                let fixed = FixedScale::default();
+                let all = [
+                    Activations::Numbers,
+                    Activations::Rows(Rule::Narrow),
+                    Activations::Rows(Rule::Wide),
+                    Activations::Fixed(Rule::Narrow, fixed),
+                    Activations::Fixed(Rule::Wide, fixed),
+                ];
                 let activations = all.into_iter().find(|a| word == Some(activations_name(*a)));
                 let both = turned.zip(activations);
                 both.ok_or_else(|| self.refuse(&format!("`weights.{name}` with `turned` and `activations`")))?
             }
         };
-        if layer.input_scale.is_some() {
-            return Err(self.refuse("activations without a scale that was measured"));
-        }
+        let activations = match (activations, layer.input_scale) {
+            (Activations::Fixed(rule, _), Some(scale)) => Activations::Fixed(rule, FixedScale::of(scale)),
+            (Activations::Fixed(..), None) => {
+                return Err(self.refuse(&format!("a scale `{name}.input_scale` that was measured")));
+            }
+            (_, Some(_)) => return Err(self.refuse("activations that are coded by the scale that is there")),
+            (activations, None) => activations,
+        };
         let [rows, cols] = [layer.coded.rows, layer.coded.cols];
         expect_shape(spec, &if turned { [cols, rows].into() } else { [rows, cols].into() })?;
         let by_row = layer.coded.group == cols && layer.coded.origin == Origin::Centred;
@@ -202,7 +217,11 @@ pub(super) fn parts(
 }
 
 fn layer(quantized: &Quantized) -> Layer {
-    Layer { coded: quantized.coded.clone(), input_scale: None, double: quantized.double.clone() }
+    let input_scale = match quantized.activations {
+        Activations::Fixed(_, scale) => Some(scale.value()),
+        Activations::Numbers | Activations::Rows(_) => None,
+    };
+    Layer { coded: quantized.coded.clone(), input_scale, double: quantized.double.clone() }
 }
 
 /// Adds codes as compressed-tensors has them; gives its settings.
@@ -230,6 +249,7 @@ fn compressed(
             activations: match quantized.activations {
                 Activations::Numbers => Read::Floats,
                 Activations::Rows(_) => Read::PerToken,
+                Activations::Fixed(..) => Read::Measured,
             },
             packing,
         };
@@ -308,6 +328,8 @@ mod tests {
             true,
             Activations::Numbers,
         );
+        let fixed = Activations::Fixed(Rule::Wide, FixedScale::of(0.125));
+        code(&mut weights, "transformer.h.0.mlp.c_proj.weight", &Scheme::wide(8, Share::Row), true, fixed);
         code(
             &mut weights,
             "transformer.h.0.mlp.c_fc.weight",

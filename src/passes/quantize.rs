@@ -5,15 +5,16 @@
 
 use super::{Pass, Promise};
 use crate::graph::{self, Graph, Node, Rewriter, Source};
-use crate::ops::Value;
 use crate::ops::cast::CastEmit;
 pub use crate::ops::coded::Activations;
 use crate::ops::dequantize_coded::DequantizeCodedEmit;
 use crate::ops::matmul_coded::{CodedMatrix, Layout};
-use crate::ops::quantize_rows::{QuantizeRowsEmit, Rule};
+use crate::ops::quantize_fixed::QuantizeFixedEmit;
+use crate::ops::quantize_rows::QuantizeRowsEmit;
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::transpose::TransposeEmit;
-use crate::tensor::{DType, Type};
+use crate::ops::{Emit, Value};
+use crate::tensor::{DType, Tensor, Type};
 use std::collections::{BTreeMap, HashMap};
 
 /// A weight as codes.
@@ -142,7 +143,7 @@ impl Pass for Quantize {
 struct Work {
     held: HashMap<Value, Held>,
     /// Activations that are codes already: they are coded once however many products read them.
-    quantised: HashMap<(Value, Rule), [Value; 2]>,
+    quantised: HashMap<(Value, Activations), [Value; 2]>,
 }
 
 impl Work {
@@ -151,14 +152,23 @@ impl Work {
         let Held { weight: StoredWeight::Codes(weight), parts, .. } = &self.held[&node.inputs[at]] else {
             return Ok(false);
         };
-        let Activations::Rows(rule) = weight.activations else { return Ok(false) };
+        if weight.activations == Activations::Numbers {
+            return Ok(false);
+        }
         let Some(op) = node.op.on_codes(weight.turned).filter(|_| at == 1) else { return Ok(false) };
-        let x = rewriter.get(node.inputs[0]);
-        let [codes, scales] = match self.quantised.get(&(x, rule)) {
+        let (x, activations) = (rewriter.get(node.inputs[0]), weight.activations);
+        let [codes, scales] = match self.quantised.get(&(x, activations)) {
             Some(&done) => done,
             None => {
-                let done = rewriter.emit_in(&node.scope, |graph| graph.quantize_rows(x, rule))?;
-                self.quantised.insert((x, rule), done);
+                let done = rewriter.emit_in(&node.scope, |graph| match activations {
+                    Activations::Fixed(rule, scale) => {
+                        let scale = graph.constant(Tensor::f32([1], vec![scale.value()]));
+                        graph.quantize_fixed(x, scale, rule)
+                    }
+                    Activations::Rows(rule) => graph.quantize_rows(x, rule),
+                    Activations::Numbers => unreachable!("those were left out above"),
+                })?;
+                self.quantised.insert((x, activations), done);
                 done
             }
         };
@@ -205,7 +215,8 @@ impl Held {
     /// The parts as operators read them that take the codes for numbers: scales have two axes.
     fn parts(&self, new: &mut Graph) -> graph::Result<Vec<Value>> {
         let mut parts = self.parts.clone();
-        if let StoredWeight::Codes(CodedWeight { rows, activations: Activations::Rows(_), .. }) = self.weight
+        if let StoredWeight::Codes(CodedWeight { rows, activations, .. }) = self.weight
+            && activations != Activations::Numbers
         {
             parts[1] = new.reshape(parts[1], [rows, 1].into())?;
         }
@@ -229,12 +240,14 @@ impl Held {
 mod tests {
     use super::*;
     use crate::graph::{Feeds, evaluate};
+    use crate::ops::coded::FixedScale;
     use crate::ops::embedding::EmbeddingEmit;
     use crate::ops::matmul::{Form, MatmulEmit};
     use crate::ops::pointwise::PointwiseEmit;
+    use crate::ops::quantize_rows::Rule;
+    use crate::tensor::Shape;
     use crate::tensor::quant::{Coded, Scheme, Share, encode};
     use crate::tensor::random::Stream;
-    use crate::tensor::{Shape, Tensor};
 
     fn normal(shape: impl Into<Shape>, seed: u32) -> Tensor {
         let (shape, mut random) = (shape.into(), Stream::new(&[seed]));
@@ -339,6 +352,18 @@ mod tests {
         let expected = evaluate(&model().0, &plain, DType::F32).unwrap();
         let error = worst(&got["logits"], &expected["logits"]);
         assert!(error > 0.0 && error < 0.03 * largest(&expected["logits"]), "{error}");
+    }
+
+    #[test]
+    fn a_fixed_scale_codes_activations_as_well() {
+        let scheme = Scheme::symmetric(8, Share::Row);
+        let fixed = Activations::Fixed(Rule::Narrow, FixedScale::of(0.25));
+        let (new, feeds, plain) = coded(scheme, fixed);
+        new.verify().unwrap();
+        assert_eq!(new.nodes().iter().filter(|node| node.op.name() == "quantize_fixed").count(), 3);
+        let got = evaluate(&new, &feeds, DType::F32).unwrap();
+        let expected = evaluate(&model().0, &plain, DType::F32).unwrap();
+        assert!(worst(&got["logits"], &expected["logits"]) < 0.5 * largest(&expected["logits"]));
     }
 
     #[test]

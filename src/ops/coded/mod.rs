@@ -31,13 +31,34 @@ pub enum Packing {
 }
 
 /// What a product's other operand is while it is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Activations {
     /// Numbers as they come.
     #[default]
     Numbers,
     /// Codes of 8 bits with a scale for each row, that is for each token.
     Rows(Rule),
+    /// Codes of 8 bits with one scale that was measured beforehand.
+    Fixed(Rule, FixedScale),
+}
+
+/// A scale that does not change, by its bits: two are equal if they are the same number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FixedScale(u32);
+
+impl FixedScale {
+    /// Stands for one that is still to be measured.
+    pub const UNKNOWN: FixedScale = FixedScale(0);
+
+    /// The scale.
+    pub fn of(scale: f32) -> FixedScale {
+        FixedScale(scale.to_bits())
+    }
+
+    /// Its value.
+    pub fn value(self) -> f32 {
+        f32::from_bits(self.0)
+    }
 }
 
 /// How a matrix of codes [N, K] lies in memory and what its codes mean.
