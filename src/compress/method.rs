@@ -354,6 +354,11 @@ impl Work<'_> {
                 None => matrix.clone(),
             };
             let mut note = self.notes.remove(name).unwrap_or_default();
+            let asked = self.request.schemes.of(name);
+            let scheme = asked.fitting(linear.cols);
+            if scheme != asked {
+                note = format!("rows of {} are no blocks of {}", linear.cols, asked.name);
+            }
             if let (Some(channels), Some(bias)) = (channels.get(name), &linear.bias) {
                 let change = mean_change(&matrix, &after, &channels.mean);
                 let mut tensor = self.weights.get(bias)?.clone();
@@ -368,8 +373,8 @@ impl Work<'_> {
                 weight: name.clone(),
                 rows: linear.rows,
                 cols: linear.cols,
-                scheme: self.request.schemes.of(name).name,
-                bits_per_weight: self.request.schemes.of(name).bits_per_weight(linear.rows, linear.cols),
+                scheme: scheme.name,
+                bits_per_weight: scheme.bits_per_weight(linear.rows, linear.cols),
                 sqnr_db: sqnr_db(&matrix, &after),
                 output_error: grams.get(name).map(|gram| output_error(&matrix, &after, linear.rows, gram)),
                 note,
@@ -412,7 +417,7 @@ impl Work<'_> {
             let (shape, turned) = (shape.clone(), linear.turned);
             Some(Stored::Codes(Quantized { shape, coded, double, turned, activations }))
         };
-        match self.request.schemes.of(name).form {
+        match self.request.schemes.of(name).fitting(cols).form {
             Form::Single => Ok(None),
             Form::Halves(dtype) => {
                 let rounded = self.weights.get(name)?.real::<f32>().iter().map(|&x| dtype.round(x)).collect();

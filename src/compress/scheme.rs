@@ -42,13 +42,27 @@ impl Named {
         matches!(self.form, Form::Codes { activations: Activations::Fixed(..), .. })
     }
 
+    /// This scheme, or for rows that are no whole blocks of it the one llama.cpp takes instead.
+    pub fn fitting(self, cols: usize) -> Named {
+        let Form::Blocks(block) = self.form else { return self };
+        let name = match block.fitting(cols) {
+            Block::F16 => "f16",
+            fitting => fitting.name(),
+        };
+        named(name).unwrap_or(self)
+    }
+
     /// Bits that one weight takes in a row of `cols`, scales and zeros in.
     pub fn bits_per_weight(&self, rows: usize, cols: usize) -> f64 {
         match self.form {
             Form::Single => 32.0,
             Form::Halves(_) => 16.0,
             Form::Codes { scheme, .. } => scheme.bits_per_weight(rows, cols),
-            Form::Blocks(block) => block.bits_per_weight(),
+            Form::Blocks(block) => match self.fitting(cols).form {
+                Form::Halves(_) => 16.0,
+                Form::Blocks(fitting) => fitting.bits_per_weight(),
+                _ => block.bits_per_weight(),
+            },
         }
     }
 }

@@ -125,7 +125,7 @@ fn change_under(weight: &[f32], linear: &Linear, scheme: &Named) -> Result<Vec<f
     let name = || linear.weight.clone();
     let (rows, cols) = (linear.rows, linear.cols);
     let matrix = if linear.turned { turn(weight, cols, rows) } else { weight.to_vec() };
-    let after = match scheme.form {
+    let after = match scheme.fitting(cols).form {
         Form::Single => matrix.clone(),
         Form::Halves(dtype) => matrix.iter().map(|&x| dtype.round(x)).collect(),
         Form::Blocks(block) => {
