@@ -17,7 +17,8 @@ use super::quantize::How;
 use super::{Usage, count};
 use crate::compare::{Apart, Model, Reference, Scored};
 use crate::compress::{
-    self, Form, Gptq, Method, Named, Outcome, Request, Selection, calibration_windows, named, quantize,
+    self, Form, Gptq, Method, Named, Observer, Outcome, Request, Selection, calibration_windows, named,
+    quantize,
 };
 use crate::data::windows::Batch;
 use crate::deploy::Deployment;
@@ -271,12 +272,23 @@ impl Compare {
             eprintln!("{}: quantising and comparing", scheme.name);
             let method = self.method(&scheme);
             // Without codes to choose the text to calibrate with has nothing to say.
-            let batches = if method.calibrates() || self.calibrate.is_empty() { calibration } else { &[] };
+            let batches = if method.calibrates() || scheme.measures() || self.calibrate.is_empty() {
+                calibration
+            } else {
+                &[]
+            };
             let selection = Selection {
                 targets: (!self.targets.is_empty()).then(|| self.targets.clone()),
                 ignore: self.ignore.clone(),
             };
-            let request = Request { schemes: scheme.into(), method, selection, correct_bias: false, batches };
+            let request = Request {
+                schemes: scheme.into(),
+                method,
+                selection,
+                correct_bias: false,
+                observer: Observer::MeanSquare,
+                batches,
+            };
             let mut one = || -> anyhow::Result<Made> {
                 let (weights, outcomes) = quantize(family, &model.weights, target, &request)?;
                 let apart = match scheme.form {
