@@ -156,9 +156,9 @@ impl Template {
     fn read_codes(&self, text: &mut String, layout: &Layout, name: &str, at: &str, scale: &str) {
         line!(text, "let {name}w = codes[{at}];");
         match layout.packing {
-            Packing::Nibbles => layout.unpack(text, &format!("{name}w"), &format!("{name}q"), 0),
+            Packing::Nibbles => layout.unpack(text, &format!("{name}w"), &format!("{name}q"), 0, self.lanes),
             Packing::Bytes => ["x", "y"].into_iter().enumerate().for_each(|(i, part)| {
-                layout.unpack(text, &format!("{name}w.{part}"), &format!("{name}q"), 4 * i);
+                layout.unpack(text, &format!("{name}w.{part}"), &format!("{name}q"), 4 * i, self.lanes);
             }),
         }
         for i in 0..self.chunk {
@@ -220,6 +220,7 @@ impl Template {
     /// Where rows of codes begin, or chunks of them, and their scales.
     fn bases_of_codes(&self, text: &mut String, layout: &Layout) {
         let chunk = self.chunk;
+        layout.share_table(text, self.lanes);
         if self.form == Form::Nt {
             for c in 0..self.columns {
                 line!(text, "let b_row{c} = min(column_{} + {}u, last_n);", c / chunk, c % chunk);

@@ -124,6 +124,11 @@ impl Template {
         if self.owns { tiles.min(MOST_GROUPS) } else { tiles }
     }
 
+    /// Lanes of a subgroup that all do the same.
+    fn table_lanes(&self) -> usize {
+        if self.owns { self.lanes } else { 1 }
+    }
+
     /// Elements of a load of codes.
     fn chunk(&self) -> usize {
         self.words * self.layout.of_word()
@@ -259,6 +264,7 @@ impl Template {
 
     /// A loop over the tiles of a workgroup, each done by `each`.
     pub fn over_tiles(&self, text: &mut String, each: impl FnOnce(&mut String)) {
+        self.layout.share_table(text, self.table_lanes());
         match self.owns {
             true => line!(text, "for (var tile = number; tile < params.tiles; tile += count) {{"),
             false => line!(text, "let tile = number;\n{{"),
@@ -381,7 +387,7 @@ impl Template {
                 }
                 for r in 0..count {
                     let name = format!("w{r}_{word}");
-                    self.layout.unpack(text, &self.word(r, word), &name, 0);
+                    self.layout.unpack(text, &self.word(r, word), &name, 0, self.table_lanes());
                     for i in 0..self.m {
                         for e in 0..self.layout.of_word() {
                             let element = word * self.layout.of_word() + e;
@@ -531,7 +537,7 @@ impl Template {
             for r in 0..count {
                 for word in words.clone() {
                     let name = format!("w{r}_{word}");
-                    self.layout.unpack(text, &self.word(r, word), &name, 0);
+                    self.layout.unpack(text, &self.word(r, word), &name, 0, self.table_lanes());
                     for (i, e) in (0..self.m).flat_map(|i| (0..self.layout.of_word()).map(move |e| (i, e))) {
                         let element = word * self.layout.of_word() + e;
                         line!(text, "t{r}_{i}_{g} = fma(x{i}_{element}, {name}_{e}, t{r}_{i}_{g});");
