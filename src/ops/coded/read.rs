@@ -107,8 +107,8 @@ widest! {
     fn unpack(words: &[u32], lowest: i32, y: &mut [f32]) {
         let (whole, rest) = y.as_chunks_mut::<NIBBLES>();
         for (y, &word) in whole.iter_mut().zip(words) {
-            for i in 0..NIBBLES {
-                y[i] = ((word >> shift(i) & 15) as i32 + lowest) as f32;
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = ((word >> shift(i) & 15) as i32 + lowest) as f32;
             }
         }
         for (i, y) in rest.iter_mut().enumerate() {
@@ -121,8 +121,8 @@ widest! {
     fn look_up(words: &[u32], table: &[f32; 16], y: &mut [f32]) {
         let (whole, rest) = y.as_chunks_mut::<NIBBLES>();
         for (y, &word) in whole.iter_mut().zip(words) {
-            for i in 0..NIBBLES {
-                y[i] = table[(word >> shift(i) & 15) as usize];
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = table[(word >> shift(i) & 15) as usize];
             }
         }
         for (i, y) in rest.iter_mut().enumerate() {

@@ -8,6 +8,10 @@
 //! X may be coded on the way, to 8 bits with a scale for each row: then every workgroup finds the rows' scales for itself, sums are of
 //! whole numbers and exact, f32 for so few terms that it holds them and i32 beyond.
 
+mod coding;
+mod own;
+mod team;
+
 use crate::ops::coded::Layout;
 use crate::ops::launch::{Caps, Launch};
 use std::fmt::Write;
@@ -212,56 +216,6 @@ impl Template {
         text
     }
 
-    /// What comes before all tiles: the scales of X's rows, `x_scale{i}`, and what X is multiplied with for its codes.
-    pub fn begin(&self, text: &mut String) {
-        let Some(coding) = self.coding else { return };
-        for i in 0..self.m {
-            let Some(divisor) = coding.divisor else {
-                line!(text, "let x_scale{i} = x_scale[0];\nlet factor{i} = factor_of(x_scale{i});");
-                continue;
-            };
-            line!(text, "var largest{i} = 0u;");
-            if self.owns {
-                line!(text, "for (var at = 0u; at < {}u; at += 1u) {{", self.layout.cols / self.chunk());
-                self.read_share(text, i);
-                for part in 0..self.share() {
-                    line!(text, "largest{i} = max(largest{i}, magnitude(own{i}_{part}));");
-                }
-                line!(text, "}}\nlet most{i} = subgroupMax(largest{i});");
-            } else {
-                let fours = self.layout.cols / 4;
-                line!(text, "for (var at = local.x; at < {fours}u; at += {SHARED_GROUP}u) {{");
-                line!(text, "let v = a[{}u + at];", fours * i);
-                line!(text, "let two = max(magnitude(v.x), magnitude(v.y));");
-                line!(
-                    text,
-                    "largest{i} = max(largest{i}, max(two, max(magnitude(v.z), magnitude(v.w))));\n}}"
-                );
-                line!(text, "workgroupBarrier();\nlargest_of[local.x] = largest{i};");
-                line!(
-                    text,
-                    "for (var half = {}u; half > 0u; half /= 2u) {{\nworkgroupBarrier();",
-                    SHARED_GROUP / 2
-                );
-                line!(text, "if local.x < half {{");
-                line!(
-                    text,
-                    "largest_of[local.x] = max(largest_of[local.x], largest_of[local.x + half]);\n}}\n}}"
-                );
-                line!(text, "workgroupBarrier();\nlet most{i} = largest_of[0];");
-            }
-            line!(
-                text,
-                "let x_scale{i} = scale_of(most{i}, {divisor:?});\nlet factor{i} = factor_of(x_scale{i});"
-            );
-        }
-        if !self.owns {
-            line!(text, "if local.x == 0u {{");
-            (0..self.m).for_each(|i| line!(text, "row_scales[{i}] = x_scale{i};"));
-            line!(text, "}}\nworkgroupBarrier();");
-        }
-    }
-
     /// A loop over the tiles of a workgroup, each done by `each`.
     pub fn over_tiles(&self, text: &mut String, each: impl FnOnce(&mut String)) {
         self.layout.share_table(text, self.table_lanes());
@@ -305,113 +259,12 @@ impl Template {
         }
     }
 
-    /// All groups in order by one lane.
-    fn walk_groups(&self, text: &mut String, matrices: &[usize], each: usize) {
-        if self.coding.is_some() {
-            return self.walk_runs(text, matrices, each);
-        }
-        let long = self.chunks_of_group();
-        let many = self.layout.groups() > 1 && long > 1;
-        match (self.layout.groups(), long) {
-            (1, _) => line!(text, "let group = 0u;\n{{"),
-            (_, 1) => line!(text, "for (var at = 0u; at < chunks; at += 1u) {{"),
-            _ => line!(text, "for (var group = 0u; group < groups; group += 1u) {{"),
-        }
-        if long > 1 || self.layout.groups() == 1 {
-            self.clear(text, each * matrices.len(), 0);
-            let (from, to) = match many {
-                true => (format!("group * {long}u"), format!("min((group + 1u) * {long}u, chunks)")),
-                false => ("0u".to_string(), "chunks".to_string()),
-            };
-            line!(text, "for (var at = {from}; at < {to}; at += 1u) {{");
-            self.multiply_shared(text, matrices, each, false);
-            line!(text, "}}");
-            self.scale(text, matrices, each, 0, "group", None);
-        } else {
-            self.multiply_shared(text, matrices, each, true);
-        }
-        line!(text, "}}");
-    }
-
-    /// Whole numbers in order by one lane: runs that f32 sums exactly go to sums in i32.
-    fn walk_runs(&self, text: &mut String, matrices: &[usize], each: usize) {
-        let (count, run) = (each * matrices.len(), RUN / self.chunk());
-        let sums: Vec<(usize, usize)> = (0..count).flat_map(|r| (0..self.m).map(move |i| (r, i))).collect();
-        sums.iter().for_each(|(r, i)| line!(text, "var u{r}_{i} = 0i;"));
-        line!(text, "for (var base = 0u; base < chunks; base += {run}u) {{");
-        self.clear(text, count, 0);
-        line!(text, "for (var at = base; at < min(base + {run}u, chunks); at += 1u) {{");
-        self.multiply_shared(text, matrices, each, false);
-        line!(text, "}}");
-        sums.iter().for_each(|(r, i)| line!(text, "u{r}_{i} += i32(t{r}_{i}_0);"));
-        line!(text, "}}");
-        for (r, i) in sums {
-            line!(text, "s{r}_{i} = f32(u{r}_{i}) * scales{}[g_at{r}];", matrices[r / each]);
-        }
-    }
-
     /// Sums of a group, before its scale: `t{r}_{i}_{group}`, and of X alone, where offsets need it.
     fn clear(&self, text: &mut String, count: usize, group: usize) {
         for i in 0..self.m {
             (0..count).for_each(|r| line!(text, "var t{r}_{i}_{group} = 0.0;"));
             if self.layout.has_offsets {
                 line!(text, "var x_sum{i}_{group} = 0.0;");
-            }
-        }
-    }
-
-    /// Chunk `at` of the rows a lane owns, X by broadcasts; with `ends`, the groups within it are begun and ended.
-    fn multiply_shared(&self, text: &mut String, matrices: &[usize], each: usize, ends: bool) {
-        let (share, count) = (self.share(), each * matrices.len());
-        for i in 0..self.m {
-            self.read_share(text, i);
-            if self.coding.is_some() {
-                (0..share).for_each(|p| line!(text, "let code{i}_{p} = coded(own{i}_{p}, factor{i});"));
-            }
-        }
-        let own = if self.coding.is_some() { "code" } else { "own" };
-        self.read_codes(text, matrices, each, "at");
-        let per_group = self.chunk() / self.groups_of_chunk();
-        for g in 0..self.groups_of_chunk() {
-            if ends {
-                self.clear(text, count, g);
-            }
-            let group = if ends { g } else { 0 };
-            for word in g * per_group / self.layout.of_word()..(g + 1) * per_group / self.layout.of_word() {
-                for i in 0..self.m {
-                    for e in 0..self.layout.of_word() {
-                        let element = word * self.layout.of_word() + e;
-                        let (part, lane) = (element % share, element / share);
-                        line!(text, "let x{i}_{element} = subgroupBroadcast({own}{i}_{part}, {lane}u);");
-                    }
-                }
-                for r in 0..count {
-                    let name = format!("w{r}_{word}");
-                    self.layout.unpack(text, &self.word(r, word), &name, 0, self.table_lanes());
-                    for i in 0..self.m {
-                        for e in 0..self.layout.of_word() {
-                            let element = word * self.layout.of_word() + e;
-                            let sum = format!("t{r}_{i}_{group}");
-                            line!(text, "{sum} = fma(x{i}_{element}, {name}_{e}, {sum});");
-                        }
-                    }
-                }
-            }
-            if self.layout.has_offsets {
-                // Lanes add up their own share first.
-                for i in 0..self.m {
-                    let own: Vec<String> = (0..share).map(|part| format!("own{i}_{part}")).collect();
-                    line!(text, "let own_sum{i}_{g} = {};", own.join(" + "));
-                    for lane in g * per_group / share..(g + 1) * per_group / share {
-                        line!(text, "x_sum{i}_{group} += subgroupBroadcast(own_sum{i}_{g}, {lane}u);");
-                    }
-                }
-            }
-            if ends {
-                let (first, together) = (self.groups_of_chunk(), self.scales_together());
-                let place = format!("at * {}u + {}u", first / together, g / together);
-                let part = (together > 1).then(|| PARTS[g % together]);
-                self.scale(text, matrices, each, g, &place, part);
             }
         }
     }
@@ -442,38 +295,6 @@ impl Template {
         }
     }
 
-    /// This lane's share of chunk `at` of row `i` of X.
-    fn read_share(&self, text: &mut String, i: usize) {
-        let share = self.share();
-        let wide = self.words == 8 && share == 8;
-        let at = |part: usize, of: usize| {
-            let row = self.layout.cols / share * of * i;
-            format!("a[{row}u + (at * {}u + lane) * {of}u + {part}u]", self.lanes)
-        };
-        if wide {
-            line!(text, "let own{i} = {};", at(0, 1));
-            for (j, part) in PARTS.iter().enumerate() {
-                line!(text, "let own{i}_{} = bitcast<f32>(u32(own{i}.{part}));", 2 * j);
-                line!(text, "let own{i}_{} = bitcast<f32>(u32(own{i}.{part} >> 32u));", 2 * j + 1);
-            }
-            return;
-        }
-        match share {
-            1 => line!(text, "let own{i}_0 = {};", at(0, 1)),
-            2 => {
-                line!(text, "let own{i} = {};\nlet own{i}_0 = own{i}.x;\nlet own{i}_1 = own{i}.y;", at(0, 1))
-            }
-            _ => {
-                for four in 0..share / 4 {
-                    line!(text, "let own{i}v{four} = {};", at(four, share / 4));
-                    for (j, part) in PARTS.iter().enumerate() {
-                        line!(text, "let own{i}_{} = own{i}v{four}.{part};", four * 4 + j);
-                    }
-                }
-            }
-        }
-    }
-
     /// Loads chunk `at` of each row of W.
     fn read_codes(&self, text: &mut String, matrices: &[usize], each: usize, at: &str) {
         for r in 0..each * matrices.len() {
@@ -489,105 +310,6 @@ impl Template {
             8 => format!("u32(q{r}.{} >> 32u)", PARTS[word / 2]),
             _ => format!("q{r}.{}", PARTS[word]),
         }
-    }
-
-    /// Each lane stores the rows it owns.
-    fn store_own(&self, text: &mut String, matrices: usize, each: usize, n: &str, store: &str) {
-        for r in 0..each {
-            line!(text, "{{\nlet column = first + {}u;\nif column < {n} {{", r * self.lanes);
-            for i in 0..self.m {
-                line!(text, "{{\nlet row = {i}u;");
-                let scale = if self.coding.is_some() { format!(" * x_scale{i}") } else { String::new() };
-                (0..matrices).for_each(|y| line!(text, "let y{y} = s{}_{i}{scale};", y * each + r));
-                line!(text, "{store}\n}}");
-            }
-            line!(text, "}}\n}}");
-        }
-    }
-
-    /// Chunks of K shared out to a team's lanes.
-    fn walk_team(&self, text: &mut String, matrices: &[usize], each: usize) {
-        let (chunk, count) = (self.chunk(), each * matrices.len());
-        line!(text, "for (var at = lane; at < chunks; at += {}u) {{", self.lanes);
-        for i in 0..self.m {
-            for four in 0..chunk / 4 {
-                let row = self.layout.cols / 4 * i;
-                line!(text, "let xv{i}_{four} = a[{row}u + at * {}u + {four}u];", chunk / 4);
-                for (j, part) in PARTS.iter().enumerate() {
-                    let x = format!("xv{i}_{four}.{part}");
-                    match self.coding {
-                        Some(_) => line!(text, "let x{i}_{} = coded({x}, factor{i});", four * 4 + j),
-                        None => line!(text, "let x{i}_{} = {x};", four * 4 + j),
-                    }
-                }
-            }
-        }
-        self.read_codes(text, matrices, each, "at");
-        let per_group = chunk / self.groups_of_chunk();
-        for g in 0..self.groups_of_chunk() {
-            self.clear(text, count, g);
-            let words = g * per_group / self.layout.of_word()..(g + 1) * per_group / self.layout.of_word();
-            if self.layout.has_offsets {
-                for i in 0..self.m {
-                    let own: Vec<String> =
-                        (g * per_group..(g + 1) * per_group).map(|e| format!("x{i}_{e}")).collect();
-                    line!(text, "x_sum{i}_{g} = {};", own.join(" + "));
-                }
-            }
-            for r in 0..count {
-                for word in words.clone() {
-                    let name = format!("w{r}_{word}");
-                    self.layout.unpack(text, &self.word(r, word), &name, 0, self.table_lanes());
-                    for (i, e) in (0..self.m).flat_map(|i| (0..self.layout.of_word()).map(move |e| (i, e))) {
-                        let element = word * self.layout.of_word() + e;
-                        line!(text, "t{r}_{i}_{g} = fma(x{i}_{element}, {name}_{e}, t{r}_{i}_{g});");
-                    }
-                }
-            }
-            if self.coding.is_some() {
-                // Of one lane alone: few enough terms that f32 holds their sum.
-                for (r, i) in (0..count).flat_map(|r| (0..self.m).map(move |i| (r, i))) {
-                    line!(text, "s{r}_{i} += t{r}_{i}_{g};");
-                }
-                continue;
-            }
-            let (first, together) = (self.groups_of_chunk(), self.scales_together());
-            let place = match self.layout.groups() {
-                1 => "0u".to_string(),
-                _ if self.chunks_of_group() > 1 => format!("at / {}u", self.chunks_of_group()),
-                _ => format!("at * {}u + {}u", first / together, g / together),
-            };
-            let part = (together > 1).then(|| PARTS[g % together]);
-            self.scale(text, matrices, each, g, &place, part);
-        }
-        line!(text, "}}");
-    }
-
-    /// The team's sums added up: lane `i * each + column` of it stores row i of that column.
-    fn meet(&self, text: &mut String, list: &[usize], each: usize, n: &str, store: &str) {
-        let matrices = list.len();
-        let (lanes, stored) = (self.lanes, each * self.m);
-        let values = stored * matrices;
-        for (r, i) in (0..self.m).flat_map(|i| (0..each * matrices).map(move |r| (r, i))) {
-            let e = r / each * stored + i * each + r % each;
-            line!(text, "partial[(team * {values}u + {e}u) * {lanes}u + lane] = s{r}_{i};");
-        }
-        line!(text, "workgroupBarrier();");
-        line!(text, "for (var e = lane; e < {stored}u; e += {lanes}u) {{");
-        line!(text, "let column = first + e % {each}u;\nlet row = e / {each}u;");
-        for (y, matrix) in list.iter().enumerate() {
-            let place = format!("(team * {values}u + {}u + e) * {lanes}u + j", y * stored);
-            line!(text, "var sum{y} = {};", if self.coding.is_some() { "0i" } else { "0.0" });
-            line!(text, "for (var j = 0u; j < {lanes}u; j += 1u) {{");
-            if self.coding.is_none() {
-                line!(text, "sum{y} += partial[{place}];\n}}\nlet y{y} = sum{y};");
-                continue;
-            }
-            line!(text, "sum{y} += i32(partial[{place}]);\n}}");
-            let scale = format!("scales{matrix}[min(column, {n} - 1u)]");
-            line!(text, "let y{y} = f32(sum{y}) * {scale} * row_scales[row];");
-        }
-        line!(text, "if column < {n} {{\n{store}\n}}\n}}");
     }
 }
 
