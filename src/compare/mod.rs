@@ -6,7 +6,7 @@ mod statistics;
 pub use score::{Apart, Model, Reference, Scored, expect_alike, spread_evenly, weight_noise};
 pub use statistics::{Comparison, Mean, Noise, Quantile, Summary, TokenFigures};
 
-use crate::{deploy, evaluate, model, train};
+use crate::{deploy, model, train};
 
 /// What can go wrong while models are compared.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +48,6 @@ pub enum Error {
     /// A model on its device.
     #[error(transparent)]
     Deploy(#[from] deploy::Error),
-    /// The text.
-    #[error(transparent)]
-    Text(#[from] evaluate::Error),
 }
 
 /// Result of comparing.

@@ -75,7 +75,7 @@ impl Axis {
     }
 
     /// The same from zero on.
-    pub fn from_zero(self) -> Axis {
+    pub fn rooted(self) -> Axis {
         Axis { low: 0.0, ..self }
     }
 
@@ -327,7 +327,7 @@ mod tests {
         assert!(!svg.contains("NaN") && !svg.contains("<p>") && svg.contains("class=\"c2\""));
         let bar = bars(
             "d",
-            &axis.clone().from_zero(),
+            &axis.clone().rooted(),
             &[("f32".into(), 0, Figure { low: 1.0, value: 1.5, high: 2.0 })],
         );
         assert_eq!(bar.matches("<rect").count(), 1);

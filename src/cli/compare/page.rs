@@ -1,9 +1,9 @@
 //! The comparison as one page in HTML that needs nothing beside itself.
 
 use super::chart::{Axis, Figure, Point, bars, escaped, lines, scatter};
+use super::report::{Case, Entry, Report};
 use super::speed::{Pace, Sample};
 use super::table::{cells, number};
-use super::{Case, Report};
 use crate::compare::Mean;
 use std::fmt::Write;
 
@@ -156,7 +156,7 @@ fn speeds(shown: &[Shown]) -> String {
             .map(|&(colour, name, case)| (name.to_string(), colour, of_sample(&of(case).rate())))
             .collect();
         let figures: Vec<Figure> = all.iter().map(|bar| bar.2).collect();
-        let axis = Axis::of("tokens a second", &figures, false).from_zero();
+        let axis = Axis::of("tokens a second", &figures, false).rooted();
         figure(
             title,
             &bars(what, &axis, &all),
@@ -260,7 +260,7 @@ fn facts(report: &Report) -> String {
     ];
     all.extend(report.notes.iter().map(|note| ("Note", note.clone())));
     all.extend([
-        ("Bits", "bits of a weight of the quantised layers by the scheme, scales and zeros in; 'of model': bits of all weights as they lie on the device".to_string()),
+        ("Bits", "bits of a weight of the quantised layers by the scheme, scales counted as f16, zeros in; 'of model': bits of all weights as they lie on the device, scales in f32".to_string()),
         ("Weights, memory", "bytes of all weights on the device; bytes of device memory that the engine holds while it reads and continues a text, the most at any time, since all of it is allocated beforehand".to_string()),
         ("Perplexity", "e to the mean negative log-likelihood; +- is one standard error, from window to window. The ratio to f32 is surer than either: both met the same tokens".to_string()),
         ("KL", format!("divergence of the scheme's distribution of the next token from f32's, in nats, in f64 on the host; {}", intervals(report))),
@@ -277,7 +277,7 @@ fn facts(report: &Report) -> String {
 
 /// Intervals of the divergences, in words.
 fn intervals(report: &Report) -> String {
-    let of = |entry: &super::Entry| {
+    let of = |entry: &Entry| {
         let summary = &entry.case()?.apart.summary;
         let [low, high] = summary.divergence.interval()?;
         let tail = summary.percent_99_9;

@@ -1,7 +1,7 @@
 //! The comparison as a table and as JSON.
 
+use super::report::{Case, Entry, Report};
 use super::verdict::{self, Row};
-use super::{Case, Entry, Report};
 use crate::cli::bench::{short, size};
 use crate::cli::diff::{apart_json, mean_json};
 use crate::compress::{Form, Outcome};
@@ -180,7 +180,7 @@ pub fn text(report: &Report) -> String {
         let (heads, rows) = training.cells();
         text += &format!("\n{}\n{}\n{}\n", columns(&heads, &rows), training.sentence(), training.describe);
     }
-    text + "bits: of a weight of the quantised layers, scales in; KL in nats a token against f32; +-: one standard error, from \
+    text + "bits: of a weight of the quantised layers, scales in as f16; KL in nats a token against f32; +-: one standard error, from \
             window to window; x f32: within a round, with \
             the 95 % interval of its median\n"
 }

@@ -83,6 +83,18 @@ fn gain(pace: &Pace) -> String {
     })
 }
 
+impl Row {
+    /// What it does to perplexity.
+    fn quality(&self) -> String {
+        let percent = 100.0 * (self.ratio - 1.0);
+        if percent.abs() < 0.005 {
+            "the same perplexity".into()
+        } else {
+            format!("{percent:+.2} % perplexity")
+        }
+    }
+}
+
 type Which = fn(&Row) -> &Pace;
 
 /// The fastest of those that are fit for use and beyond doubt faster than the reference.
@@ -105,11 +117,11 @@ pub fn sentence(place: &Place, rows: &[Row]) -> String {
                 _ => "and fewer bytes and operations help all the same",
             };
             format!(
-                "{} wins at continuing texts with {} at {} bits per weight and {:+.2} % perplexity, as f32's decode is {}, {why}",
+                "{} wins at continuing texts with {} at {} bits per weight and {}, as f32's decode is {}, {why}",
                 row.name,
                 gain(&row.decode),
                 short(row.bits).trim_end_matches('0').trim_end_matches('.'),
-                100.0 * (row.ratio - 1.0),
+                row.quality(),
                 bound(&first.decode)
             )
         }
@@ -121,10 +133,10 @@ pub fn sentence(place: &Place, rows: &[Row]) -> String {
         Some(row) => {
             let why = if row.whole { format!(", and {}", place.dot_words()) } else { String::new() };
             format!(
-                "{} wins at reading prompts with {} and {:+.2} % perplexity, f32's prefill being {}{why}",
+                "{} wins at reading prompts with {} and {}, f32's prefill being {}{why}",
                 row.name,
                 gain(&row.prefill),
-                100.0 * (row.ratio - 1.0),
+                row.quality(),
                 bound(&first.prefill)
             )
         }

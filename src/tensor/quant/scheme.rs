@@ -164,7 +164,8 @@ impl Scheme {
         let sharing = match self.share {
             Share::Tensor => (rows * cols) as f64,
             Share::Row => cols as f64,
-            Share::Group(group) => group as f64,
+            // The last group of a row may be shorter.
+            Share::Group(group) => cols as f64 / cols.div_ceil(group.max(1)).max(1) as f64,
         };
         let scale = if self.double { 8.0 + 32.0 / 256.0 } else { 16.0 };
         let zero = if self.is_symmetric() { 0.0 } else { f64::from(self.bits()) };
