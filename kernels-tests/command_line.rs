@@ -4,6 +4,8 @@
 mod bench;
 #[path = "command_line/compare.rs"]
 mod compare;
+#[path = "command_line/quantize.rs"]
+mod quantize;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -24,7 +24,7 @@ fn schemes_are_compared_in_a_table_as_json_and_on_a_page() {
     let rows = report["rows"].as_array().unwrap();
     let names: Vec<&str> = rows.iter().map(|row| row["scheme"].as_str().unwrap()).collect();
     assert_eq!(names, ["f32", "W8A8", "int4-g32", "Q4_K"], "f32 first, each once");
-    assert!(rows[3]["problem"].as_str().unwrap().contains("blocks of 256"), "{}", rows[3]);
+    assert!(rows[3]["problem"].is_null(), "rows too short for blocks take another scheme: {}", rows[3]);
     let [f32, w8a8, int4] = [&rows[0], &rows[1], &rows[2]];
     assert_eq!((number(&f32["kl"]["mean"]["value"]), number(&f32["top1_agreement"]["value"])), (0.0, 1.0));
     assert_eq!(f32["perplexity_a"], f32["perplexity_b"]);
