@@ -25,6 +25,9 @@ fn schemes_are_compared_in_a_table_as_json_and_on_a_page() {
     let names: Vec<&str> = rows.iter().map(|row| row["scheme"].as_str().unwrap()).collect();
     assert_eq!(names, ["f32", "W8A8", "int4-g32", "Q4_K"], "f32 first, each once");
     assert!(rows[3]["problem"].is_null(), "rows too short for blocks take another scheme: {}", rows[3]);
+    let schemes: Vec<&Value> =
+        rows[3]["layers"].as_array().unwrap().iter().map(|layer| &layer["scheme"]).collect();
+    assert!(schemes.iter().all(|scheme| *scheme != "Q4_K"), "no row has 256 weights: {schemes:?}");
     let [f32, w8a8, int4] = [&rows[0], &rows[1], &rows[2]];
     assert_eq!((number(&f32["kl"]["mean"]["value"]), number(&f32["top1_agreement"]["value"])), (0.0, 1.0));
     assert_eq!(f32["perplexity_a"], f32["perplexity_b"]);
@@ -59,6 +62,7 @@ fn schemes_are_compared_in_a_table_as_json_and_on_a_page() {
         assert!(!page.contains(outside), "the page needs nothing beside itself: {outside}");
     }
     assert_eq!(page.matches("<svg").count(), 5);
+    assert!(page.contains("Q4_K: 4 of 4 layers do not fit it"));
     for word in ["W8A8", "int4-g32", "Q4_K", "prefers-color-scheme", "text.txt", env!("CARGO_PKG_VERSION")] {
         assert!(page.contains(word), "{word}");
     }

@@ -85,6 +85,7 @@ pub fn html(report: &Report) -> String {
     page += "</div>\n<h2>All figures</h2>\n";
     let (heads, rows) = cells(report);
     page += &table(&heads, &rows);
+    report.mixed().iter().for_each(|line| page += &format!("<p>{}</p>\n", escaped(line)));
     page += &streams(&shown);
     if let Some(training) = &report.training {
         let (heads, rows) = training.cells();

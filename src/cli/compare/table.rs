@@ -35,7 +35,7 @@ impl Report {
     fn rows(&self) -> Vec<Row> {
         let row = |entry: &Entry| {
             let case = entry.case()?;
-            let whole = matches!(entry.scheme.form, Form::Codes { activations: Activations::Rows(_), .. });
+            let whole = matches!(entry.scheme.form, Form::Codes { activations, .. } if activations != Activations::Numbers);
             Some(Row {
                 name: entry.scheme.name.to_string(),
                 bits: case.bits,
@@ -56,6 +56,22 @@ impl Report {
     /// What loses and why.
     pub fn losses(&self) -> Vec<String> {
         verdict::losses(&self.place, &self.rows())
+    }
+
+    /// Where layers could not be made under a scheme and are under another.
+    pub fn mixed(&self) -> Vec<String> {
+        let of = |entry: &Entry| {
+            let (name, case) = (entry.scheme.name, entry.case()?);
+            let others: Vec<&str> =
+                case.outcomes.iter().map(|o| o.scheme).filter(|other| *other != name).collect();
+            let kinds: Vec<&str> =
+                others.iter().copied().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+            let (count, all) = (others.len(), case.outcomes.len());
+            (count > 0).then(|| {
+                format!("{name}: {count} of {all} layers do not fit it and are {}.", kinds.join(", "))
+            })
+        };
+        self.entries.iter().filter_map(of).collect()
     }
 
     /// How the reference's passes are bound.
@@ -168,6 +184,7 @@ pub fn text(report: &Report) -> String {
     report.notes.iter().for_each(|note| text += &format!("note     {note}\n"));
     let (heads, rows) = narrowed(cells(report));
     text += &format!("\n{}\n", columns(&heads, &rows));
+    report.mixed().iter().for_each(|line| text += &format!("{line}\n"));
     for entry in &report.entries {
         let Some(case) = entry.case().filter(|case| !case.worst().is_empty()) else { continue };
         let layers: Vec<String> =
@@ -214,7 +231,7 @@ pub fn json(report: &Report) -> Value {
 
 fn layer_json(o: &Outcome) -> Value {
     json!({
-        "weight": o.weight, "rows": o.rows, "cols": o.cols, "bits_per_weight": o.bits_per_weight,
+        "weight": o.weight, "scheme": o.scheme, "rows": o.rows, "cols": o.cols, "bits_per_weight": o.bits_per_weight,
         "sqnr_db": o.sqnr_db.is_finite().then_some(o.sqnr_db), "output_error": o.output_error, "note": o.note,
     })
 }
