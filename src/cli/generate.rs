@@ -2,10 +2,11 @@
 
 use super::folder::ModelFolder;
 use crate::data::tokenizer::{DecodeStream, END_OF_TEXT, Tokenizer};
+use crate::deploy::Deployment;
 use crate::exchange;
 use crate::generate::{Error, Pace, Sampling, Writer};
 use crate::train::Target;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::time::Duration;
@@ -44,12 +45,24 @@ pub struct Generate {
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// How keys and values of what was read are kept.
+    #[arg(long, value_enum, default_value_t = Cache::F32)]
+    cache: Cache,
     /// gpu, cpu, an adapter's number, or part of its name.
     #[arg(long, default_value = "gpu")]
     device: String,
     /// Print {"sequences": [[ids]], "texts": [text]}, prompt included, instead of the text.
     #[arg(long)]
     json: bool,
+}
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Cache {
+    /// As they are.
+    F32,
+    /// As 8-bit codes with a scale for each token and head, for heads of a multiple of four elements.
+    Int8,
 }
 
 impl Generate {
@@ -64,7 +77,11 @@ impl Generate {
         let prompt = self.prompt_ids(tokenizer.as_ref())?;
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         let longest = prompt.len().saturating_add(self.max_new_tokens);
-        let mut writer = Writer::with(model, &target, longest)?;
+        let mut deployment = Deployment::new(&model.weights);
+        if self.cache == Cache::Int8 {
+            deployment = deployment.with_coded_cache();
+        }
+        let mut writer = Writer::over(model.family.as_ref(), &deployment, model.tokenizer, &target, longest)?;
         target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
         writer.check(&prompt)?;
         if prompt.len() > writer.context() {
