@@ -6,7 +6,9 @@ mod statistics;
 pub use score::{Apart, Model, Reference, Scored, expect_alike, spread_evenly, weight_noise};
 pub use statistics::{Comparison, Mean, Noise, Quantile, Summary, TokenFigures};
 
-use crate::{deploy, model, train};
+use crate::deploy;
+use crate::model;
+use crate::train;
 
 /// What can go wrong while models are compared.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,9 @@ use crate::cli::bench::short;
 /// Growth of perplexity up to which a scheme counts as fit for use.
 const FIT: f64 = 1.02;
 /// Share of a roof from which on it is what a pass waits for.
-const NEAR: f64 = 0.5;
+const BOUND: f64 = 0.5;
+/// Share of a roof below which a pass waits for something else.
+const NEAR: f64 = 0.25;
 
 /// A scheme's figures, as far as they decide.
 #[derive(Clone, Debug)]
@@ -65,6 +67,11 @@ pub fn bound(pace: &Pace) -> String {
         format!(
             "bound by neither memory nor arithmetic ({copy:.0} % of the copy roof, {multiply:.0} % of the multiply roof), but by \
              what each dispatch costs and by kernels that leave both idle"
+        )
+    } else if pace.of_copy.max(pace.of_multiply) < BOUND {
+        let nearer = if pace.of_copy >= pace.of_multiply { "memory" } else { "arithmetic" };
+        format!(
+            "nearer to being bound by {nearer} than by the other ({copy:.0} % of the copy roof, {multiply:.0} % of the multiply roof)"
         )
     } else if pace.of_copy >= pace.of_multiply {
         format!("memory-bound ({copy:.0} % of the copy roof)")
@@ -217,6 +224,14 @@ mod tests {
         );
         let lost = losses(&place(false, "native"), &rows);
         assert!(lost.len() == 1 && lost[0].starts_with("int4 loses at prefill: 0.80 x f32"), "{lost:?}");
+    }
+
+    #[test]
+    fn what_bounds_a_pass_is_told_in_three_degrees() {
+        let of = |copy, multiply| bound(&pace(1.0, None, copy, multiply));
+        assert!(of(0.6, 0.1).starts_with("memory-bound") && of(0.1, 0.6).starts_with("compute-bound"));
+        assert!(of(0.37, 0.02).contains("bound by memory") && of(0.09, 0.35).contains("bound by arithmetic"));
+        assert!(of(0.2, 0.1).contains("neither"));
     }
 
     #[test]
