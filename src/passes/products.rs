@@ -50,3 +50,6 @@ impl Pass for CodedProducts {
         Ok(rewriter.finish())
     }
 }
+
+#[cfg(test)]
+mod tests;

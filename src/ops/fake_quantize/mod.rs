@@ -333,35 +333,6 @@ pub fn cases() -> Cases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Feeds, Graph, evaluate, gradient};
-    use crate::ops::pointwise::PointwiseEmit;
-    use crate::ops::reduce::ReduceEmit;
-
-    #[test]
-    fn gradients_pass_inside_the_range_and_the_scale_learns_by_the_formula() {
-        let mut graph = Graph::new();
-        let x = graph.input("x", Type::f32([1, 4]));
-        let s = graph.input("s", Type::f32([1]));
-        let up = graph.input("up", Type::f32([1, 4]));
-        let steps = Steps::symmetric(-4, 3, Sharing::Rows);
-        let y = graph.fake_quantize(x, s, None, steps).unwrap();
-        let weighted = graph.mul(y, up).unwrap();
-        let loss = graph.sum_all(weighted).unwrap();
-        let gradients = gradient(&mut graph, loss, &[x, s]).unwrap();
-        graph.output("y", y);
-        graph.output("dx", gradients[0].unwrap());
-        graph.output("ds", gradients[1].unwrap());
-        // Quotients 0.6, -1.2, 9, -7: codes 1, -1, 3, -4.
-        let feeds = Feeds::new()
-            .with("x", Tensor::f32([1, 4], vec![0.3, -0.6, 4.5, -3.5]))
-            .with("s", Tensor::f32([1], vec![0.5]))
-            .with("up", Tensor::f32([1, 4], vec![1.0, 2.0, 3.0, 5.0]));
-        let got = evaluate(&graph, &feeds, DType::F64).unwrap();
-        assert_eq!(got["y"].to_f64(), [0.5, -0.5, 1.5, -2.0]);
-        assert_eq!(got["dx"].to_f64(), [1.0, 2.0, 0.0, 0.0]);
-        let expected = (1.0 * 0.4 + 2.0 * 0.2 + 3.0 * 3.0 - 5.0 * 4.0) / (4.0 * 3.0f64).sqrt();
-        assert!((got["ds"].to_f64()[0] - expected).abs() < 1e-6);
-    }
 
     #[test]
     fn codes_that_do_not_rise_and_scales_that_do_not_fit_are_refused() {
