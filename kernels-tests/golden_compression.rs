@@ -107,7 +107,7 @@ fn open(folder: &Path, text: &PathBuf) -> Result<Setting, Failed> {
     let tokenizer = Tokenizer::prepare(&Spec::Characters, &contents)?;
     let part = Part::of(split(&contents, 0.1)?.0, &tokenizer)?;
     let offsets = Replay::load(&windows)?.training()?.clone();
-    let mut sampler = Sampler::replayed(part.tokens.into(), 64, &offsets)?;
+    let mut sampler = Sampler::replayed(part.tokens, 64, &offsets)?;
     let mut batches = vec![];
     while batches.len() < WINDOWS {
         batches.extend(sampler.next_batch()?.split(1).take(WINDOWS - batches.len()));

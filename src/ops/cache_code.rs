@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// How rows are coded.
 const RULE: Rule = Rule::Narrow;
 
-/// Caches of keys and of values, each codes I8 [B, S, G, D] and scales [B, S, G], new keys and values [B, T, G, D], position U32 [1]
+/// Caches of keys and of values, each codes I8 [B, S, G, D] and scales [B, S, G], new keys and values [B, T, G, D], position U32 `[1]`
 /// -> the four caches, in place. D is a multiple of four.
 #[derive(Clone, Debug)]
 pub struct CacheCode;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// Matrices at most.
 pub const MOST_MATRICES: usize = 3;
 
-/// Codes x [.., K] and multiplies. Inputs: x in f32, its scale [1] if that is fixed, then codes [N_i, K] as i8 and scales `[N_i]`
+/// Codes x [.., K] and multiplies. Inputs: x in f32, its scale `[1]` if that is fixed, then codes [N_i, K] as i8 and scales `[N_i]`
 /// of each matrix, and the bias `[N]` where there is one matrix that has one. Outputs: [.., N_i] of each, or the one that a program
 /// makes of them.
 #[derive(Clone, Debug)]

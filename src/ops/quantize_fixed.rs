@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Elements a thread codes at a time.
 const PIECE: usize = 1 << 14;
 
-/// Codes by a given scale. Inputs: x [.., K] and s [1]; outputs: q [.., K] as i8 and the scale of each row [..].
+/// Codes by a given scale. Inputs: x [.., K] and s `[1]`; outputs: q [.., K] as i8 and the scale of each row [..].
 #[derive(Clone, Debug)]
 pub struct QuantizeFixed {
     /// Which codes there are; the scale is given.
@@ -114,7 +114,7 @@ widest! {
 
 /// Builder of [`QuantizeFixed`].
 pub trait QuantizeFixedEmit {
-    /// Codes of `x` by `scale` [1], and that scale for each row.
+    /// Codes of `x` by `scale` `[1]`, and that scale for each row.
     fn quantize_fixed(&mut self, x: Value, scale: Value, rule: Rule) -> Result<[Value; 2]>;
 }
 

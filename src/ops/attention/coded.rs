@@ -12,7 +12,7 @@ use crate::ops::{
 use crate::tensor::{DType, Tensor, Type, View, ViewMut};
 
 /// Cached attention of q [B, T, H, D] in f32 over codes of keys and of values, I8 [B, S, G, D], each followed by its scales [B, S,
-/// G]; position U32 [1] comes last. Outputs as those of [`Attention`]. D is a multiple of four.
+/// G]; position U32 `[1]` comes last. Outputs as those of [`Attention`]. D is a multiple of four.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionCoded(pub Attention);
 
