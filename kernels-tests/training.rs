@@ -1,5 +1,7 @@
 //! Whole runs in small: resumed, accumulated, interrupted, gone wrong.
 
+#[path = "training/codes.rs"]
+mod codes;
 #[path = "training/micro.rs"]
 mod micro;
 #[path = "training/recover.rs"]

@@ -327,6 +327,7 @@ pub fn families() -> Vec<Family> {
         ("rms_norm", rms_norm::cases),
         ("norm_weight", norm_weight::cases),
         ("optimizer", optimizer::cases),
+        ("adam_bytes", optimizer::bytes::cases),
         ("gradient_norm", optimizer::norm::cases),
         ("accumulate", optimizer::accumulate::cases),
         ("cross_entropy", cross_entropy::cases),

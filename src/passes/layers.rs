@@ -58,6 +58,14 @@ pub(super) fn choose(
     Ok(all.into_iter().filter(|(_, layer)| is_meant(layer)).collect())
 }
 
+/// Names of the weights of linear layers that nothing else reads, in order.
+pub fn linear_weights(graph: &Graph) -> Vec<String> {
+    let mut weights: Vec<Value> = layers(graph).into_values().map(|layer| layer.weight).collect();
+    weights.sort_unstable();
+    weights.dedup();
+    weights.into_iter().filter_map(|weight| graph.info(weight).name.clone()).collect()
+}
+
 /// All linear layers whose weight only matmuls read.
 fn layers(graph: &Graph) -> HashMap<usize, Layer> {
     let mut found = HashMap::new();

@@ -24,7 +24,7 @@ pub use coding::Coding;
 pub use epilogue::Epilogue;
 pub use fuse::Fuse;
 pub use group::Group;
-pub use layers::{HEADS, matches};
+pub use layers::{HEADS, linear_weights, matches};
 pub use overwrite::Overwrite;
 pub use precision::Precision;
 pub use products::CodedProducts;

@@ -187,6 +187,7 @@ impl Step {
             reduced: Reduced {
                 aware: recipe.quantize.as_ref().map(recipe::Quantize::pass),
                 products: recipe.precision.coded_products(),
+                byte_moments: recipe.precision.states == recipe::States::Bytes,
             },
         };
         Ok(Step { weights: family.parameters().into_iter().map(weight).collect(), settings, extent })

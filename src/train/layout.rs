@@ -10,6 +10,8 @@ use std::ops::Range;
 /// Elements of one block.
 pub const BLOCK: usize = 64;
 
+pub use crate::ops::optimizer::bytes::GROUP;
+
 /// One weight in the arenas.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placed {
@@ -21,8 +23,20 @@ pub struct Placed {
     pub page: usize,
     /// Elements before it in the page.
     pub offset: usize,
+    /// Elements with its pad.
+    pub padded: usize,
     /// True if weight decay applies.
     pub decays: bool,
+}
+
+/// How the optimiser keeps its moments of a tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// As f32, in arenas of the weights' layout.
+    #[default]
+    Singles,
+    /// In 8 bits, with a scale for each [`GROUP`] elements.
+    Bytes,
 }
 
 /// Some of the tensors, one after another.
@@ -32,6 +46,8 @@ pub struct Page {
     pub tensors: Range<usize>,
     /// Elements with pads.
     pub elements: usize,
+    /// How its moments are kept.
+    pub kept: Kept,
 }
 
 /// The common layout of all arenas.
@@ -48,17 +64,33 @@ impl Layout {
     ///
     /// A tensor larger than that has a page to itself; whether a kernel can use it is for the planner to say.
     pub fn new(weights: impl IntoIterator<Item = (String, Shape, bool)>, most_bytes: u64) -> Self {
-        let mut layout = Layout { tensors: vec![], pages: vec![Page { tensors: 0..0, elements: 0 }] };
-        for (name, shape, decays) in weights {
-            let padded = shape.count().next_multiple_of(BLOCK);
+        Layout::keeping(weights, most_bytes, |_, _| Kept::Singles)
+    }
+
+    /// The same with moments kept as `kept` says of a name and shape: tensors that differ in it have pages of their own, those
+    /// with moments in f32 first.
+    pub fn keeping(
+        weights: impl IntoIterator<Item = (String, Shape, bool)>,
+        most_bytes: u64,
+        kept: impl Fn(&str, &Shape) -> Kept,
+    ) -> Self {
+        let mut layout = Layout { tensors: vec![], pages: vec![] };
+        let mut all: Vec<_> = weights.into_iter().map(|w| (kept(&w.0, &w.1), w)).collect();
+        all.sort_by_key(|(kept, _)| *kept);
+        let first = all.first().map_or(Kept::Singles, |(kept, _)| *kept);
+        layout.pages.push(Page { tensors: 0..0, elements: 0, kept: first });
+        for (kept, (name, shape, decays)) in all {
+            let unit = if kept == Kept::Bytes { GROUP } else { BLOCK };
+            let padded = shape.count().next_multiple_of(unit);
             let number = layout.tensors.len();
             let last = layout.pages.last().expect("there is always one");
-            if last.elements > 0 && 4 * (last.elements + padded) as u64 > most_bytes {
-                layout.pages.push(Page { tensors: number..number, elements: 0 });
+            let is_full = last.elements > 0 && 4 * (last.elements + padded) as u64 > most_bytes;
+            if is_full || last.kept != kept {
+                layout.pages.push(Page { tensors: number..number, elements: 0, kept });
             }
             let page = layout.pages.len() - 1;
             let last = &mut layout.pages[page];
-            layout.tensors.push(Placed { name, shape, page, offset: last.elements, decays });
+            layout.tensors.push(Placed { name, shape, page, offset: last.elements, padded, decays });
             last.elements += padded;
             last.tensors.end = number + 1;
         }
@@ -87,7 +119,7 @@ impl Layout {
 
     /// For each block of a page the number of its tensor in the page.
     pub fn segments(&self, page: usize) -> Tensor {
-        let of = |(i, t): (usize, &Placed)| std::iter::repeat_n(i as u32, t.shape.count().div_ceil(BLOCK));
+        let of = |(i, t): (usize, &Placed)| std::iter::repeat_n(i as u32, t.padded / BLOCK);
         let segments: Vec<u32> = self.of_page(page).iter().enumerate().flat_map(of).collect();
         Tensor::u32([segments.len()], segments)
     }
@@ -118,6 +150,20 @@ mod tests {
         assert_eq!(layout.segments(0).as_u32(), [0, 1, 2, 2, 2]);
         assert_eq!(layout.decay(0, 0.1).real::<f32>(), [0.1, 0.0, 0.1]);
         assert_eq!(layout.tensors.iter().map(|t| t.offset).collect::<Vec<_>>(), [0, 64, 128]);
+    }
+
+    #[test]
+    fn tensors_with_moments_in_bytes_have_pages_of_their_own_and_whole_groups() {
+        let kept = |name: &str, _: &Shape| if name == "b" { Kept::Singles } else { Kept::Bytes };
+        let layout = Layout::keeping(weights(), u64::MAX, kept);
+        let names: Vec<&str> = layout.tensors.iter().map(|t| t.name.as_str()).collect();
+        assert_eq!(names, ["b", "a", "c"]);
+        assert_eq!(
+            layout.pages.iter().map(|p| (p.elements, p.kept)).collect::<Vec<_>>(),
+            [(64, Kept::Singles), (512, Kept::Bytes)]
+        );
+        assert_eq!(layout.segments(1).as_u32(), [0, 0, 0, 0, 1, 1, 1, 1]);
+        assert_eq!(layout.tensors[2].offset, 256);
     }
 
     #[test]

@@ -134,8 +134,10 @@ impl Program {
 /// Refuses a model whose weights, gradients and moments alone are too large, before anything is made for it.
 fn refuse_hopeless(target: &Target, weights: &[Weight], settings: &Settings) -> Result<()> {
     let count = |w: &Weight| w.shape.iter().map(|&size| size as f64).product::<f64>();
-    let copies = 2 + update::moment_count(settings);
-    let need = 4.0 * copies as f64 * weights.iter().map(count).sum::<f64>();
+    // Moments in bytes take a quarter; which weights have them is known later.
+    let share = if settings.reduced.byte_moments { 0.25 } else { 1.0 };
+    let copies = 2.0 + share * update::moment_count(settings) as f64;
+    let need = 4.0 * copies * weights.iter().map(count).sum::<f64>();
     match target.memory_bytes() {
         Some(have_bytes) if need > have_bytes as f64 => {
             Err(crate::plan::Error::DoesNotFit { need_bytes: need as u64, have_bytes }.into())
@@ -188,10 +190,10 @@ impl Parts {
     fn new(target: &Target, weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Parts> {
         let caps = target.caps();
         let page_bytes = settings.page_bytes.unwrap_or(caps.max_binding_bytes);
-        let learned = settings.reduced.learned(build)?;
-        let beside = learned.iter().map(|l| (l.name.clone(), l.kind().shape, false));
+        let survey = settings.reduced.survey(build)?;
+        let beside = survey.learned.iter().map(|l| (l.name.clone(), l.kind().shape, false));
         let all = weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)).chain(beside);
-        let layout = Layout::new(all, page_bytes);
+        let layout = Layout::keeping(all, page_bytes, |name, _| survey.kept(name));
         let arenas = update::Arenas::new(&layout, settings);
         let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
         for placed in &layout.tensors {
@@ -207,7 +209,7 @@ impl Parts {
         let (evaluation, _) = passes::run(&[&Residual, &Fuse, &Epilogue], evaluation)?;
         let update = update::graph(&arenas, settings)?;
         let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
-        Ok(Parts { step, update, evaluation, gather, residents, layout, learned, arenas })
+        Ok(Parts { step, update, evaluation, gather, residents, layout, learned: survey.learned, arenas })
     }
 
     /// In the order in which an engine numbers their plans.

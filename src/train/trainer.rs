@@ -229,10 +229,10 @@ impl Trainer {
     pub fn moments(&mut self) -> Result<Vec<(String, Tensor)>> {
         let mut all = self.tensors_of(Role::Parameters)?;
         all.retain(|(name, _)| is_learned(&self.learned, name));
-        for (role, name) in self.arenas.moments() {
-            all.extend(
-                self.tensors_of(role)?.into_iter().map(|(tensor, data)| (format!("{tensor}.{name}"), data)),
-            );
+        for placed in &self.layout.tensors {
+            for (span, name, kind) in self.arenas.moments(placed) {
+                all.push((name, self.engine.read(span, &kind)?));
+            }
         }
         if self.settings.loss_scale.scaling().is_some() {
             let control = self.engine.read(self.arenas.control(), &Type::f32([CONTROL]))?;
@@ -244,17 +244,17 @@ impl Trainer {
     /// Restores optimiser state and the count of steps.
     pub fn restore(&mut self, step: u64, moments: &HashMap<String, Tensor>) -> Result<()> {
         let learned = self.layout.tensors.iter().filter(|placed| is_learned(&self.learned, &placed.name));
-        let mut wanted: Vec<_> = learned.map(|p| (Role::Parameters, p, p.name.clone())).collect();
-        for (role, name) in self.arenas.moments() {
-            wanted.extend(self.layout.tensors.iter().map(|p| (role, p, format!("{}.{name}", p.name))));
-        }
-        for (role, placed, key) in wanted {
+        let place =
+            |p: &Placed| (self.arenas.span(Role::Parameters, p), p.name.clone(), Type::f32(p.shape.clone()));
+        let mut wanted: Vec<_> = learned.map(place).collect();
+        wanted.extend(self.layout.tensors.iter().flat_map(|placed| self.arenas.moments(placed)));
+        for (span, key, kind) in wanted {
             let wrong = |problem| Error::Mismatch { folder: "checkpoint".into(), problem };
             let tensor = moments.get(&key).ok_or_else(|| wrong(format!("`{key}` is missing")))?;
-            if tensor.shape != placed.shape {
-                return Err(wrong(format!("`{key}` has shape {}, expected {}", tensor.shape, placed.shape)));
+            if tensor.host_type() != kind {
+                return Err(wrong(format!("`{key}` is {}, expected {kind}", tensor.host_type())));
             }
-            self.engine.write(self.arenas.span(role, placed), tensor)?;
+            self.engine.write(span, tensor)?;
         }
         if self.settings.loss_scale.scaling().is_some()
             && let Some(control) = moments.get(LOSS_SCALE)

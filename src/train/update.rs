@@ -1,19 +1,20 @@
 //! The second half of a step as a graph over whole arenas: gradient norm, clipping, optimiser.
 
 use super::Result;
-use super::layout::{Layout, Placed};
+use super::layout::{GROUP, Kept, Layout, Placed};
 use super::program::arena_name;
 use super::recipe::{Clip, LossScale, Rule};
 use super::trainer::Settings;
 use crate::graph::Graph;
 use crate::ops::Value;
 use crate::ops::optimizer::accumulate::AccumulateEmit;
+use crate::ops::optimizer::bytes::{AdamBytesEmit, ByteMoments};
 use crate::ops::optimizer::norm::{CONTROL, GradientNorm, GradientNormEmit, start};
 use crate::ops::optimizer::{Kind, Optimizer, OptimizerEmit, SCALARS, Steering};
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::slice::SliceEmit;
 use crate::plan::{Arena, Residents, Span};
-use crate::tensor::{Tensor, Type};
+use crate::tensor::{DType, Tensor, Type};
 
 /// What an arena holds. All but the control word exist once for each page of the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub enum Role {
     Totals,
     /// A moment of the optimiser, counted from one.
     Moment(usize),
+    /// Moments in 8 bits.
+    Codes,
+    /// Scales of the moments in 8 bits.
+    Scales,
     /// Tensor of each block.
     Segments,
     /// Weight decay of each tensor.
@@ -41,22 +46,31 @@ pub struct Arenas {
     /// What each is for, and the page it holds.
     roles: Vec<(Role, usize)>,
     moments: usize,
-    pages: usize,
+    pages: Vec<Kept>,
 }
 
 impl Arenas {
     /// For each page: parameters, gradients, what steers the update, as many moments as the rule keeps, the sum over micro-batches.
     pub fn new(layout: &Layout, settings: &Settings) -> Self {
         let moments = kind_of(settings).moments();
-        let pages = layout.pages.len();
+        let pages = layout.pages.iter().map(|page| page.kept).collect();
         let mut arenas = Arenas { list: vec![], roles: vec![], moments, pages };
-        for page in 0..pages {
+        for (page, of_page) in layout.pages.iter().enumerate() {
             arenas.add(Role::Parameters, page, layout.kind(page));
             arenas.add(Role::Gradients, page, layout.kind(page));
             arenas.add(Role::Segments, page, layout.segments(page).host_type());
             arenas.add(Role::Decay, page, Type::f32([layout.of_page(page).len()]));
-            for number in 1..=moments {
-                arenas.add(Role::Moment(number), page, layout.kind(page));
+            match of_page.kept {
+                Kept::Bytes => {
+                    let elements = 2 * of_page.elements;
+                    arenas.add(Role::Codes, page, Type::new(DType::I8, [elements]));
+                    arenas.add(Role::Scales, page, Type::f32([elements / GROUP]));
+                }
+                Kept::Singles => {
+                    for number in 1..=moments {
+                        arenas.add(Role::Moment(number), page, layout.kind(page));
+                    }
+                }
             }
             if gathers(settings) {
                 arenas.add(Role::Totals, page, layout.kind(page));
@@ -71,21 +85,42 @@ impl Arenas {
             Role::Moment(number) => format!("moment{number}"),
             _ => format!("{role:?}").to_lowercase(),
         };
-        if self.pages > 1 && role != Role::Control {
+        if self.pages.len() > 1 && role != Role::Control {
             name = format!("{name}.{page}");
         }
         self.list.push(Arena { name, kind });
         self.roles.push((role, page));
     }
 
-    /// The moments the rule keeps, with their names in checkpoints.
-    pub fn moments(&self) -> Vec<(Role, String)> {
-        (1..=self.moments).map(|n| (Role::Moment(n), format!("moment{n}"))).collect()
+    /// What the optimiser keeps of a weight: where, its name in checkpoints, and its type.
+    pub fn moments(&self, placed: &Placed) -> Vec<(Span, String, Type)> {
+        let entry =
+            |role, what: String, kind| (self.span(role, placed), format!("{}.{what}", placed.name), kind);
+        match self.pages[placed.page] {
+            Kept::Singles => {
+                let kind = Type::f32(placed.shape.clone());
+                let one = |n| entry(Role::Moment(n), format!("moment{n}"), kind.clone());
+                (1..=self.moments).map(one).collect()
+            }
+            Kept::Bytes => {
+                let elements = 2 * placed.padded;
+                vec![
+                    entry(Role::Codes, "moment_codes".into(), Type::new(DType::I8, [elements])),
+                    entry(Role::Scales, "moment_scales".into(), Type::f32([elements / GROUP])),
+                ]
+            }
+        }
     }
 
     /// The place of a weight among arenas of one role.
     pub fn span(&self, role: Role, placed: &Placed) -> Span {
-        Span { arena: self.number(role, placed.page), offset_bytes: 4 * placed.offset as u64 }
+        let elements = placed.offset as u64;
+        let offset_bytes = match role {
+            Role::Codes => 2 * elements,
+            Role::Scales => 4 * 2 * elements / GROUP as u64,
+            _ => 4 * elements,
+        };
+        Span { arena: self.number(role, placed.page), offset_bytes }
     }
 
     /// The place of the control value.
@@ -104,7 +139,7 @@ impl Arenas {
         let at = |role, page| Span { arena: self.number(role, page), offset_bytes: 0 };
         let mut all =
             vec![(self.control(), Tensor::f32([CONTROL], start(settings.loss_scale.first()).to_vec()))];
-        for page in 0..self.pages {
+        for page in 0..self.pages.len() {
             all.push((at(Role::Segments, page), layout.segments(page)));
             let decay = layout.decay(page, settings.optimizer.decay.weight_decay);
             all.push((at(Role::Decay, page), decay));
@@ -190,7 +225,7 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
         graph.state(arena_name(arena), arena.kind.clone())
     };
     let read = if gathers(settings) { Role::Totals } else { Role::Gradients };
-    let gradients: Vec<_> = (0..arenas.pages).map(|page| state(&mut graph, read, page)).collect();
+    let gradients: Vec<_> = (0..arenas.pages.len()).map(|page| state(&mut graph, read, page)).collect();
     let before = state(&mut graph, Role::Control, 0);
     let scalars = graph.input("scalars", Type::f32([SCALARS]));
     let max_norm = match settings.clip {
@@ -198,7 +233,7 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
         Clip::None | Clip::Value(_) => None,
     };
     let control = graph.gradient_norm(
-        GradientNorm { arenas: arenas.pages, max_norm, scaling: settings.loss_scale.scaling() },
+        GradientNorm { arenas: arenas.pages.len(), max_norm, scaling: settings.loss_scale.scaling() },
         &gradients,
         before,
     )?;
@@ -206,11 +241,21 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
         let parameters = state(&mut graph, Role::Parameters, page);
         let segments = state(&mut graph, Role::Segments, page);
         let decay = state(&mut graph, Role::Decay, page);
-        let moments: Vec<_> =
-            arenas.moments().iter().map(|&(role, _)| state(&mut graph, role, page)).collect();
         let steering = Steering { segments, decay, scalars, control };
-        let results = graph.optimize(&operator(settings), parameters, gradients, &moments, steering)?;
-        graph.output(updated(arenas.arena(Role::Parameters, page)), results[0]);
+        let rule = operator(settings);
+        let result = match arenas.pages[page] {
+            Kept::Bytes => {
+                let [codes, scales] = [Role::Codes, Role::Scales].map(|role| state(&mut graph, role, page));
+                let moments = ByteMoments { codes, scales };
+                graph.optimize_bytes(&rule, parameters, gradients, moments, steering)?
+            }
+            Kept::Singles => {
+                let moments: Vec<_> =
+                    (1..=arenas.moments).map(|n| state(&mut graph, Role::Moment(n), page)).collect();
+                graph.optimize(&rule, parameters, gradients, &moments, steering)?[0]
+            }
+        };
+        graph.output(updated(arenas.arena(Role::Parameters, page)), result);
     }
     graph.output("control", control);
     Ok(graph)
@@ -220,7 +265,7 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
 pub fn gather_graph(arenas: &Arenas) -> Result<Graph> {
     let mut graph = Graph::new();
     let scalars = graph.input("scalars", Type::f32([2]));
-    for page in 0..arenas.pages {
+    for page in 0..arenas.pages.len() {
         let (totals, gradients) = (arenas.arena(Role::Totals, page), arenas.arena(Role::Gradients, page));
         let total = graph.state(arena_name(totals), totals.kind.clone());
         let new = graph.state(arena_name(gradients), gradients.kind.clone());

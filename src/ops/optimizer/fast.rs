@@ -11,7 +11,7 @@ const TAKE: usize = 256 * BLOCK;
 
 /// What is the same for all elements of a step.
 #[derive(Clone, Copy)]
-struct Step {
+pub(super) struct Step {
     beta: [f32; 2],
     fresh: [f32; 2],
     epsilon: f32,
@@ -22,32 +22,43 @@ struct Step {
     decoupled: bool,
 }
 
+impl Step {
+    /// The step of Adam or AdamW, if one is to be made.
+    pub fn of(op: &Optimizer, scalars: &[f32], control: &[f32]) -> Option<Step> {
+        let (betas, epsilon, decoupled) = match op.kind {
+            Kind::Adam { betas, epsilon } => (betas, epsilon, false),
+            Kind::AdamW { betas, epsilon } => (betas, epsilon, true),
+            _ => return None,
+        };
+        let (rate, bias, _) = op.effective(scalars, control);
+        (control[2] != 0.0).then_some(Step {
+            beta: betas.map(|b| b as f32),
+            fresh: betas.map(|b| (1.0 - b) as f32),
+            epsilon: epsilon as f32,
+            rate,
+            bias,
+            factor: control[0],
+            limit: op.clip_value.unwrap_or(f32::INFINITY),
+            decoupled,
+        })
+    }
+
+    /// Moves parameters and moments of one tensor.
+    pub fn move_block(self, decay: f32, p: &mut [f32], m: &mut [f32], v: &mut [f32], g: &[f32]) {
+        blocks(self, &[0; 4][..p.len() / BLOCK], &[decay], p, m, v, g);
+    }
+}
+
 /// One update; false if the rule has no fast path.
 pub(super) fn update(op: &Optimizer, inputs: &[View], outputs: &mut [ViewMut]) -> bool {
-    let (betas, epsilon, decoupled) = match op.kind {
-        Kind::Adam { betas, epsilon } => (betas, epsilon, false),
-        Kind::AdamW { betas, epsilon } => (betas, epsilon, true),
-        _ => return false,
-    };
+    if !matches!(op.kind, Kind::Adam { .. } | Kind::AdamW { .. }) {
+        return false;
+    }
     let [segments, decay, scalars, control] = &inputs[4..] else {
         unreachable!("the signature has counted the inputs")
     };
     let (segments, decay) = (segments.as_u32(), decay.floats());
-    let (scalars, control) = (scalars.floats(), control.floats());
-    if control[2] == 0.0 {
-        return true;
-    }
-    let (rate, bias, _) = op.effective(scalars, control);
-    let step = Step {
-        beta: betas.map(|b| b as f32),
-        fresh: betas.map(|b| (1.0 - b) as f32),
-        epsilon: epsilon as f32,
-        rate,
-        bias,
-        factor: control[0],
-        limit: op.clip_value.unwrap_or(f32::INFINITY),
-        decoupled,
-    };
+    let Some(step) = Step::of(op, scalars.floats(), control.floats()) else { return true };
     let gradients = inputs[1].floats();
     let [p, m, v] = outputs else { unreachable!("Adam has three outputs") };
     let arenas = p.floats().par_chunks_mut(TAKE).zip(m.floats().par_chunks_mut(TAKE));

@@ -9,8 +9,8 @@ const TAKE: usize = 64;
 
 /// The scalars of one step in precision `R`.
 #[derive(Clone, Copy)]
-struct Step<R> {
-    rate: R,
+pub(super) struct Step<R> {
+    pub rate: R,
     bias1: R,
     bias2: R,
     is_first: bool,
@@ -19,7 +19,14 @@ struct Step<R> {
 }
 
 impl<R: Real> Step<R> {
-    fn clipped(&self, g: R) -> R {
+    /// What the scalars and the control value say.
+    pub fn of(op: &Optimizer, scalars: &[R], control: &[R]) -> Self {
+        let (rate, [bias1, bias2], is_first) = op.effective(scalars, control);
+        let limit = op.clip_value.map(|c| R::of(c as f64));
+        Step { rate, bias1, bias2, is_first, factor: control[0], limit }
+    }
+
+    pub fn clipped(&self, g: R) -> R {
         let g = g * self.factor;
         match self.limit {
             Some(limit) if g > limit => limit,
@@ -41,15 +48,7 @@ pub(super) fn update<R: Real>(op: &Optimizer, inputs: &[&Tensor], outputs: &mut 
     if control[2] == R::default() {
         return;
     }
-    let (rate, [bias1, bias2], is_first) = op.effective(scalars, control);
-    let step = Step {
-        rate,
-        bias1,
-        bias2,
-        is_first,
-        factor: control[0],
-        limit: op.clip_value.map(|c| R::of(c as f64)),
-    };
+    let step = Step::of(op, scalars, control);
     let gradients = inputs[1].real::<R>();
     let segments = segments.as_u32();
     let decay_of = |block: usize| decay[(segments[block] as usize).min(decay.len() - 1)];
@@ -153,23 +152,23 @@ fn trust<R: Real>(
 }
 
 /// The moments of Adam and the direction they give.
-struct Adam<R> {
+pub(super) struct Adam<R> {
     beta: [R; 2],
     fresh: [R; 2],
     epsilon: R,
 }
 
 impl<R: Real> Adam<R> {
-    fn new(betas: [f64; 2], epsilon: f64) -> Self {
+    pub fn new(betas: [f64; 2], epsilon: f64) -> Self {
         Adam { beta: betas.map(R::of), fresh: betas.map(|b| R::of(1.0 - b)), epsilon: R::of(epsilon) }
     }
 
-    fn moments(&self, g: R, m: &mut R, v: &mut R) {
+    pub fn moments(&self, g: R, m: &mut R, v: &mut R) {
         *m = self.beta[0] * *m + self.fresh[0] * g;
         *v = self.beta[1] * *v + self.fresh[1] * g * g;
     }
 
-    fn direction(&self, step: &Step<R>, m: R, v: R) -> R {
+    pub fn direction(&self, step: &Step<R>, m: R, v: R) -> R {
         m * step.bias1 / (v.sqrt() * step.bias2 + self.epsilon)
     }
 }

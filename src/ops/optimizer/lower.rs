@@ -18,14 +18,6 @@ pub(super) fn variants(op: &Optimizer, inputs: &[Type]) -> Vec<Variant> {
             .param("tensors", tensors)
             .param("limit", op.clip_value.unwrap_or(f32::MAX))
     };
-    let moments_of = |launch: Launch, betas: [f64; 2], epsilon: f64| {
-        launch
-            .param("beta1", betas[0] as f32)
-            .param("fresh1", (1.0 - betas[0]) as f32)
-            .param("beta2", betas[1] as f32)
-            .param("fresh2", (1.0 - betas[1]) as f32)
-            .param("epsilon", epsilon as f32)
-    };
     let (name, launch) = match op.kind {
         Kind::GradientDescent => ("gradient_descent", launch(Kernel::new("gradient_descent"), spread(fours))),
         Kind::Sgd { momentum, dampening, nesterov, decoupled } => {
@@ -51,4 +43,14 @@ pub(super) fn variants(op: &Optimizer, inputs: &[Type]) -> Vec<Variant> {
         }
     };
     vec![Variant::single(name, launch)]
+}
+
+/// Gives what Adam's moments need.
+pub(super) fn moments_of(launch: Launch, betas: [f64; 2], epsilon: f64) -> Launch {
+    launch
+        .param("beta1", betas[0] as f32)
+        .param("fresh1", (1.0 - betas[0]) as f32)
+        .param("beta2", betas[1] as f32)
+        .param("fresh2", (1.0 - betas[1]) as f32)
+        .param("epsilon", epsilon as f32)
 }

@@ -17,6 +17,7 @@
 //! as they are.
 
 pub mod accumulate;
+pub mod bytes;
 mod fast;
 mod host;
 mod lower;

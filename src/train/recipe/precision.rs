@@ -17,12 +17,33 @@ pub struct Precision {
     pub storage: Storage,
     /// What the loss is multiplied with before the backward pass, so that small gradients are not lost in f16.
     pub loss_scale: LossScale,
+    /// How the optimiser keeps its moments of the weights of linear layers.
+    #[serde(skip_serializing_if = "States::is_f32")]
+    pub states: States,
     /// Which products of linear layers are made of int8 codes while training.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub int8: Vec<Product>,
     /// Layers that are not, as patterns of the names of their weights.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub int8_ignore: Vec<String>,
+}
+
+/// How moments are kept. Small tensors, and those that are no linear layer's own, have theirs in f32 whatever it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum States {
+    /// As f32.
+    #[default]
+    #[serde(rename = "f32")]
+    F32,
+    /// As codes of 8 bits with a scale for each 256: Adam and AdamW.
+    #[serde(rename = "8bit")]
+    Bytes,
+}
+
+impl States {
+    fn is_f32(&self) -> bool {
+        *self == States::F32
+    }
 }
 
 /// One of the three products of a linear layer.
@@ -139,7 +160,8 @@ pub(super) fn precision(section: &Section) -> Result<Precision, Error> {
         }
     };
     let (int8, int8_ignore) = int8(section, storage)?;
-    Ok(Precision { storage, loss_scale, int8, int8_ignore })
+    let states = section.word("states", &[("f32", States::F32), ("8bit", States::Bytes)])?.or(States::F32);
+    Ok(Precision { storage, loss_scale, states, int8, int8_ignore })
 }
 
 /// `int8` and `int8_ignore`; the second means nothing without the first.

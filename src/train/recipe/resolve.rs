@@ -10,8 +10,8 @@ use super::rate;
 use super::raw::RawRecipe;
 use super::read::{Given, Section, describe, nearest};
 use super::{
-    Data, Evaluate, Log, MicroBatch, Model, Precision, Quantize, Recipe, Run, Save, Shape, Storage,
-    Tokenizer, Train,
+    Data, Evaluate, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save, Shape, States,
+    Storage, Tokenizer, Train,
 };
 use super::{memory, optimizer, precision, quantize};
 use crate::model::usual;
@@ -32,9 +32,11 @@ impl RawRecipe {
             }
         };
         let precision = precision::precision(&Section::open(self, "precision")?)?;
+        let train = train(&section, steps, context)?;
+        refuse_states(self, &precision, &train)?;
         Ok(Recipe {
             data: data(&Section::open(self, "data")?, &model)?,
-            train: train(&section, steps, context)?,
+            train,
             quantize: quantize(&Section::open(self, "quantize")?, &precision)?,
             precision,
             memory: memory::memory(&Section::open(self, "memory")?)?,
@@ -220,6 +222,16 @@ fn micro_batch(section: &Section, batch: usize) -> Result<MicroBatch, Error> {
             Err(section.refuse("micro_batch", "a number of sequences or \"auto\"", &hint))
         }
     }
+}
+
+/// Moments in 8 bits are made for rules that have two of them.
+fn refuse_states(raw: &RawRecipe, precision: &Precision, train: &Train) -> Result<(), Error> {
+    let fits = matches!(train.optimizer.rule, Rule::Adam { .. } | Rule::Adamw { .. });
+    if fits || precision.states == States::F32 {
+        return Ok(());
+    }
+    let hint = "choose kind = \"adamw\" or \"adam\" in train.optimizer, or leave states out";
+    Err(Section::open(raw, "precision")?.refuse("states", "\"f32\" beside this optimizer", hint))
 }
 
 /// The quantised model trained for; beside 16-bit activations and products in int8 it would not be the deployed one.

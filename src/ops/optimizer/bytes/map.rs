@@ -12,7 +12,8 @@ use std::sync::LazyLock;
 const DECADES: usize = 7;
 
 /// Values by code plus 128: of the map of both signs, then of the other.
-pub(super) static TABLES: LazyLock<[[f32; 256]; 2]> = LazyLock::new(|| [dynamic_map(true), dynamic_map(false)]);
+pub(super) static TABLES: LazyLock<[[f32; 256]; 2]> =
+    LazyLock::new(|| [dynamic_map(true), dynamic_map(false)]);
 
 /// Ends of the decades: halfway from zero to the first entry, from the last entry of each to the first of the next, and from the
 /// last of all to one.
@@ -23,9 +24,8 @@ pub(super) const FACTORS: [f64; DECADES] =
     [1e6 / 0.9, 1e5 / 0.9, 1e4 / 0.9, 1e3 / 0.9, 1e2 / 0.9, 1e1 / 0.9, 1.0 / 0.9];
 
 fn ends(more: u32) -> [f64; DECADES + 1] {
-    let entry = |decade: usize, at: f64, count: f64| {
-        10f64.powi(decade as i32 - 6) * (0.1 + 0.9 * (at + 0.5) / count)
-    };
+    let entry =
+        |decade: usize, at: f64, count: f64| 10f64.powi(decade as i32 - 6) * (0.1 + 0.9 * (at + 0.5) / count);
     let count = |decade: usize| f64::from(1u32 << (decade as u32 + more));
     let first = |decade| if decade == DECADES { 1.0 } else { entry(decade, 0.0, count(decade)) };
     let last = |decade: usize| entry(decade, count(decade) - 1.0, count(decade));
