@@ -126,7 +126,7 @@ fn optimizer(name: &str) -> Result<(Optimizer, f64, f32), Failed> {
         other => return Err(format!("no rule stands for {other:?}").into()),
     };
     let rate = case["options"]["lr"].as_f64().ok_or("no learning rate")?;
-    Ok((Optimizer { kind, clip_value: None }, rate, decay as f32))
+    Ok((Optimizer { kind, clip_value: None, rounding: None }, rate, decay as f32))
 }
 
 /// Every element within the limits; NaN is not.
@@ -193,7 +193,7 @@ fn norm_matches(name: &str, max_norm: f32) -> Result<(), Failed> {
             .remove(0);
     let total = Tensor::f32([1], vec![control.real::<f32>()[1]]);
     close("norm", &total, &expected[&format!("{name}.total")])?;
-    let op = Optimizer { kind: Kind::GradientDescent, clip_value: None };
+    let op = Optimizer { kind: Kind::GradientDescent, clip_value: None, rounding: None };
     let clipped = clipped(&op, &gradients, &control, &layout)?;
     for (number, expected) in three(&expected, &format!("{name}.g"))?.into_iter().enumerate() {
         close(&format!("gradient {number}"), &layout.part(&clipped, number), expected)?;
@@ -206,7 +206,7 @@ fn value_matches(name: &str, limit: f32) -> Result<(), Failed> {
     let expected = tensors(&folder().join("clip_expected.safetensors"), "")?;
     let gradients = three(&given, "g.0.")?;
     let layout = Layout::of(&gradients);
-    let op = Optimizer { kind: Kind::GradientDescent, clip_value: Some(limit) };
+    let op = Optimizer { kind: Kind::GradientDescent, clip_value: Some(limit), rounding: None };
     let start = Tensor::f32([CONTROL], norm::start(1.0).to_vec());
     let clipped = clipped(&op, &layout.join(&gradients), &start, &layout)?;
     for (number, expected) in three(&expected, &format!("{name}.g"))?.into_iter().enumerate() {

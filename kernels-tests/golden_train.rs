@@ -32,7 +32,8 @@ fn main() {
     }
     let folder = golden();
     let absent = folder.is_none() && std::env::var_os("KILN_REQUIRE_GOLDEN").is_none();
-    let trial = Trial::test("gpt2-shakespeare-char, tuned for 3 bits, cpu", move || three_bits(folder.as_deref()));
+    let trial =
+        Trial::test("gpt2-shakespeare-char, tuned for 3 bits, cpu", move || three_bits(folder.as_deref()));
     trials.push(trial.with_ignored_flag(absent));
     libtest_mimic::run(&arguments, trials).exit();
 }

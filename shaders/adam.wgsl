@@ -5,16 +5,16 @@
 // one tensor.
 
 #import bias
+#import random
 
 struct Params {
     count: u32, tensors: u32, limit: f32,
-    beta1: f32, fresh1: f32, beta2: f32, fresh2: f32, epsilon: f32,
+    beta1: f32, fresh1: f32, beta2: f32, fresh2: f32, epsilon: f32, key: u32,
 }
 
 override LANES: u32 = 128u;
 override DECOUPLED: u32 = 0u;
 
-@group(0) @binding(0) var<storage, read_write> parameters: array<vec4<f32>>;   // [N / 4]
 @group(0) @binding(1) var<storage, read_write> first: array<vec4<f32>>;        // [N / 4]
 @group(0) @binding(2) var<storage, read_write> second: array<vec4<f32>>;       // [N / 4]
 @group(0) @binding(3) var<storage, read>       gradients: array<vec4<f32>>;    // [N / 4]
@@ -23,6 +23,8 @@ override DECOUPLED: u32 = 0u;
 @group(0) @binding(6) var<storage, read>       scalars: array<f32>;            // rate, bias1, bias2, first, step, ln beta1, ln beta2
 @group(0) @binding(7) var<storage, read>       control: array<f32>;            // factor, norm, goes, -, -, skipped, ..
 @group(1) @binding(0) var<uniform> params: Params;
+
+#paste PARAMETERS
 
 @compute @workgroup_size(LANES)
 fn forward(
@@ -38,13 +40,13 @@ fn forward(
     let stride = groups.x * groups.y * LANES;
     for (var i = (group.y * groups.x + group.x) * LANES + lane.x; i < params.count; i += stride) {
         let d = decay[min(segments[i / 16u], params.tensors - 1u)];
-        var p = parameters[i];
+        var p = read_four(i);
         var g = clamp(gradients[i] * factor, -limit, limit);
         if DECOUPLED == 1u { p = p * (1.0 - rate * d); } else { g += d * p; }
         let m = params.beta1 * first[i] + params.fresh1 * g;
         let v = params.beta2 * second[i] + params.fresh2 * g * g;
         first[i] = m;
         second[i] = v;
-        parameters[i] = p - rate * (m * bias.x / (sqrt(v) * bias.y + params.epsilon));
+        write_four(i, p - rate * (m * bias.x / (sqrt(v) * bias.y + params.epsilon)));
     }
 }

@@ -4,10 +4,11 @@
 // moments are computed twice, to find their largest magnitude and then to round them, which costs less than to keep them.
 
 #import bias
+#import random
 
 struct Params {
     blocks: u32, tensors: u32, limit: f32,
-    beta1: f32, fresh1: f32, beta2: f32, fresh2: f32, epsilon: f32,
+    beta1: f32, fresh1: f32, beta2: f32, fresh2: f32, epsilon: f32, key: u32,
 }
 
 override LANES: u32 = 64u;
@@ -15,7 +16,6 @@ override DECOUPLED: u32 = 0u;
 const WORDS = 64u;
 const SMALLEST_NORMAL = 1.1754944e-38;
 
-@group(0) @binding(0) var<storage, read_write> parameters: array<vec4<f32>>;   // [N / 4]
 @group(0) @binding(1) var<storage, read_write> codes: array<u32>;              // [N / 256, 2, 64] bytes
 @group(0) @binding(2) var<storage, read_write> scales: array<vec2<f32>>;       // [N / 256]
 @group(0) @binding(3) var<storage, read>       gradients: array<vec4<f32>>;    // [N / 4]
@@ -28,6 +28,7 @@ const SMALLEST_NORMAL = 1.1754944e-38;
 var<workgroup> largest: array<vec2<f32>, LANES>;
 
 #paste MAP
+#paste PARAMETERS
 
 // Codes plus 128 are numbers of entries: of 127 below zero, zero, and 128 above it; or of zero and 255 above it.
 fn entry_both(code: i32) -> f32 {
@@ -84,7 +85,7 @@ fn gradient_of(at: u32, d: f32) -> vec4<f32> {
     let limit = vec4<f32>(params.limit);
     let g = clamp(gradients[at] * control[0], -limit, limit);
     if DECOUPLED == 1u { return g; }
-    return g + d * parameters[at];
+    return g + d * read_four(at);
 }
 
 fn most(v: vec4<f32>) -> f32 { return max(max(v.x, v.y), max(v.z, v.w)); }
@@ -106,8 +107,8 @@ fn forward(
         let d = decay[min(segments[block * 4u], params.tensors - 1u)];
         var ends_of = vec2<f32>();
         for (var word = lane.x; word < WORDS; word += LANES) {
-            let new = moved(block, word, gradient_of(block * WORDS + word, d));
-            ends_of = max(ends_of, vec2<f32>(most(abs(new.m)), most(new.v)));
+            let next = moved(block, word, gradient_of(block * WORDS + word, d));
+            ends_of = max(ends_of, vec2<f32>(most(abs(next.m)), most(abs(next.v))));
         }
         largest[lane.x] = ends_of;
         for (var half = LANES / 2u; half > 0u; half /= 2u) {
@@ -120,17 +121,17 @@ fn forward(
         let live = vec2<f32>(scale != vec2<f32>(0.0));
         for (var word = lane.x; word < WORDS; word += LANES) {
             let at = block * WORDS + word;
-            let new = moved(block, word, gradient_of(at, d));
-            let m = new.m * live.x / divisor.x;
-            let v = new.v * live.y / divisor.y;
+            let next = moved(block, word, gradient_of(at, d));
+            let m = next.m * live.x / divisor.x;
+            let v = next.v * live.y / divisor.y;
             if goes {
                 let first = vec4<i32>(code_both(m.x), code_both(m.y), code_both(m.z), code_both(m.w));
                 let second = vec4<i32>(code_above(v.x), code_above(v.y), code_above(v.z), code_above(v.w));
-                var p = parameters[at];
+                var p = read_four(at);
                 if DECOUPLED == 1u { p = p * (1.0 - rate * d); }
                 codes[block * 2u * WORDS + word] = pack4xI8(first);
                 codes[(block * 2u + 1u) * WORDS + word] = pack4xI8(second);
-                parameters[at] = p - rate * (new.m * bias.x / (sqrt(new.v) * bias.y + params.epsilon));
+                write_four(at, p - rate * (next.m * bias.x / (sqrt(next.v) * bias.y + params.epsilon)));
             }
         }
         // Every lane has read the old scale before one writes the new.

@@ -14,6 +14,8 @@ fn runs_in_codes_learn_and_resume_bit_for_bit_and_leave_plain_weights() {
         &["quantize.scheme=int4-g16", "quantize.learned_step=true"][..],
         &["quantize.scheme=W8A8", "precision.states=8bit"],
         &[INT8, "precision.states=8bit"],
+        &["precision.weights=bf16"],
+        &["precision.weights=bf16", "precision.states=8bit"],
     ] {
         for device in devices() {
             let root = tempfile::tempdir().unwrap();

@@ -2,6 +2,7 @@
 
 use super::{Graph, Node, Result, Source, ValueInfo};
 use crate::ops::{Emit, Value};
+use crate::tensor::Type;
 
 /// Copies a graph node by node, letting the caller replace some.
 pub struct Rewriter<'a> {
@@ -36,6 +37,12 @@ impl<'a> Rewriter<'a> {
     /// Lets `new` stand for `old` from here on.
     pub fn set(&mut self, old: Value, new: Value) {
         self.map[old.index()] = Some(new);
+    }
+
+    /// Gives the new input, parameter or state that stands for an old one another type of the same shape.
+    pub fn retype(&mut self, old: Value, kind: Type) {
+        let new = self.get(old);
+        self.new.values[new.index()].kind = kind;
     }
 
     /// True if something already stands for `old`.
@@ -141,7 +148,6 @@ pub fn storage_roots(graph: &Graph) -> Vec<Value> {
 mod tests {
     use super::*;
     use crate::ops::pointwise::PointwiseEmit;
-    use crate::tensor::Type;
 
     #[test]
     fn dead_nodes_go_and_the_rest_keeps_its_order() {

@@ -1,5 +1,6 @@
 //! What a recipe names, made: text, tokenizer, tokens, model, first weights.
 
+use super::layout::Class;
 use super::recipe::{self, Recipe};
 use super::trainer::{Program, Settings, Trainer, Weight};
 use super::{Error, Reduced, Result, Target, micro};
@@ -187,7 +188,10 @@ impl Step {
             reduced: Reduced {
                 aware: recipe.quantize.as_ref().map(recipe::Quantize::pass),
                 products: recipe.precision.coded_products(),
-                byte_moments: recipe.precision.states == recipe::States::Bytes,
+                class: Class {
+                    byte_moments: recipe.precision.states == recipe::States::Bytes,
+                    half_weights: recipe.precision.weights == recipe::Held::Bf16,
+                },
             },
         };
         Ok(Step { weights: family.parameters().into_iter().map(weight).collect(), settings, extent })

@@ -4,7 +4,7 @@
 //! and stay zero: their gradient is never written. Weights that together are larger than a kernel may bind are laid out in
 //! pages, each with arenas of its own; a tensor lies in one page.
 
-use crate::tensor::{Shape, Tensor, Type};
+use crate::tensor::{DType, Shape, Tensor, Type};
 use std::ops::Range;
 
 /// Elements of one block.
@@ -29,14 +29,25 @@ pub struct Placed {
     pub decays: bool,
 }
 
-/// How the optimiser keeps its moments of a tensor.
+/// How a tensor and what belongs to it are held; tensors that differ in it lie in pages of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kept {
-    /// As f32, in arenas of the weights' layout.
-    #[default]
-    Singles,
-    /// In 8 bits, with a scale for each [`GROUP`] elements.
-    Bytes,
+pub struct Class {
+    /// The optimiser keeps its moments in 8 bits, with a scale for each [`GROUP`] elements.
+    pub byte_moments: bool,
+    /// The weight is bf16, and there is no copy of it in 32 bits.
+    pub half_weights: bool,
+}
+
+impl Class {
+    /// Elements to whose multiples tensors are padded.
+    fn unit(self) -> usize {
+        if self == Class::default() { BLOCK } else { GROUP }
+    }
+
+    /// The type in which weights lie in their arena.
+    pub fn stored(self) -> DType {
+        if self.half_weights { DType::BF16 } else { DType::F32 }
+    }
 }
 
 /// Some of the tensors, one after another.
@@ -46,8 +57,8 @@ pub struct Page {
     pub tensors: Range<usize>,
     /// Elements with pads.
     pub elements: usize,
-    /// How its moments are kept.
-    pub kept: Kept,
+    /// How its tensors are held.
+    pub class: Class,
 }
 
 /// The common layout of all arenas.
@@ -64,29 +75,27 @@ impl Layout {
     ///
     /// A tensor larger than that has a page to itself; whether a kernel can use it is for the planner to say.
     pub fn new(weights: impl IntoIterator<Item = (String, Shape, bool)>, most_bytes: u64) -> Self {
-        Layout::keeping(weights, most_bytes, |_, _| Kept::Singles)
+        Layout::keeping(weights, most_bytes, |_| Class::default())
     }
 
-    /// The same with moments kept as `kept` says of a name and shape: tensors that differ in it have pages of their own, those
-    /// with moments in f32 first.
+    /// The same with tensors held as `class` says of their names; those that are f32 throughout come first.
     pub fn keeping(
         weights: impl IntoIterator<Item = (String, Shape, bool)>,
         most_bytes: u64,
-        kept: impl Fn(&str, &Shape) -> Kept,
+        class: impl Fn(&str) -> Class,
     ) -> Self {
         let mut layout = Layout { tensors: vec![], pages: vec![] };
-        let mut all: Vec<_> = weights.into_iter().map(|w| (kept(&w.0, &w.1), w)).collect();
-        all.sort_by_key(|(kept, _)| *kept);
-        let first = all.first().map_or(Kept::Singles, |(kept, _)| *kept);
-        layout.pages.push(Page { tensors: 0..0, elements: 0, kept: first });
-        for (kept, (name, shape, decays)) in all {
-            let unit = if kept == Kept::Bytes { GROUP } else { BLOCK };
-            let padded = shape.count().next_multiple_of(unit);
+        let mut all: Vec<_> = weights.into_iter().map(|w| (class(&w.0), w)).collect();
+        all.sort_by_key(|(class, _)| *class);
+        let first = all.first().map_or(Class::default(), |(class, _)| *class);
+        layout.pages.push(Page { tensors: 0..0, elements: 0, class: first });
+        for (class, (name, shape, decays)) in all {
+            let padded = shape.count().next_multiple_of(class.unit());
             let number = layout.tensors.len();
             let last = layout.pages.last().expect("there is always one");
             let is_full = last.elements > 0 && 4 * (last.elements + padded) as u64 > most_bytes;
-            if is_full || last.kept != kept {
-                layout.pages.push(Page { tensors: number..number, elements: 0, kept });
+            if is_full || last.class != class {
+                layout.pages.push(Page { tensors: number..number, elements: 0, class });
             }
             let page = layout.pages.len() - 1;
             let last = &mut layout.pages[page];
@@ -154,14 +163,13 @@ mod tests {
 
     #[test]
     fn tensors_with_moments_in_bytes_have_pages_of_their_own_and_whole_groups() {
-        let kept = |name: &str, _: &Shape| if name == "b" { Kept::Singles } else { Kept::Bytes };
-        let layout = Layout::keeping(weights(), u64::MAX, kept);
+        let bytes = Class { byte_moments: true, half_weights: false };
+        let class = |name: &str| if name == "b" { Class::default() } else { bytes };
+        let layout = Layout::keeping(weights(), u64::MAX, class);
         let names: Vec<&str> = layout.tensors.iter().map(|t| t.name.as_str()).collect();
         assert_eq!(names, ["b", "a", "c"]);
-        assert_eq!(
-            layout.pages.iter().map(|p| (p.elements, p.kept)).collect::<Vec<_>>(),
-            [(64, Kept::Singles), (512, Kept::Bytes)]
-        );
+        let pages: Vec<_> = layout.pages.iter().map(|p| (p.elements, p.class)).collect();
+        assert_eq!(pages, [(64, Class::default()), (512, bytes)]);
         assert_eq!(layout.segments(1).as_u32(), [0, 0, 0, 0, 1, 1, 1, 1]);
         assert_eq!(layout.tensors[2].offset, 256);
     }

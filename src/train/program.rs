@@ -134,9 +134,11 @@ impl Program {
 /// Refuses a model whose weights, gradients and moments alone are too large, before anything is made for it.
 fn refuse_hopeless(target: &Target, weights: &[Weight], settings: &Settings) -> Result<()> {
     let count = |w: &Weight| w.shape.iter().map(|&size| size as f64).product::<f64>();
-    // Moments in bytes take a quarter; which weights have them is known later.
-    let share = if settings.reduced.byte_moments { 0.25 } else { 1.0 };
-    let copies = 2.0 + share * update::moment_count(settings) as f64;
+    // Moments in bytes take a quarter, weights in bf16 half; which are held so is known later.
+    let class = settings.reduced.class;
+    let share = if class.byte_moments { 0.25 } else { 1.0 };
+    let weights_and_gradients = if class.half_weights { 1.5 } else { 2.0 };
+    let copies = weights_and_gradients + share * update::moment_count(settings) as f64;
     let need = 4.0 * copies * weights.iter().map(count).sum::<f64>();
     match target.memory_bytes() {
         Some(have_bytes) if need > have_bytes as f64 => {
@@ -193,7 +195,7 @@ impl Parts {
         let survey = settings.reduced.survey(build)?;
         let beside = survey.learned.iter().map(|l| (l.name.clone(), l.kind().shape, false));
         let all = weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)).chain(beside);
-        let layout = Layout::keeping(all, page_bytes, |name, _| survey.kept(name));
+        let layout = Layout::keeping(all, page_bytes, |name| survey.class(name));
         let arenas = update::Arenas::new(&layout, settings);
         let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
         for placed in &layout.tensors {

@@ -30,7 +30,7 @@ pub use crate::passes::Recompute;
 pub use error::{Error, Origin};
 pub use memory::{Bytes, Memory};
 pub use optimizer::{Clip, Decay, Optimizer, Rule};
-pub use precision::{LossScale, Precision, Product, States, Storage};
+pub use precision::{Held, LossScale, Precision, Product, States, Storage};
 pub use preset::{PRESETS, Preset};
 pub use quantize::Quantize;
 pub use raw::{RawRecipe, apply_set};

@@ -407,7 +407,10 @@ impl Trainer {
     fn tensors_of(&mut self, role: Role) -> Result<Vec<(String, Tensor)>> {
         let (engine, arenas) = (&mut self.engine, &self.arenas);
         let mut read = |placed: &Placed| {
-            let kind = Type::f32(placed.shape.clone());
+            let kind = match role {
+                Role::Parameters => arenas.parameter(placed).1,
+                _ => Type::f32(placed.shape.clone()),
+            };
             Ok((placed.name.clone(), engine.read(arenas.span(role, placed), &kind)?))
         };
         self.layout.tensors.iter().map(&mut read).collect()
@@ -485,7 +488,7 @@ pub(super) fn loss_graph(
     }
     graph.output("loss", loss);
     let precision = Precision::on(settings.precision, caps);
-    let reduced = settings.reduced.passes(mode);
+    let reduced = settings.reduced.passes(mode, &settings.reduced.survey(build)?);
     let mut pipeline: Vec<&dyn Pass> = vec![&Tidy];
     pipeline.extend(reduced.iter().map(Box::as_ref));
     pipeline.push(&precision);

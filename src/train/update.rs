@@ -1,7 +1,7 @@
 //! The second half of a step as a graph over whole arenas: gradient norm, clipping, optimiser.
 
 use super::Result;
-use super::layout::{GROUP, Kept, Layout, Placed};
+use super::layout::{Class, GROUP, Layout, Placed};
 use super::program::arena_name;
 use super::recipe::{Clip, LossScale, Rule};
 use super::trainer::Settings;
@@ -14,7 +14,11 @@ use crate::ops::optimizer::{Kind, Optimizer, OptimizerEmit, SCALARS, Steering};
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::slice::SliceEmit;
 use crate::plan::{Arena, Residents, Span};
+use crate::tensor::random::key_of;
 use crate::tensor::{DType, Tensor, Type};
+
+/// Sets the randomness of rounding apart from that of dropout and of the first weights.
+const ROUNDING: u32 = 0x0062_6631;
 
 /// What an arena holds. All but the control word exist once for each page of the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,27 +50,27 @@ pub struct Arenas {
     /// What each is for, and the page it holds.
     roles: Vec<(Role, usize)>,
     moments: usize,
-    pages: Vec<Kept>,
+    pages: Vec<Class>,
 }
 
 impl Arenas {
     /// For each page: parameters, gradients, what steers the update, as many moments as the rule keeps, the sum over micro-batches.
     pub fn new(layout: &Layout, settings: &Settings) -> Self {
         let moments = kind_of(settings).moments();
-        let pages = layout.pages.iter().map(|page| page.kept).collect();
+        let pages = layout.pages.iter().map(|page| page.class).collect();
         let mut arenas = Arenas { list: vec![], roles: vec![], moments, pages };
         for (page, of_page) in layout.pages.iter().enumerate() {
-            arenas.add(Role::Parameters, page, layout.kind(page));
+            arenas.add(Role::Parameters, page, Type::new(of_page.class.stored(), [of_page.elements]));
             arenas.add(Role::Gradients, page, layout.kind(page));
             arenas.add(Role::Segments, page, layout.segments(page).host_type());
             arenas.add(Role::Decay, page, Type::f32([layout.of_page(page).len()]));
-            match of_page.kept {
-                Kept::Bytes => {
+            match of_page.class.byte_moments {
+                true => {
                     let elements = 2 * of_page.elements;
                     arenas.add(Role::Codes, page, Type::new(DType::I8, [elements]));
                     arenas.add(Role::Scales, page, Type::f32([elements / GROUP]));
                 }
-                Kept::Singles => {
+                false => {
                     for number in 1..=moments {
                         arenas.add(Role::Moment(number), page, layout.kind(page));
                     }
@@ -96,13 +100,13 @@ impl Arenas {
     pub fn moments(&self, placed: &Placed) -> Vec<(Span, String, Type)> {
         let entry =
             |role, what: String, kind| (self.span(role, placed), format!("{}.{what}", placed.name), kind);
-        match self.pages[placed.page] {
-            Kept::Singles => {
+        match self.pages[placed.page].byte_moments {
+            false => {
                 let kind = Type::f32(placed.shape.clone());
                 let one = |n| entry(Role::Moment(n), format!("moment{n}"), kind.clone());
                 (1..=self.moments).map(one).collect()
             }
-            Kept::Bytes => {
+            true => {
                 let elements = 2 * placed.padded;
                 vec![
                     entry(Role::Codes, "moment_codes".into(), Type::new(DType::I8, [elements])),
@@ -112,10 +116,17 @@ impl Arenas {
         }
     }
 
+    /// A weight as it is stored, with its place.
+    pub fn parameter(&self, placed: &Placed) -> (Span, Type) {
+        let stored = self.pages[placed.page].stored();
+        (self.span(Role::Parameters, placed), Type::new(stored, placed.shape.clone()))
+    }
+
     /// The place of a weight among arenas of one role.
     pub fn span(&self, role: Role, placed: &Placed) -> Span {
         let elements = placed.offset as u64;
         let offset_bytes = match role {
+            Role::Parameters => self.pages[placed.page].stored().size_bytes() as u64 * elements,
             Role::Codes => 2 * elements,
             Role::Scales => 4 * 2 * elements / GROUP as u64,
             _ => 4 * elements,
@@ -181,7 +192,7 @@ pub fn gather_scalars(settings: &Settings, number: usize) -> Tensor {
 
 /// The scalars of an update at step `step`, counted from zero.
 pub fn scalars(settings: &Settings, rate: f64, step: u64) -> Tensor {
-    Tensor::f32([SCALARS], operator(settings).scalars(rate, step + 1).to_vec())
+    Tensor::f32([SCALARS], operator(settings, None).scalars(rate, step + 1).to_vec())
 }
 
 /// What a control value tells of a step.
@@ -242,14 +253,16 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
         let segments = state(&mut graph, Role::Segments, page);
         let decay = state(&mut graph, Role::Decay, page);
         let steering = Steering { segments, decay, scalars, control };
-        let rule = operator(settings);
-        let result = match arenas.pages[page] {
-            Kept::Bytes => {
+        let seed = [settings.seed as u32, (settings.seed >> 32) as u32];
+        let key = || key_of(&[seed[0], seed[1], page as u32, ROUNDING]);
+        let rule = operator(settings, arenas.pages[page].half_weights.then(key));
+        let result = match arenas.pages[page].byte_moments {
+            true => {
                 let [codes, scales] = [Role::Codes, Role::Scales].map(|role| state(&mut graph, role, page));
                 let moments = ByteMoments { codes, scales };
                 graph.optimize_bytes(&rule, parameters, gradients, moments, steering)?
             }
-            Kept::Singles => {
+            false => {
                 let moments: Vec<_> =
                     (1..=arenas.moments).map(|n| state(&mut graph, Role::Moment(n), page)).collect();
                 graph.optimize(&rule, parameters, gradients, &moments, steering)?[0]
@@ -279,12 +292,13 @@ fn updated(arena: &Arena) -> String {
     format!("updated.{}", arena.name)
 }
 
-fn operator(settings: &Settings) -> Optimizer {
+/// `rounding` for weights in bf16.
+fn operator(settings: &Settings, rounding: Option<u32>) -> Optimizer {
     let clip_value = match settings.clip {
         Clip::Value(limit) => Some(limit as f32),
         Clip::None | Clip::Norm(_) => None,
     };
-    Optimizer { kind: kind_of(settings), clip_value }
+    Optimizer { kind: kind_of(settings), clip_value, rounding }
 }
 
 fn kind_of(settings: &Settings) -> Kind {

@@ -394,7 +394,7 @@ fn logits_at(sizes: &[usize], dtype: DType) -> [Input; 2] {
 /// All parameters in one tensor, at step 10.
 fn adamw_at(sizes: &[usize]) -> (Arc<dyn Operator>, Vec<Input>) {
     let kind = optimizer::Kind::AdamW { betas: [0.9, 0.99], epsilon: 1e-8 };
-    let op = Optimizer { kind, clip_value: None };
+    let op = Optimizer { kind, clip_value: None, rounding: None };
     let arena = |fill| Input::new(DType::F32, sizes, fill);
     let single = |count, fill| Input::new(DType::F32, &[count], fill);
     let scalars = single(SCALARS, Fill::Given(op.scalars(1e-4, 10).to_vec()));

@@ -1,6 +1,6 @@
 //! Updates on the host as an engine runs them: in place, pieces of the arenas over threads.
 
-use super::{BLOCK, Kind, Optimizer};
+use super::{BLOCK, Kind, Optimizer, rounding};
 use crate::ops::fast::math::sum_of;
 use crate::ops::fast::widest;
 use crate::tensor::{View, ViewMut};
@@ -58,13 +58,19 @@ pub(super) fn update(op: &Optimizer, inputs: &[View], outputs: &mut [ViewMut]) -
         unreachable!("the signature has counted the inputs")
     };
     let (segments, decay) = (segments.as_u32(), decay.floats());
-    let Some(step) = Step::of(op, scalars.floats(), control.floats()) else { return true };
+    let scalars = scalars.floats();
+    let Some(step) = Step::of(op, scalars, control.floats()) else { return true };
     let gradients = inputs[1].floats();
     let [p, m, v] = outputs else { unreachable!("Adam has three outputs") };
     let arenas = p.floats().par_chunks_mut(TAKE).zip(m.floats().par_chunks_mut(TAKE));
     let arenas = arenas.zip(v.floats().par_chunks_mut(TAKE).zip(gradients.par_chunks(TAKE)));
-    arenas.zip(segments.par_chunks(TAKE / BLOCK)).for_each(|(((p, m), (v, g)), segments)| {
+    let made = scalars[4] as u32;
+    let pieces = arenas.zip(segments.par_chunks(TAKE / BLOCK)).enumerate();
+    pieces.for_each(|(piece, (((p, m), (v, g)), segments))| {
         blocks(step, segments, decay, p, m, v, g);
+        if let Some(key) = op.rounding {
+            rounding::round(key, made, piece * TAKE, p);
+        }
     });
     true
 }

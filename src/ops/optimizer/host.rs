@@ -1,6 +1,6 @@
 //! The updates on the host, blocks over threads.
 
-use super::{BLOCK, Kind, Optimizer};
+use super::{BLOCK, Kind, Optimizer, rounding};
 use crate::tensor::{Real, Tensor};
 use rayon::prelude::*;
 
@@ -113,6 +113,9 @@ pub(super) fn update<R: Real>(op: &Optimizer, inputs: &[&Tensor], outputs: &mut 
                 *p -= step.rate * (step.clipped(g) + decay * *p);
             }
         }),
+    }
+    if let Some(key) = op.rounding {
+        rounding::round(key, scalars[4].wide() as u32, 0, outputs[0].real_mut::<R>());
     }
 }
 

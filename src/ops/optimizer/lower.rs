@@ -1,6 +1,6 @@
 //! Kernels of the optimisers.
 
-use super::{BLOCK, Kind, Optimizer};
+use super::{BLOCK, Kind, Optimizer, rounding};
 use crate::ops::launch::{Bind, Kernel, Launch, Variant, spread};
 use crate::tensor::Type;
 
@@ -18,6 +18,10 @@ pub(super) fn variants(op: &Optimizer, inputs: &[Type]) -> Vec<Variant> {
             .param("tensors", tensors)
             .param("limit", op.clip_value.unwrap_or(f32::MAX))
     };
+    let adam = |decoupled| {
+        let text = rounding::text(inputs[0].dtype, op.rounding.is_some());
+        Kernel::new("adam").constant("DECOUPLED", decoupled).paste("PARAMETERS", text)
+    };
     let (name, launch) = match op.kind {
         Kind::GradientDescent => ("gradient_descent", launch(Kernel::new("gradient_descent"), spread(fours))),
         Kind::Sgd { momentum, dampening, nesterov, decoupled } => {
@@ -29,12 +33,12 @@ pub(super) fn variants(op: &Optimizer, inputs: &[Type]) -> Vec<Variant> {
             ("sgd", launch)
         }
         Kind::Adam { betas, epsilon } => {
-            let kernel = Kernel::new("adam").constant("DECOUPLED", 0);
-            ("adam", moments_of(launch(kernel, spread(fours)), betas, epsilon))
+            let kernel = adam(0);
+            ("adam", rounding::keyed(moments_of(launch(kernel, spread(fours)), betas, epsilon), op.rounding))
         }
         Kind::AdamW { betas, epsilon } => {
-            let kernel = Kernel::new("adam").constant("DECOUPLED", 1);
-            ("adamw", moments_of(launch(kernel, spread(fours)), betas, epsilon))
+            let kernel = adam(1);
+            ("adamw", rounding::keyed(moments_of(launch(kernel, spread(fours)), betas, epsilon), op.rounding))
         }
         Kind::Lamb { betas, epsilon } => {
             let launch =

@@ -22,6 +22,7 @@ mod fast;
 mod host;
 mod lower;
 pub mod norm;
+pub mod rounding;
 
 use super::launch::{Caps, Variant};
 use super::{
@@ -126,6 +127,8 @@ pub struct Optimizer {
     pub kind: Kind,
     /// Gradients are clamped to plus and minus this, after the norm's factor.
     pub clip_value: Option<f32>,
+    /// Parameters become numbers of bf16, stochastically rounded with this key; they may then be stored as such. Adam and AdamW.
+    pub rounding: Option<u32>,
 }
 
 impl Optimizer {
@@ -181,6 +184,7 @@ impl Operator for Optimizer {
             }
         };
         text.extend(self.clip_value.map(|c| format!("clip_value={c}")));
+        text.extend(self.rounding.map(|key| format!("rounding={key}")));
         text.join(" ")
     }
 
@@ -202,9 +206,15 @@ impl Operator for Optimizer {
             let got = parameters.shape.clone();
             return Err(Error::Shape { op, input: "parameters", expected, got });
         }
-        for (name, arena) in
-            ["parameters", "gradients", "moment", "moment"].into_iter().zip(&inputs[..moments + 2])
-        {
+        let has_moments = matches!(self.kind, Kind::Adam { .. } | Kind::AdamW { .. });
+        if self.rounding.is_some() && !has_moments {
+            let (expected, got) = ("none beside this rule".to_string(), "a key".to_string());
+            return Err(Error::Setting { op, setting: "rounding", expected, got });
+        }
+        if self.rounding.is_none() || parameters.dtype != DType::BF16 {
+            expect_dtype(op, "parameters", parameters, DType::F32)?;
+        }
+        for (name, arena) in ["gradients", "moment", "moment"].into_iter().zip(&inputs[1..moments + 2]) {
             expect_dtype(op, name, arena, DType::F32)?;
             expect_shape(op, name, arena, &[count])?;
         }
@@ -220,7 +230,8 @@ impl Operator for Optimizer {
         expect_shape(op, "scalars", scalars, &[SCALARS])?;
         expect_dtype(op, "control", control, DType::F32)?;
         expect_shape(op, "control", control, &[norm::CONTROL])?;
-        Ok(vec![parameters.clone(); moments + 1])
+        let whole = vec![inputs[1].clone(); moments];
+        Ok([std::slice::from_ref(parameters), &whole[..]].concat())
     }
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
@@ -315,7 +326,7 @@ pub fn cases() -> Cases {
             (&[1, 2], 9, 1.0, false, 8),
             (&[3], 90, 1.0, false, 3),
         ] {
-            let op = Optimizer { kind, clip_value: (step == 4).then_some(0.7) };
+            let op = Optimizer { kind, clip_value: (step == 4).then_some(0.7), rounding: None };
             let count = blocks.iter().sum::<usize>() * BLOCK;
             let segments = blocks.iter().enumerate().flat_map(|(t, &n)| vec![t as u32; n]).collect();
             let decay = (0..blocks.len()).map(|t| 0.1 * (t % 2) as f32).collect();
@@ -341,6 +352,24 @@ pub fn cases() -> Cases {
             cases.add(label, op, inputs).no_gradient().sums(length);
         }
     }
+    for kind in
+        [Kind::Adam { betas: adam.0, epsilon: adam.1 }, Kind::AdamW { betas: adam.0, epsilon: adam.1 }]
+    {
+        let op = Optimizer { kind, clip_value: None, rounding: Some(7) };
+        let count = 3 * BLOCK;
+        let [first, gradients] = [0, 1].map(|_| cases.statistic([count]));
+        let inputs = vec![
+            cases.normal([count]),
+            gradients,
+            first,
+            cases.uniform([count], 0.1, 1.0).to_precision(DType::F32),
+            Tensor::u32([3], vec![0, 0, 1]),
+            Tensor::f32([2], vec![0.0, 0.1]),
+            Tensor::f32([SCALARS], op.scalars(0.05, 3).to_vec()),
+            Tensor::f32([norm::CONTROL], vec![1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]),
+        ];
+        cases.add(format!("{} rounded", op.name()), op, inputs).no_gradient();
+    }
     cases
 }
 
@@ -358,7 +387,11 @@ mod tests {
 
     #[test]
     fn an_arena_that_is_no_whole_number_of_blocks_is_refused() {
-        let op = Optimizer { kind: Kind::AdamW { betas: [0.9, 0.99], epsilon: 1e-8 }, clip_value: None };
+        let op = Optimizer {
+            kind: Kind::AdamW { betas: [0.9, 0.99], epsilon: 1e-8 },
+            clip_value: None,
+            rounding: None,
+        };
         assert_eq!(op.signature(&inputs(128, 2)), Ok(vec![Type::f32([128]); 3]));
         assert!(op.signature(&inputs(130, 2)).is_err());
         assert!(op.signature(&inputs(128, 2)[1..]).is_err());
@@ -370,7 +403,7 @@ mod tests {
             let count = Kind::moments(&kind);
             let mut types = inputs(128, 2);
             types.drain(2 + count..4);
-            Optimizer { kind, clip_value }.signature(&types).is_err()
+            Optimizer { kind, clip_value, rounding: None }.signature(&types).is_err()
         };
         assert!(refused(Kind::AdamW { betas: [1.0, 0.99], epsilon: 1e-8 }, None));
         assert!(refused(Kind::Adam { betas: [0.9, 0.99], epsilon: 0.0 }, None));

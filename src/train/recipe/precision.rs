@@ -10,13 +10,16 @@ use crate::ops::linear_codes::Products;
 use crate::ops::optimizer::norm::Scaling;
 use crate::passes::CodedProducts;
 
-/// How floats are stored. Weights, gradients of weights and optimiser state are 32 bits wide whatever it says.
+/// How floats are stored. Gradients of weights are 32 bits wide whatever it says.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Precision {
     /// What is stored in 16 bits, and how.
     pub storage: Storage,
     /// What the loss is multiplied with before the backward pass, so that small gradients are not lost in f16.
     pub loss_scale: LossScale,
+    /// How the weights of linear layers are held.
+    #[serde(skip_serializing_if = "Held::is_f32")]
+    pub weights: Held,
     /// How the optimiser keeps its moments of the weights of linear layers.
     #[serde(skip_serializing_if = "States::is_f32")]
     pub states: States,
@@ -26,6 +29,23 @@ pub struct Precision {
     /// Layers that are not, as patterns of the names of their weights.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub int8_ignore: Vec<String>,
+}
+
+/// How weights are held. Small tensors, and those that are no linear layer's own, are f32 whatever it says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Held {
+    /// As f32.
+    #[default]
+    F32,
+    /// As bf16, with no copy in 32 bits: updates round stochastically. Adam and AdamW.
+    Bf16,
+}
+
+impl Held {
+    fn is_f32(&self) -> bool {
+        *self == Held::F32
+    }
 }
 
 /// How moments are kept. Small tensors, and those that are no linear layer's own, have theirs in f32 whatever it says.
@@ -160,8 +180,9 @@ pub(super) fn precision(section: &Section) -> Result<Precision, Error> {
         }
     };
     let (int8, int8_ignore) = int8(section, storage)?;
+    let weights = section.word("weights", &[("f32", Held::F32), ("bf16", Held::Bf16)])?.or(Held::F32);
     let states = section.word("states", &[("f32", States::F32), ("8bit", States::Bytes)])?.or(States::F32);
-    Ok(Precision { storage, loss_scale, states, int8, int8_ignore })
+    Ok(Precision { storage, loss_scale, weights, states, int8, int8_ignore })
 }
 
 /// `int8` and `int8_ignore`; the second means nothing without the first.

@@ -12,7 +12,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("model", MODEL),
     ("data", &["text", "tokenizer", "validation", "windows"]),
     ("train", TRAIN),
-    ("precision", &["storage", "loss_scale", "states", "int8", "int8_ignore"]),
+    ("precision", &["storage", "loss_scale", "weights", "states", "int8", "int8_ignore"]),
     ("quantize", &["scheme", "learned_step", "targets", "ignore"]),
     ("memory", &["recompute", "budget"]),
     ("run", &["device", "folder", "profile", "recover", "save", "log"]),

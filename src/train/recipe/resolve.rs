@@ -10,8 +10,8 @@ use super::rate;
 use super::raw::RawRecipe;
 use super::read::{Given, Section, describe, nearest};
 use super::{
-    Data, Evaluate, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save, Shape, States,
-    Storage, Tokenizer, Train,
+    Data, Evaluate, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save, Shape,
+    States, Storage, Tokenizer, Train,
 };
 use super::{memory, optimizer, precision, quantize};
 use crate::model::usual;
@@ -33,11 +33,12 @@ impl RawRecipe {
         };
         let precision = precision::precision(&Section::open(self, "precision")?)?;
         let train = train(&section, steps, context)?;
-        refuse_states(self, &precision, &train)?;
+        let quantize = quantize(&Section::open(self, "quantize")?, &precision)?;
+        refuse_held(self, &precision, &train, quantize.is_some())?;
         Ok(Recipe {
             data: data(&Section::open(self, "data")?, &model)?,
             train,
-            quantize: quantize(&Section::open(self, "quantize")?, &precision)?,
+            quantize,
             precision,
             memory: memory::memory(&Section::open(self, "memory")?)?,
             run: run(&Section::open(self, "run")?)?,
@@ -224,14 +225,23 @@ fn micro_batch(section: &Section, batch: usize) -> Result<MicroBatch, Error> {
     }
 }
 
-/// Moments in 8 bits are made for rules that have two of them.
-fn refuse_states(raw: &RawRecipe, precision: &Precision, train: &Train) -> Result<(), Error> {
+/// What is held in fewer bits is updated by rules that have two moments, and weights in bf16 are read as they are held.
+fn refuse_held(raw: &RawRecipe, precision: &Precision, train: &Train, quantizes: bool) -> Result<(), Error> {
+    let section = Section::open(raw, "precision")?;
     let fits = matches!(train.optimizer.rule, Rule::Adam { .. } | Rule::Adamw { .. });
-    if fits || precision.states == States::F32 {
-        return Ok(());
+    let hint = "choose kind = \"adamw\" or \"adam\" in train.optimizer, or leave this out";
+    if !fits && precision.states != States::F32 {
+        return Err(section.refuse("states", "\"f32\" beside this optimizer", hint));
     }
-    let hint = "choose kind = \"adamw\" or \"adam\" in train.optimizer, or leave states out";
-    Err(Section::open(raw, "precision")?.refuse("states", "\"f32\" beside this optimizer", hint))
+    if !fits && precision.weights != Held::F32 {
+        return Err(section.refuse("weights", "\"f32\" beside this optimizer", hint));
+    }
+    let reads_otherwise = quantizes || !precision.int8.is_empty() || precision.storage == Storage::F16;
+    if reads_otherwise && precision.weights != Held::F32 {
+        let hint = "codes and f16 are made from weights in f32";
+        return Err(section.refuse("weights", "\"f32\" beside [quantize], int8 or storage = \"f16\"", hint));
+    }
+    Ok(())
 }
 
 /// The quantised model trained for; beside 16-bit activations and products in int8 it would not be the deployed one.

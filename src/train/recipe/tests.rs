@@ -282,6 +282,7 @@ fn what_becomes_codes_is_read_back_as_it_was_resolved() {
         "[quantize]\nscheme = \"W8A8\"\ntargets = \"transformer.*\"",
         "[precision]\nint8 = [\"forward\", \"input_gradient\"]",
         "[precision]\nstates = \"8bit\"",
+        "[precision]\nweights = \"bf16\"",
     ] {
         let recipe = read(text).unwrap();
         assert_eq!(read(&recipe.to_toml()).unwrap(), recipe);
@@ -302,7 +303,9 @@ fn codes_that_cannot_be_are_refused() {
         ("[precision]\nint8 = [\"forwards\"]", "did you mean \"forward\""),
         ("[precision]\nint8 = [\"forward\"]\nstorage = \"f16\"", "absent beside storage"),
         ("[precision]\nstates = \"8bit\"\n[train]\noptimizer = \"sgd\"", "beside this optimizer"),
-        ("[precision]\nstates = \"int8\"", "did you mean \"8bit\""),
+        ("[precision]\nweights = \"bf16\"\n[train]\noptimizer = \"lamb\"", "beside this optimizer"),
+        ("[precision]\nweights = \"bf16\"\n[quantize]\nscheme = \"int4\"", "beside [quantize]"),
+        ("[precision]\nstates = \"int8\"", "one of f32, 8bit"),
         ("[precision]\nint8_ignore = \"*\"", "absent without `int8`"),
     ] {
         let message = message(text);

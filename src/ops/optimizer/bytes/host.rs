@@ -5,7 +5,7 @@ use super::{BLOCK, GROUP, Optimizer};
 use crate::ops::fast::widest;
 use crate::ops::optimizer::fast::Step as FastStep;
 use crate::ops::optimizer::host::{Adam, Step};
-use crate::ops::optimizer::{Kind, SCALARS};
+use crate::ops::optimizer::{Kind, SCALARS, rounding};
 use crate::tensor::{Real, Tensor, View, ViewMut};
 use rayon::prelude::*;
 
@@ -94,6 +94,10 @@ pub(super) fn update<R: Real>(op: &Optimizer, inputs: &[&Tensor], outputs: &mut 
             }
         }
     }
+    if let Some(key) = op.rounding {
+        let made = scalars.real::<R>()[4].wide() as u32;
+        rounding::round(key, made, 0, parameters.real_mut::<R>());
+    }
 }
 
 /// Which codes lie so near the middle between two entries of their map that rounding errors decide.
@@ -137,9 +141,12 @@ pub(super) fn update_fast(op: &Optimizer, inputs: &[View], outputs: &mut [ViewMu
     let kept = codes.as_i8().par_chunks_mut(TAKE * 2 * GROUP).zip(scales.floats().par_chunks_mut(TAKE * 2));
     let moved = parameters.floats().par_chunks_mut(TAKE * GROUP).zip(gradients.par_chunks(TAKE * GROUP));
     let pieces = kept.zip(moved).zip(segments.par_chunks(TAKE * GROUP / BLOCK));
-    pieces.for_each(|(((codes, scales), (p, g)), segments)| {
+    let made = inputs[6].floats()[4] as u32;
+    pieces.enumerate().for_each(|(piece, (((codes, scales), (p, g)), segments))| {
+        let moved = &mut *p;
         let blocks = codes.chunks_mut(2 * GROUP).zip(scales.chunks_mut(2));
-        let blocks = blocks.zip(p.chunks_mut(GROUP).zip(g.chunks(GROUP))).zip(segments.chunks(GROUP / BLOCK));
+        let blocks =
+            blocks.zip(moved.chunks_mut(GROUP).zip(g.chunks(GROUP))).zip(segments.chunks(GROUP / BLOCK));
         for (((codes, scales), (p, g)), segments) in blocks {
             let decay = decay[(segments[0] as usize).min(decay.len() - 1)];
             let [mut m, mut v] = read(codes, scales);
@@ -149,6 +156,9 @@ pub(super) fn update_fast(op: &Optimizer, inputs: &[View], outputs: &mut [ViewMu
                 let codes = &mut codes[map * GROUP..][..GROUP];
                 round(moment, scales[map], map == 0, &ends[map], &factors, codes);
             }
+        }
+        if let Some(key) = op.rounding {
+            rounding::round(key, made, piece * TAKE * GROUP, p);
         }
     });
 }

@@ -13,7 +13,7 @@ mod host;
 mod map;
 
 use super::norm::CONTROL;
-use super::{BLOCK, Kind, Optimizer, SCALARS, Steering, lower};
+use super::{BLOCK, Kind, Optimizer, SCALARS, Steering, lower, rounding};
 use crate::ops::launch::{Bind, Caps, Kernel, Launch, Variant};
 use crate::ops::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_shape, in_precision,
@@ -67,7 +67,7 @@ impl Operator for AdamBytes {
         expect_dtype(op, "scales", scales, DType::F32)?;
         expect_shape(op, "scales", scales, &[2 * count / GROUP])?;
         // The rest is what an update with whole moments reads.
-        let whole = [parameters, gradients, parameters, parameters].into_iter().cloned();
+        let whole = [parameters, gradients, gradients, gradients].into_iter().cloned();
         let whole: Vec<Type> = whole.chain(steering.iter().cloned()).collect();
         self.rule.signature(&whole)?;
         Ok(vec![codes.clone(), parameters.clone(), scales.clone()])
@@ -91,32 +91,21 @@ impl Operator for AdamBytes {
         };
         let blocks = inputs[0].shape.count() / GROUP;
         let decoupled = matches!(self.rule.kind, Kind::AdamW { .. });
-        let variant = |name: &str, lanes: usize| {
-            let kernel = Kernel::new("adam_bytes")
-                .constant("DECOUPLED", decoupled as u32)
-                .constant("LANES", lanes as u32)
-                .paste("MAP", map::text());
-            let bindings = [
-                Bind::Output(1),
-                Bind::Output(0),
-                Bind::Output(2),
-                Bind::Input(1),
-                Bind::Input(4),
-                Bind::Input(5),
-                Bind::Input(6),
-                Bind::Input(7),
-            ];
-            let launch = Launch::new(kernel, bindings, blocks.min(MOST_GROUPS))
-                .param("blocks", blocks)
-                .param("tensors", inputs[5].shape[0])
-                .param("limit", self.rule.clip_value.unwrap_or(f32::MAX));
-            Variant::single(format!("{}_{name}", self.name()), lower::moments_of(launch, betas, epsilon))
-        };
-        let mut variants = vec![variant("group", WORDS), variant("lanes", 8)];
-        if caps.is_cpu {
-            variants.reverse();
-        }
-        variants
+        // A GPU has a lane for each word of a block; a CPU driver fills one vector and goes round.
+        let (name, lanes) = if caps.is_cpu { ("lanes", 8) } else { ("group", WORDS) };
+        let kernel = Kernel::new("adam_bytes")
+            .constant("DECOUPLED", decoupled as u32)
+            .constant("LANES", lanes as u32)
+            .paste("MAP", map::text())
+            .paste("PARAMETERS", rounding::text(inputs[0].dtype, self.rule.rounding.is_some()));
+        let bindings = [Bind::Output(1), Bind::Output(0), Bind::Output(2)].into_iter();
+        let bindings: Vec<Bind> = bindings.chain([1, 4, 5, 6, 7].map(Bind::Input)).collect();
+        let launch = Launch::new(kernel, bindings, blocks.min(MOST_GROUPS))
+            .param("blocks", blocks)
+            .param("tensors", inputs[5].shape[0])
+            .param("limit", self.rule.clip_value.unwrap_or(f32::MAX));
+        let launch = rounding::keyed(lower::moments_of(launch, betas, epsilon), self.rule.rounding);
+        vec![Variant::single(format!("{}_{name}", self.name()), launch)]
     }
 
     fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
@@ -172,13 +161,14 @@ pub fn cases() -> Cases {
     let mut cases = Cases::new("adam_bytes");
     let (betas, epsilon) = ([0.9, 0.99], 1e-6);
     for kind in [Kind::Adam { betas, epsilon }, Kind::AdamW { betas, epsilon }] {
-        for (blocks, step, halted, skipped) in [
-            (&[1][..], 1, false, 0),
-            (&[1, 3, 1, 9], 4, false, 0),
-            (&[2, 1], 2, true, 0),
-            (&[3], 90, false, 3),
+        for (blocks, step, halted, skipped, rounding) in [
+            (&[1][..], 1, false, 0, None),
+            (&[1, 3, 1, 9], 4, false, 0, None),
+            (&[2, 1], 2, true, 0, None),
+            (&[3], 90, false, 3, None),
+            (&[2, 1], 3, false, 0, Some(11)),
         ] {
-            let rule = Optimizer { kind, clip_value: (step == 4).then_some(0.7) };
+            let rule = Optimizer { kind, clip_value: (step == 4).then_some(0.7), rounding };
             let groups = blocks.iter().sum::<usize>();
             let count = groups * GROUP;
             let of = |(t, &n): (usize, &usize)| vec![t as u32; n * GROUP / BLOCK];
@@ -197,8 +187,10 @@ pub fn cases() -> Cases {
             );
             let control = vec![0.5, 1.0, !halted as u8 as f32, 0.0, 0.0, skipped as f32, 0.0, 0.0];
             let scalars = rule.scalars(0.05, step).to_vec();
+            let parameters =
+                if rounding.is_some() { cases.normal([count]) } else { cases.statistic([count]) };
             let inputs = vec![
-                cases.statistic([count]),
+                parameters,
                 cases.statistic([count]),
                 codes,
                 scales,
@@ -222,7 +214,11 @@ mod tests {
 
     /// Parameters after some updates towards zero, by the plain rule or with moments in 8 bits.
     fn after(steps: u64, bytes: bool) -> Vec<f64> {
-        let rule = Optimizer { kind: Kind::AdamW { betas: [0.9, 0.99], epsilon: 1e-8 }, clip_value: None };
+        let rule = Optimizer {
+            kind: Kind::AdamW { betas: [0.9, 0.99], epsilon: 1e-8 },
+            clip_value: None,
+            rounding: None,
+        };
         let count = 2 * GROUP;
         let mut random = Stream::new(&[5]);
         let mut parameters = Tensor::f32([count], (0..count).map(|_| random.normal() as f32).collect());
@@ -272,7 +268,7 @@ mod tests {
             types.extend([Type::f32([1]), Type::f32([SCALARS]), Type::f32([CONTROL])]);
             types
         };
-        let of = |kind| AdamBytes { rule: Optimizer { kind, clip_value: None } };
+        let of = |kind| AdamBytes { rule: Optimizer { kind, clip_value: None, rounding: None } };
         let adam = of(Kind::Adam { betas: [0.9, 0.99], epsilon: 1e-8 });
         assert!(adam.signature(&types(GROUP)).is_ok());
         assert!(adam.signature(&types(GROUP + BLOCK)).is_err());
