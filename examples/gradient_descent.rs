@@ -8,7 +8,7 @@ use kiln::ops::pointwise::PointwiseEmit;
 use kiln::tensor::{DType, Tensor, Type};
 use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
-use kiln::train::{Reduced, Target};
+use kiln::train::{Frozen, Reduced, Target};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = std::env::args().nth(1).unwrap_or("gpu".into());
@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         page_bytes: None,
         recompute: Recompute::None,
         reduced: Reduced::default(),
+        frozen: Frozen::default(),
     };
     let loss = |graph: &mut Graph, _| {
         let theta = graph.parameter("theta", Type::f32([]));

@@ -11,7 +11,7 @@ use kiln::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use kiln::tensor::{DType, Tensor, Type};
 use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
-use kiln::train::{Reduced, Target};
+use kiln::train::{Frozen, Reduced, Target};
 
 const STEPS: usize = 400;
 
@@ -51,6 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         page_bytes: None,
         recompute: Recompute::None,
         reduced: Reduced::default(),
+        frozen: Frozen::default(),
     };
     let mut trainer = Trainer::new(&target, &weights, &loss, settings)?;
     let first = initial(&parameters, 7);

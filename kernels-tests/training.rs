@@ -2,6 +2,8 @@
 
 #[path = "training/codes.rs"]
 mod codes;
+#[path = "training/frozen.rs"]
+mod frozen;
 #[path = "training/micro.rs"]
 mod micro;
 #[path = "training/recover.rs"]
@@ -21,7 +23,7 @@ use kiln::train::metrics::{self, Line};
 use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recipe, Recompute, Rule};
 use kiln::train::run::run;
 use kiln::train::trainer::{Program, Settings, Trainer, Weight};
-use kiln::train::{Error, Reduced, Target};
+use kiln::train::{Error, Frozen, Reduced, Target};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -194,6 +196,7 @@ fn settings(rule: Rule) -> Settings {
         page_bytes: None,
         recompute: Recompute::None,
         reduced: Reduced::default(),
+        frozen: Frozen::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use kiln::ops::Value;
 use kiln::tensor::{DType, Tensor};
 use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
-use kiln::train::{self, Reduced, Target};
+use kiln::train::{self, Frozen, Reduced, Target};
 use libtest_mimic::Failed;
 use serde_json::Value as Json;
 use std::path::Path;
@@ -194,6 +194,7 @@ fn trainer(
         page_bytes: None,
         recompute: Recompute::None,
         reduced: Reduced::default(),
+        frozen: Frozen::default(),
     };
     let weight = |spec: model::ParameterSpec| Weight { name: spec.name, shape: spec.shape, decays: true };
     let list: Vec<Weight> = family.parameters().into_iter().map(weight).collect();

@@ -198,6 +198,7 @@ impl Known {
         }
         let uses = [
             ("weights", m.parameters),
+            ("frozen weights", m.frozen),
             ("gradients", m.gradients),
             ("optimiser", m.moments),
             ("activations and inputs", m.run),

@@ -31,7 +31,10 @@ fn residents(graph: &Graph) -> Residents {
     let mut residents = Residents::default();
     let mut bytes: Vec<(DType, u64)> = vec![];
     for info in graph.values() {
-        let (Source::Parameter | Source::State, Some(name)) = (&info.source, &info.name) else { continue };
+        let (Source::Parameter | Source::Frozen | Source::State, Some(name)) = (&info.source, &info.name)
+        else {
+            continue;
+        };
         let dtype = info.kind.dtype;
         let arena = bytes.iter().position(|(d, _)| *d == dtype).unwrap_or_else(|| {
             bytes.push((dtype, 0));

@@ -91,7 +91,7 @@ fn leaf(graph: &Graph, value: Value, feeds: &Feeds, precision: DType) -> Result<
     let tensor = match &info.source {
         Source::Node { .. } => return Ok(None),
         Source::Constant(tensor) => tensor.as_ref().clone(),
-        Source::Input | Source::Parameter | Source::State => {
+        Source::Input | Source::Parameter | Source::Frozen | Source::State => {
             let name = info.name.clone().unwrap_or_default();
             let tensor = feeds.get(&name).ok_or(Error::Missing { name: name.clone() })?;
             let got = tensor.host_type();

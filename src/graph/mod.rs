@@ -92,6 +92,8 @@ pub enum Source {
     Input,
     /// A weight of the model, kept between runs.
     Parameter,
+    /// A weight that stays as it is, kept between runs.
+    Frozen,
     /// Anything else kept between runs and possibly overwritten: arenas, moments, control words.
     State,
     /// Known when the graph is built.
@@ -159,6 +161,15 @@ impl Graph {
         self.push(ValueInfo { kind, source: Source::State, name: Some(name.into()) })
     }
 
+    /// Lets parameters be weights that stay as they are, where `meant` says so of their names.
+    pub fn freeze(&mut self, meant: impl Fn(&str) -> bool) {
+        for info in self.values.iter_mut().filter(|info| matches!(info.source, Source::Parameter)) {
+            if info.name.as_deref().is_some_and(&meant) {
+                info.source = Source::Frozen;
+            }
+        }
+    }
+
     /// Names a value as a result of the graph.
     pub fn output(&mut self, name: impl Into<String>, value: Value) {
         self.outputs.push((name.into(), value));
@@ -205,7 +216,7 @@ impl Graph {
         self.outputs.iter().find(|(n, _)| n == name).map(|&(_, v)| v)
     }
 
-    /// Parameters in order, with their names.
+    /// Parameters in order, with their names, but for frozen ones.
     pub fn parameters(&self) -> impl Iterator<Item = (&str, Value)> {
         self.values.iter().enumerate().filter(|(_, v)| matches!(v.source, Source::Parameter)).map(|(i, v)| {
             let name = v.name.as_deref().expect("parameters are named when made");

@@ -10,6 +10,7 @@ impl Display for Graph {
             match &value.source {
                 Source::Input => writeln!(f, "%{i} = input `{name}` : {}", value.kind)?,
                 Source::Parameter => writeln!(f, "%{i} = parameter `{name}` : {}", value.kind)?,
+                Source::Frozen => writeln!(f, "%{i} = frozen `{name}` : {}", value.kind)?,
                 Source::State => writeln!(f, "%{i} = state `{name}` : {}", value.kind)?,
                 Source::Constant(_) => writeln!(f, "%{i} = constant : {}", value.kind)?,
                 Source::Node { .. } => {}

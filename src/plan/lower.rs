@@ -106,7 +106,7 @@ fn place_values(plan: &mut Plan, residents: &Residents, slot: &SlotOf) -> Result
                 plan.known.push(Known { tensor: tensor.clone(), kind: info.kind.clone(), offset_bytes });
                 Place::Constant(offset_bytes)
             }
-            Source::Parameter | Source::State => {
+            Source::Parameter | Source::Frozen | Source::State => {
                 Place::Arena(*residents.places.get(&name).ok_or(Error::NoPlace { name })?)
             }
             Source::Node { .. } => match results[at].or_else(|| slot(Owner::Value(at))) {

@@ -3,7 +3,7 @@
 use super::layout::Class;
 use super::recipe::{self, Recipe};
 use super::trainer::{Program, Settings, Trainer, Weight};
-use super::{Error, Reduced, Result, Target, micro};
+use super::{Error, Frozen, Reduced, Result, Target, micro};
 use crate::data::replay::Replay;
 use crate::data::store::{Part, Store, split};
 use crate::data::text::Text;
@@ -193,6 +193,7 @@ impl Step {
                     half_weights: recipe.precision.weights == recipe::Held::Bf16,
                 },
             },
+            frozen: Frozen::default(),
         };
         Ok(Step { weights: family.parameters().into_iter().map(weight).collect(), settings, extent })
     }

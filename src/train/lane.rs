@@ -371,8 +371,12 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     ));
     let (m, held) = (trainer.memory(), trainer.held_bytes());
     let fits = target.memory_bytes().map_or(String::new(), |have| format!(" of {:.0}", mib(have)));
+    let frozen = match m.frozen {
+        0 => String::new(),
+        bytes => format!(" and frozen ones {:.1}", mib(bytes)),
+    };
     say(&format!(
-        "memory   {:.1}{fits} MiB: weights {:.1}, gradients {:.1}, optimiser {:.1}, activations and inputs {:.1}, transfer {:.1}",
+        "memory   {:.1}{fits} MiB: weights {:.1}{frozen}, gradients {:.1}, optimiser {:.1}, activations and inputs {:.1}, transfer {:.1}",
         mib(held),
         mib(m.parameters),
         mib(m.gradients),

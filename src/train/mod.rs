@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 mod error;
+pub mod frozen;
 pub mod job;
 mod lane;
 pub mod layout;
@@ -20,5 +21,6 @@ pub mod trainer;
 mod update;
 
 pub use error::{Error, Result};
+pub use frozen::Frozen;
 pub use reduced::Reduced;
 pub use target::Target;

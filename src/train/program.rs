@@ -3,8 +3,8 @@
 use super::layout::{Layout, Placed};
 use super::trainer::{BuildLoss, Settings, Weight, loss_graph, step_graph};
 use super::update::{self, Role};
-use super::{Result, Target};
-use crate::graph::{Graph, Node};
+use super::{Result, Target, frozen};
+use crate::graph::{Graph, Node, Source, ValueInfo};
 use crate::model::Mode;
 use crate::ops::launch::Variant;
 use crate::passes::{self, Epilogue, Fuse, Learned, Recompute, Residual};
@@ -16,6 +16,8 @@ use crate::tensor::{Tensor, Type};
 pub struct Memory {
     /// Weights.
     pub parameters: u64,
+    /// Weights that are not trained.
+    pub frozen: u64,
     /// Gradients, with the sum over micro-batches where there is one.
     pub gradients: u64,
     /// Optimiser state.
@@ -29,8 +31,16 @@ pub struct Memory {
 impl Memory {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.parameters + self.gradients + self.moments + self.run + self.transfer
+        self.parameters + self.frozen + self.gradients + self.moments + self.run + self.transfer
     }
+}
+
+/// A weight that is not trained, in its place.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub name: String,
+    pub span: Span,
+    pub kind: Type,
 }
 
 /// Numbers of the plans in the engine.
@@ -45,6 +55,9 @@ pub struct Program {
     pub(super) layout: Layout,
     pub(super) learned: Vec<Learned>,
     pub(super) arenas: update::Arenas,
+    pub(super) frozen: Vec<Kept>,
+    /// All memory that outlasts a step.
+    pub(super) lasting: Vec<Arena>,
     pub(super) memory: Memory,
     /// About what `run` would be if nothing were computed again; none if nothing is.
     pub(super) held_run: Option<u64>,
@@ -71,8 +84,9 @@ impl Program {
             }
         };
         let memory = parts.memory(target, &plans);
-        let Parts { layout, learned, arenas, .. } = parts;
-        Ok(Program { plans, layout, learned, arenas, memory, held_run })
+        let Parts { layout, learned, arenas, frozen, residents, .. } = parts;
+        let lasting = residents.arenas;
+        Ok(Program { plans, layout, learned, arenas, frozen, lasting, memory, held_run })
     }
 
     /// The most a program would take whatever kernels are chosen, from plans alone: nothing is measured or allocated.
@@ -97,7 +111,7 @@ impl Program {
 
     /// All memory that outlasts a step.
     pub fn arenas(&self) -> &[Arena] {
-        &self.arenas.list
+        &self.lasting
     }
 
     /// Bytes by use.
@@ -127,7 +141,11 @@ impl Program {
 
     /// What is written into the arenas once, before the first step.
     pub fn fixed(&self, settings: &Settings) -> Vec<(Span, Tensor)> {
-        self.arenas.fixed(&self.layout, settings)
+        let mut fixed = self.arenas.fixed(&self.layout, settings);
+        let place = |name: &str| self.frozen.iter().find(|kept| kept.name == name);
+        let placed = |(name, tensor): (&str, &Tensor)| Some((place(name)?.span, tensor.clone()));
+        fixed.extend(settings.frozen.tensors().filter_map(placed));
+        fixed
     }
 }
 
@@ -139,7 +157,8 @@ fn refuse_hopeless(target: &Target, weights: &[Weight], settings: &Settings) -> 
     let share = if class.byte_moments { 0.25 } else { 1.0 };
     let weights_and_gradients = if class.half_weights { 1.5 } else { 2.0 };
     let copies = weights_and_gradients + share * update::moment_count(settings) as f64;
-    let need = 4.0 * copies * weights.iter().map(count).sum::<f64>();
+    let trained = 4.0 * copies * weights.iter().map(count).sum::<f64>();
+    let need = trained + settings.frozen.size_bytes() as f64;
     match target.memory_bytes() {
         Some(have_bytes) if need > have_bytes as f64 => {
             Err(crate::plan::Error::DoesNotFit { need_bytes: need as u64, have_bytes }.into())
@@ -186,13 +205,14 @@ struct Parts {
     layout: Layout,
     learned: Vec<Learned>,
     arenas: update::Arenas,
+    frozen: Vec<Kept>,
 }
 
 impl Parts {
     fn new(target: &Target, weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Parts> {
         let caps = target.caps();
         let page_bytes = settings.page_bytes.unwrap_or(caps.max_binding_bytes);
-        let survey = settings.reduced.survey(build)?;
+        let survey = settings.reduced.survey(build, &settings.frozen)?;
         let beside = survey.learned.iter().map(|l| (l.name.clone(), l.kind().shape, false));
         let all = weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)).chain(beside);
         let layout = Layout::keeping(all, page_bytes, |name| survey.class(name));
@@ -211,7 +231,9 @@ impl Parts {
         let (evaluation, _) = passes::run(&[&Residual, &Fuse, &Epilogue], evaluation)?;
         let update = update::graph(&arenas, settings)?;
         let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
-        Ok(Parts { step, update, evaluation, gather, residents, layout, learned: survey.learned, arenas })
+        let frozen = keep_frozen(&[&step, &evaluation], page_bytes, &mut residents);
+        let learned = survey.learned;
+        Ok(Parts { step, update, evaluation, gather, residents, layout, learned, arenas, frozen })
     }
 
     /// In the order in which an engine numbers their plans.
@@ -223,12 +245,31 @@ impl Parts {
         let of = |wanted: fn(Role) -> bool| self.arenas.bytes(wanted);
         Memory {
             parameters: of(|role| role == Role::Parameters),
+            frozen: self.residents.arenas[self.arenas.list.len()..].iter().map(|a| a.kind.size_bytes()).sum(),
             gradients: of(|role| matches!(role, Role::Gradients | Role::Totals)),
             moments: of(|role| !matches!(role, Role::Parameters | Role::Gradients | Role::Totals)),
             run: run_bytes(plans.iter()),
             transfer: target.transfer_bytes(plans),
         }
     }
+}
+
+/// Gives the frozen weights of some graphs arenas of their own.
+fn keep_frozen(graphs: &[&Graph], page_bytes: u64, residents: &mut Residents) -> Vec<Kept> {
+    let mut infos: Vec<&ValueInfo> = vec![];
+    for info in graphs.iter().flat_map(|graph| graph.values()) {
+        let is_new = |name: &Option<String>| infos.iter().all(|other| other.name != *name);
+        if matches!(info.source, Source::Frozen) && is_new(&info.name) {
+            infos.push(info);
+        }
+    }
+    frozen::place(infos.iter().copied(), page_bytes, residents);
+    let kept = |info: &ValueInfo| {
+        let name = info.name.clone().expect("frozen weights are named when made");
+        let span = *residents.places.get(&name).expect("just placed");
+        Kept { name, span, kind: info.kind.clone() }
+    };
+    infos.into_iter().map(kept).collect()
 }
 
 /// Name under which an arena is a state of the update graph.

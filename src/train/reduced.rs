@@ -1,8 +1,8 @@
 //! What of a step is held or computed in codes.
 
-use super::Result;
 use super::layout::Class;
 use super::trainer::BuildLoss;
+use super::{Frozen, Result};
 use crate::graph::Graph;
 use crate::model::Mode;
 use crate::passes::{self, CodedProducts, HalfWeights, Learned, Pass, QuantizationAware, Tidy};
@@ -57,7 +57,7 @@ impl Reduced {
     }
 
     /// Looks at the loss as it is written.
-    pub(super) fn survey(&self, build: &BuildLoss) -> Result<Survey> {
+    pub(super) fn survey(&self, build: &BuildLoss, frozen: &Frozen) -> Result<Survey> {
         let aware = self.aware.as_ref().filter(|aware| aware.learned_step);
         let mut survey = Survey { learned: vec![], held: HashSet::new(), class: self.class };
         if aware.is_none() && self.class == Class::default() {
@@ -67,6 +67,8 @@ impl Reduced {
         let loss = build(&mut graph, Mode::Evaluate)?;
         graph.output("loss", loss);
         let (graph, _) = passes::run(&[&Tidy], graph)?;
+        let passes = frozen.passes(|name| graph.named(name).is_some());
+        let (graph, _) = passes::run(&passes.iter().map(Box::as_ref).collect::<Vec<_>>(), graph)?;
         if let Some(aware) = aware {
             survey.learned = aware.learned(&graph)?;
         }

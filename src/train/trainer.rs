@@ -5,11 +5,11 @@
 
 use super::layout::{Layout, Placed};
 use super::profile;
-use super::program::{EVALUATE, GATHER, STEP, UPDATE, gradient_name};
+use super::program::{EVALUATE, GATHER, Kept, STEP, UPDATE, gradient_name};
 pub use super::program::{Memory, Program};
 use super::recipe::{Clip, LossScale, Optimizer};
 use super::update::{self, Role, Told};
-use super::{Error, Reduced, Result, Target};
+use super::{Error, Frozen, Reduced, Result, Target};
 use crate::graph::{Feeds, Graph, gradient_from, trace};
 use crate::model::Mode;
 use crate::ops::cast::CastEmit;
@@ -68,6 +68,8 @@ pub struct Settings {
     pub recompute: Recompute,
     /// What is held or computed in codes.
     pub reduced: Reduced,
+    /// Parameters of the loss that are not trained; the trainer keeps no copy on the host.
+    pub frozen: Frozen,
 }
 
 /// What came of one step.
@@ -97,6 +99,7 @@ pub struct Trainer {
     /// Parameters in the layout that are no weights of the model.
     learned: Vec<Learned>,
     arenas: update::Arenas,
+    frozen: Vec<Kept>,
     plans: Vec<Plan>,
     /// Steps submitted so far.
     step: u64,
@@ -130,17 +133,20 @@ impl Trainer {
 
     /// The memory of a program that was built with these settings; weights are zero until they are set.
     pub fn of(target: &Target, program: Program, settings: Settings) -> Result<Trainer> {
-        let Program { plans, layout, learned, arenas, memory, held_run } = program;
+        let fixed = program.fixed(&settings);
+        let settings = Settings { frozen: Frozen::default(), ..settings };
+        let Program { plans, layout, learned, arenas, frozen, lasting, memory, held_run } = program;
         if let Some(have_bytes) = target.memory_bytes().filter(|&have| have < memory.total()) {
             return Err(crate::plan::Error::DoesNotFit { need_bytes: memory.total(), have_bytes }.into());
         }
-        let engine = target.engine(&arenas.list, plans.clone())?;
+        let engine = target.engine(&lasting, plans.clone())?;
         let mut trainer = Trainer {
             engine,
             settings,
             layout,
             learned,
             arenas,
+            frozen,
             plans,
             step: 0,
             in_flight: VecDeque::new(),
@@ -149,7 +155,7 @@ impl Trainer {
             held_run,
             on_host: target.is_host(),
         };
-        for (span, tensor) in trainer.arenas.fixed(&trainer.layout, &trainer.settings) {
+        for (span, tensor) in fixed {
             trainer.engine.write(span, &tensor)?;
         }
         Ok(trainer)
@@ -423,7 +429,10 @@ impl Trainer {
 
     /// Replays a step on the host, node by node, and names the first operator whose output is not finite.
     fn culprit(&mut self, flight: &Flight) -> Result<String> {
-        let weights = self.tensors_of(Role::Parameters)?;
+        let mut weights = self.tensors_of(Role::Parameters)?;
+        for Kept { name, span, kind } in &self.frozen {
+            weights.push((name.clone(), self.engine.read(*span, kind)?));
+        }
         let graph = self.plans[STEP].graph.clone();
         let control = self.engine.read(self.arenas.control(), &Type::f32([CONTROL]))?;
         for feeds in &flight.feeds {
@@ -486,10 +495,16 @@ pub(super) fn loss_graph(
             return Err(Error::Mismatch { folder: "model".into(), problem });
         }
     }
+    if let Some(weight) = weights.iter().find(|weight| settings.frozen.holds(&weight.name)) {
+        let problem = format!("`{}` is to be trained and to stay as it is", weight.name);
+        return Err(Error::Mismatch { folder: "model".into(), problem });
+    }
     graph.output("loss", loss);
     let precision = Precision::on(settings.precision, caps);
-    let reduced = settings.reduced.passes(mode, &settings.reduced.survey(build)?);
+    let frozen = settings.frozen.passes(|name| graph.named(name).is_some());
+    let reduced = settings.reduced.passes(mode, &settings.reduced.survey(build, &settings.frozen)?);
     let mut pipeline: Vec<&dyn Pass> = vec![&Tidy];
+    pipeline.extend(frozen.iter().map(Box::as_ref));
     pipeline.extend(reduced.iter().map(Box::as_ref));
     pipeline.push(&precision);
     let (mut graph, _) = passes::run(&pipeline, graph)?;
