@@ -30,7 +30,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     (
         "compress",
-        &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "evaluate"],
+        &[
+            "tensor", "ops", "graph", "passes", "plan", "formats", "data", "model", "train", "deploy",
+            "evaluate", "exchange",
+        ],
     ),
     (
         "compare",

@@ -134,6 +134,7 @@ fn run_check(setting: &Setting, target: &Target, check: &Check) -> Result<(), Fa
         correct_bias: false,
         observer: Observer::MeanSquare,
         batches: if method.calibrates() || scheme == "W8A8-static" { &setting.batches } else { &[] },
+        known: None,
     };
     let (weights, outcomes) = quantize(family, &setting.weights, target, &request)?;
     if outcomes.len() != 16 {

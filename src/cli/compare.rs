@@ -233,6 +233,7 @@ impl Compare {
                 correct_bias: false,
                 observer: Observer::MeanSquare,
                 batches,
+                known: None,
             };
             let mut one = || -> anyhow::Result<Made> {
                 let (weights, outcomes) = quantize(family, &model.weights, target, &request)?;

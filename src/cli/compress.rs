@@ -1,20 +1,26 @@
 //! `kiln compress`: a model through the passes of a recipe.
 
 use super::folder::resolve;
-use super::quantize::{CalibrationText, Format, Output, print_outcomes};
-use crate::compress::{Error, Recipe};
+use super::quantize::{CalibrationText, Format, Output};
+use super::train::stop_on_interrupt;
+use super::{Usage, mebibytes};
+use crate::compress::{Done, Error, Pipeline, RECORD_FILE, Recipe, Record, Subject};
+use crate::data::windows::Batch;
 use crate::exchange::{self, Opened};
+use crate::model::Family;
 use crate::train::Target;
 use anyhow::Context;
 use clap::Args;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
-/// Compress a model by a recipe: passes over its weights, in the order written.
+/// Compress a model by a recipe: passes over it, in the order written.
 ///
-/// Kinds of passes: smoothquant, awq (both only move scales, and prove that the model stays what it was), quantize, assign_bits.
+/// Kinds of passes: smoothquant, awq (both only move scales, and prove that the model stays what it was), train, quantize,
+/// assign_bits. What each pass gave stays in OUTPUT.passes until all are done, so that --resume goes on from there.
 #[derive(Args)]
 #[command(
-    after_help = "A recipe:\n  [calibration]\n  text = [\"stories.txt\"]\n  [[pass]]\n  kind = \"smoothquant\"\n  [[pass]]\n  kind = \"quantize\"\n  scheme = \"W8A8\"\n\nExamples:\n  kiln compress runs/stories -r recipe.toml -o stories-w8a8\n  kiln compress llama -r recipe.toml -o llama.gguf"
+    after_help = "A recipe:\n  [calibration]\n  text = [\"stories.txt\"]\n  [[pass]]\n  kind = \"smoothquant\"\n  [[pass]]\n  kind = \"quantize\"\n  scheme = \"W8A8\"\n\nExamples:\n  kiln compress runs/stories -r recipe.toml -o stories-w8a8\n  kiln compress llama -r recipe.toml -o llama.gguf\n  kiln compress llama -r recipe.toml -o smaller --dry-run"
 )]
 pub struct Compress {
     /// A run folder, a checkpoint, a Hugging Face folder, or a GGUF file.
@@ -22,6 +28,13 @@ pub struct Compress {
     /// The recipe.
     #[arg(short, long, value_name = "FILE")]
     recipe: PathBuf,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a recipe is applied; the same for every command that does.
+#[derive(Args)]
+pub struct How {
     /// The folder to write, or the file where the name ends in .gguf.
     #[arg(short, long, value_name = "FOLDER|FILE.gguf")]
     output: PathBuf,
@@ -31,20 +44,43 @@ pub struct Compress {
     /// gpu, cpu, an adapter's number, or part of its name.
     #[arg(long, default_value = "gpu")]
     device: String,
-    /// Print what became of each layer as JSON.
+    /// Print the passes, what they need, and what would be written; do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Go on behind the passes that an earlier run of this command has finished.
+    #[arg(long)]
+    resume: bool,
+    /// Leave the models between the passes in OUTPUT.passes.
+    #[arg(long)]
+    keep_passes: bool,
+    /// Print the record of all passes as JSON.
     #[arg(long)]
     json: bool,
 }
 
 impl Compress {
-    /// Applies the passes, writes the model and prints its layers.
+    /// Applies the passes, writes the model and prints what they did.
     pub fn run(self) -> anyhow::Result<()> {
         let place = self.recipe.display().to_string();
         let text = std::fs::read_to_string(&self.recipe).with_context(|| place.clone())?;
-        let recipe = Recipe::parse(&place, &text)?;
-        let output = Output { path: &self.output, format: self.format, from: &self.model };
+        self.how.apply(&self.model, &Recipe::parse(&place, &text)?)
+    }
+}
+
+impl How {
+    /// Applies a recipe to a model, or says what would be done.
+    pub fn apply(&self, model: &Path, recipe: &Recipe) -> anyhow::Result<()> {
+        let output = Output { path: &self.output, format: self.format, from: model };
         output.expect_free()?;
-        let folder = resolve(&self.model, false)?;
+        let passes = self.passes_folder();
+        if passes.exists() && !self.resume && !self.dry_run {
+            let text = format!(
+                "{} is there, left behind by an earlier run\n  hint: --resume goes on from it; or remove it",
+                passes.display()
+            );
+            return Err(Usage(text).into());
+        }
+        let folder = resolve(model, false)?;
         let Opened { family, weights, tokenizer } = exchange::open(&folder)?;
         if recipe.calibrates() && recipe.calibration.text.is_empty() {
             return Err(Error::NoCalibration { method: "this recipe" }.into());
@@ -56,16 +92,96 @@ impl Compress {
             context: recipe.calibration.context,
         };
         let batches = calibration.windows(&folder, family.as_ref(), tokenizer.as_ref())?;
-        let target = match batches.is_empty() {
+        let subject = Subject::new(family, weights, tokenizer);
+        // Calculation with weights alone needs no device.
+        let target = match batches.is_empty() || self.dry_run {
             true => Target::Host,
             false => Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?,
         };
-        let count = recipe.passes.len();
-        let mut see = |number: usize, stage: &crate::compress::Stage| {
-            eprintln!("pass {} of {count}  {}", number + 1, stage.name());
+        let stop = stop_on_interrupt()?;
+        let pipeline = Pipeline {
+            recipe,
+            target: &target,
+            device: &self.device,
+            batches: &batches,
+            folder: &passes,
+            stop: &stop,
+            say: &|line| eprintln!("{line}"),
         };
-        let (compressed, outcomes) = recipe.apply(family.as_ref(), &weights, &target, &batches, &mut see)?;
-        output.write(&folder, family.as_ref(), &compressed, tokenizer.as_ref())?;
-        print_outcomes(&outcomes, &weights, &output, self.json)
+        if self.dry_run {
+            let done = if self.resume { pipeline.done(&subject)? } else { 0 };
+            return self.print_plan(recipe, &subject, &batches, done);
+        }
+        let before = subject.weights.count_elements();
+        let (subject, record) = pipeline.run(subject)?;
+        let tokenizer = subject.tokenizer.as_ref();
+        output.write(&folder, subject.family.as_ref(), &subject.weights, tokenizer, Some(&record))?;
+        if !self.keep_passes {
+            std::fs::remove_dir_all(&passes).with_context(|| passes.display().to_string())?;
+        }
+        self.print(&record, subject.family.as_ref(), before, output.bytes()?)
+    }
+
+    /// Where the models between the passes lie.
+    fn passes_folder(&self) -> PathBuf {
+        let name = self.output.file_name().map_or("output".into(), |name| name.to_string_lossy());
+        self.output.with_file_name(format!("{name}.passes"))
+    }
+
+    fn print_plan(
+        &self,
+        recipe: &Recipe,
+        subject: &Subject,
+        batches: &[Batch],
+        done: usize,
+    ) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        let elements = subject.weights.count_elements();
+        writeln!(out, "model    {}", subject.family.describe())?;
+        writeln!(out, "weights  {elements} elements, {} as f32", mebibytes(4 * elements as u64))?;
+        if let Some(first) = batches.first() {
+            writeln!(out, "text     {} windows of {} tokens to measure with", batches.len(), first.context)?;
+        }
+        for (at, stage) in recipe.stages().enumerate() {
+            let state = if at < done { "  (done already)" } else { "" };
+            let (needs, does) = (stage.needs().words(), stage.order().words());
+            writeln!(out, "pass {:<3} {:<14} {does}; needs {needs}{state}", at + 1, stage.kind())?;
+        }
+        let passes = self.passes_folder();
+        let copies = recipe.passes.len() as u64 * 4 * elements as u64;
+        writeln!(out, "between  {}: up to {} until all is done", passes.display(), mebibytes(copies))?;
+        writeln!(out, "writes   {}", self.output.display())?;
+        write!(out, "\n{}", recipe.to_toml())?;
+        Ok(())
+    }
+
+    fn print(&self, record: &Record, family: &dyn Family, before: usize, bytes: u64) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let mut all = serde_json::to_value(record)?;
+            all["output"] = self.output.display().to_string().into();
+            all["bytes"] = bytes.into();
+            writeln!(out, "{all}")?;
+            return Ok(());
+        }
+        for (at, done) in record.passes.iter().enumerate() {
+            let Done { pass, report, .. } = done;
+            writeln!(out, "pass {:<3} {pass:<14} {}", at + 1, report.summary)?;
+            for note in &report.notes {
+                writeln!(out, "{:24}{note}", "")?;
+            }
+        }
+        let after = record.passes.last().map_or(before, |done| done.parameters);
+        writeln!(out, "model    {}", family.describe())?;
+        if after != before {
+            writeln!(out, "weights  {after} of {before} elements")?;
+        }
+        writeln!(
+            out,
+            "{} ({}); what was done is in its {RECORD_FILE}",
+            self.output.display(),
+            mebibytes(bytes)
+        )?;
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! The folder that `--model` names: a run, one of its checkpoints, or a Hugging Face model.
 
 use crate::exchange::is_gguf;
+use crate::formats::write_whole_folder;
 use crate::train::checkpoint::Store;
 use crate::train::recipe::FILE_NAME;
 use anyhow::{Context, bail};
@@ -88,16 +89,5 @@ pub fn copy_companions(from: &Path, to: &Path) -> anyhow::Result<()> {
 
 /// Writes a folder that appears whole or not at all: it is filled under another name and renamed.
 pub fn write_folder(path: &Path, fill: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let name = path.file_name().with_context(|| format!("{} is no name of a folder", path.display()))?;
-    let partial = path.with_file_name(format!("{}.partial", name.to_string_lossy()));
-    let _ = std::fs::remove_dir_all(&partial);
-    let written = std::fs::create_dir_all(&partial)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| fill(&partial))
-        .and_then(|()| Ok(std::fs::rename(&partial, path)?));
-    if written.is_err() {
-        // Nothing can be done if even this fails; the first error is the one to tell.
-        let _ = std::fs::remove_dir_all(&partial);
-    }
-    written.with_context(|| format!("writing {}", path.display()))
+    write_whole_folder(path, fill, anyhow::Error::from).with_context(|| format!("writing {}", path.display()))
 }

@@ -117,6 +117,11 @@ fn count(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Bytes in words.
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
 /// A reader such as `head` that had enough is no failure of ours.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
@@ -168,6 +173,8 @@ fn is_usage_of_compression(error: &crate::compress::Error) -> bool {
     matches!(
         error,
         Error::Recipe { .. }
+            | Error::Order { .. }
+            | Error::NoTraining { .. }
             | Error::Budget { .. }
             | Error::Foreign { .. }
             | Error::Scheme { .. }

@@ -3,7 +3,7 @@
 use super::folder::{copy_companions, resolve, write_folder};
 use super::{Usage, count};
 use crate::compress::{
-    Gptq, Method, Observer, Outcome, Request, Selection, calibration_windows, named, quantize,
+    Gptq, Method, Observer, Outcome, Record, Request, Selection, calibration_windows, named, quantize,
 };
 use crate::data::text::Text;
 use crate::data::tokenizer::{Spec, Tokenizer};
@@ -137,9 +137,10 @@ impl Quantize {
             correct_bias: self.correct_bias,
             observer: self.observer(),
             batches: &batches,
+            known: None,
         };
         let (quantised, outcomes) = quantize(family.as_ref(), &weights, &target, &request)?;
-        output.write(&folder, family.as_ref(), &quantised, tokenizer.as_ref())?;
+        output.write(&folder, family.as_ref(), &quantised, tokenizer.as_ref(), None)?;
         print_outcomes(&outcomes, &weights, &output, self.json)
     }
 
@@ -179,6 +180,7 @@ impl Output<'_> {
         family: &dyn Family,
         weights: &Weights,
         tokenizer: Option<&Tokenizer>,
+        record: Option<&Record>,
     ) -> anyhow::Result<()> {
         let convention = match self.format {
             _ if self.is_gguf() => {
@@ -195,6 +197,9 @@ impl Output<'_> {
             weights.save_as(new, family, convention)?;
             if let (false, Some(tokenizer)) = (folder.is_dir(), tokenizer) {
                 tokenizer.save(new)?;
+            }
+            if let Some(record) = record {
+                record.write(new)?;
             }
             copy_companions(folder, new)
         })
@@ -213,7 +218,8 @@ impl Output<'_> {
         Err(Usage(text).into())
     }
 
-    fn bytes(&self) -> anyhow::Result<u64> {
+    /// Bytes of the file that holds the weights.
+    pub fn bytes(&self) -> anyhow::Result<u64> {
         let file = if self.is_gguf() { self.path.to_path_buf() } else { self.path.join(WEIGHTS_FILE) };
         Ok(std::fs::metadata(file)?.len())
     }

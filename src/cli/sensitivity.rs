@@ -60,8 +60,13 @@ impl SensitivityCommand {
         eprintln!("device   {}", target.describe());
         let targets = (!self.targets.is_empty()).then_some(self.targets);
         let selection = Selection { targets, ignore: self.ignore };
-        let calibration =
-            Calibration { family: family.as_ref(), weights: &weights, target: &target, batches: &batches };
+        let calibration = Calibration {
+            family: family.as_ref(),
+            weights: &weights,
+            target: &target,
+            batches: &batches,
+            known: None,
+        };
         let found = sensitivity(&calibration, &selection, &schemes)?;
         let text = serde_json::to_string_pretty(&found)?;
         if let Some(path) = &self.output {

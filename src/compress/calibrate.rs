@@ -63,6 +63,15 @@ pub struct Channels {
     pub mean: Vec<f64>,
 }
 
+/// What has been measured of a model, to be read instead of measured again; by the weights of the layers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Statistics {
+    /// Inner products of inputs.
+    pub grams: HashMap<String, Gram>,
+    /// Ranges and means of inputs.
+    pub channels: HashMap<String, Channels>,
+}
+
 /// A model with a text to measure it by.
 pub struct Calibration<'a> {
     /// The model.
@@ -73,6 +82,8 @@ pub struct Calibration<'a> {
     pub target: &'a Target,
     /// Windows of the text, every batch of the same size.
     pub batches: &'a [Batch],
+    /// What has been measured of these weights with this text already.
+    pub known: Option<&'a Statistics>,
 }
 
 impl Calibration<'_> {
@@ -84,78 +95,138 @@ impl Calibration<'_> {
 
     /// Inner products of the inputs of each layer, by its weight.
     pub fn grams(&self, layers: &[&Linear]) -> Result<HashMap<String, Gram>> {
-        let mut grams = HashMap::new();
-        let mut rest: &[&Linear] = layers;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |linear: &&&Linear| {
-                bytes += 4 * linear.cols * linear.cols;
-                bytes <= SWEEP_BYTES
-            };
-            let count = rest.iter().take_while(fits).count().max(1);
-            let (now, later) = rest.split_at(count);
-            rest = later;
-            let mut sums: HashMap<String, Vec<f64>> = HashMap::new();
-            let gram = |graph: &mut Graph, x: Value| Ok(vec![graph.matmul_form(Form::Tn, x, x)?]);
-            let tokens = self.sweep(now, gram, |name, results| {
-                let product = results[0].real::<f32>();
-                let sum = sums.entry(name.to_string()).or_insert_with(|| vec![0.0; product.len()]);
-                sum.iter_mut().zip(product).for_each(|(sum, &x)| *sum += f64::from(x));
-            })?;
-            for linear in now {
-                let shared = now.iter().find(|other| other.input == linear.input).expect("itself at least");
-                let matrix = sums[&shared.weight].clone();
-                grams.insert(linear.weight.clone(), Gram { size: linear.cols, count: tokens, matrix });
-            }
-        }
+        let known =
+            |linear: &&&Linear| self.known.is_some_and(|known| known.grams.contains_key(&linear.weight));
+        let (kept, rest): (Vec<&Linear>, Vec<&Linear>) = layers.iter().partition(|linear| known(linear));
+        let mut grams = self.measure(&rest, &[])?.grams;
+        let kept = kept.into_iter().zip(self.known);
+        grams
+            .extend(kept.map(|(linear, known)| (linear.weight.clone(), known.grams[&linear.weight].clone())));
         Ok(grams)
     }
 
     /// Ranges and means of each input of each layer, by its weight.
     pub fn channels(&self, layers: &[&Linear]) -> Result<HashMap<String, Channels>> {
-        let measure = |graph: &mut Graph, x: Value| {
-            let magnitude = graph.pointwise("abs", &[x], 0.0)?;
-            Ok(vec![
-                graph.reduce(Kind::Maximum, magnitude, 0)?,
-                graph.reduce(Kind::Mean, magnitude, 0)?,
-                graph.reduce(Kind::Mean, x, 0)?,
-            ])
-        };
-        let (mut found, share) = (HashMap::new(), 1.0 / self.batches.len().max(1) as f64);
-        self.sweep(layers, measure, |name, results| {
-            let size = results[0].data.len();
-            let zero =
-                || Channels { largest: vec![0.0; size], magnitude: vec![0.0; size], mean: vec![0.0; size] };
-            let all: &mut Channels = found.entry(name.to_string()).or_insert_with(zero);
-            all.largest.iter_mut().zip(results[0].real::<f32>()).for_each(|(a, b)| *a = a.max(*b));
-            let add = |to: &mut [f64], from: &Tensor| {
-                to.iter_mut().zip(from.real::<f32>()).for_each(|(a, b)| *a += share * f64::from(*b));
+        let known =
+            |linear: &&&Linear| self.known.is_some_and(|known| known.channels.contains_key(&linear.weight));
+        let (kept, rest): (Vec<&Linear>, Vec<&Linear>) = layers.iter().partition(|linear| known(linear));
+        let mut channels = self.measure(&[], &rest)?.channels;
+        let kept = kept.into_iter().zip(self.known);
+        channels.extend(
+            kept.map(|(linear, known)| (linear.weight.clone(), known.channels[&linear.weight].clone())),
+        );
+        Ok(channels)
+    }
+
+    /// Both of the same layers, in one sweep where neither is known.
+    pub fn both(&self, layers: &[&Linear]) -> Result<Statistics> {
+        match self.known {
+            None => self.measure(layers, layers),
+            Some(_) => Ok(Statistics { grams: self.grams(layers)?, channels: self.channels(layers)? }),
+        }
+    }
+
+    /// Inner products of the inputs of some layers, and ranges and means of those of others, measured together: as many layers in one
+    /// sweep over the text as keep what it brings back within a budget.
+    pub fn measure(&self, grams: &[&Linear], channels: &[&Linear]) -> Result<Statistics> {
+        let mut found = Statistics::default();
+        let share = 1.0 / self.batches.len().max(1) as f64;
+        let (mut rest, mut first) = (grams, true);
+        while first || !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |linear: &&&Linear| {
+                bytes += 4 * linear.cols * linear.cols;
+                bytes <= SWEEP_BYTES
             };
-            add(&mut all.magnitude, &results[1]);
-            add(&mut all.mean, &results[2]);
+            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+            let (now, later) = rest.split_at(count);
+            rest = later;
+            // Ranges take next to nothing: they come with the first sweep.
+            let ranged = if first { channels } else { &[] };
+            first = false;
+            if now.is_empty() && ranged.is_empty() {
+                break;
+            }
+            let sums = self.sweep_both(now, ranged, share)?;
+            for linear in now {
+                let leader = now.iter().find(|other| other.input == linear.input).expect("itself at least");
+                let matrix = sums.products[&leader.weight].clone();
+                let gram = Gram { size: linear.cols, count: sums.tokens, matrix };
+                found.grams.insert(linear.weight.clone(), gram);
+            }
+            if !ranged.is_empty() {
+                found.channels = shared(ranged, sums.channels);
+            }
+        }
+        Ok(found)
+    }
+
+    /// One sweep for the inner products of some layers and the ranges of others.
+    fn sweep_both(&self, grams: &[&Linear], channels: &[&Linear], share: f64) -> Result<Sums> {
+        let mut all: Vec<&Linear> = grams.to_vec();
+        all.extend(channels.iter().filter(|linear| !grams.iter().any(|other| other.weight == linear.weight)));
+        let reads = |list: &[&Linear], x: Value| list.iter().any(|linear| linear.input == x);
+        let measure = |graph: &mut Graph, linear: &Linear, x: Value| {
+            let mut results = vec![];
+            if reads(grams, linear.input) {
+                results.push(graph.matmul_form(Form::Tn, x, x)?);
+            }
+            if reads(channels, linear.input) {
+                let magnitude = graph.pointwise("abs", &[x], 0.0)?;
+                results.push(graph.reduce(Kind::Maximum, magnitude, 0)?);
+                results.push(graph.reduce(Kind::Mean, magnitude, 0)?);
+                results.push(graph.reduce(Kind::Mean, x, 0)?);
+            }
+            Ok(results)
+        };
+        let mut sums = Sums::default();
+        let of = |list: &[&Linear], linear: &Linear| {
+            list.iter().find(|other| other.input == linear.input).map(|first| first.weight.clone())
+        };
+        sums.tokens = self.sweep(&all, measure, |linear, mut results| {
+            if let Some(name) = of(grams, linear) {
+                let product = results[0].real::<f32>();
+                let sum = sums.products.entry(name).or_insert_with(|| vec![0.0; product.len()]);
+                sum.iter_mut().zip(product).for_each(|(sum, &x)| *sum += f64::from(x));
+                results = &results[1..];
+            }
+            if let Some(name) = of(channels, linear) {
+                let size = results[0].data.len();
+                let zero = || Channels {
+                    largest: vec![0.0; size],
+                    magnitude: vec![0.0; size],
+                    mean: vec![0.0; size],
+                };
+                let all: &mut Channels = sums.channels.entry(name).or_insert_with(zero);
+                all.largest.iter_mut().zip(results[0].real::<f32>()).for_each(|(a, b)| *a = a.max(*b));
+                let add = |to: &mut [f64], from: &Tensor| {
+                    to.iter_mut().zip(from.real::<f32>()).for_each(|(a, b)| *a += share * f64::from(*b));
+                };
+                add(&mut all.magnitude, &results[1]);
+                add(&mut all.mean, &results[2]);
+            }
         })?;
-        Ok(shared(layers, found))
+        Ok(sums)
     }
 
     /// Hands over the inputs of each layer, batch by batch, with the name of its weight.
     pub(super) fn each_input(&self, layers: &[&Linear], mut see: impl FnMut(&str, &[f32])) -> Result<()> {
         // A result must be made by an operator: the layer's input may be read by others in its place.
-        let keep = |graph: &mut Graph, x: Value| Ok(vec![graph.scale(x, 1.0)?]);
-        self.sweep(layers, keep, |name, results| {
-            let first = layers.iter().find(|l| l.weight == name).expect("one of the layers");
+        let keep = |graph: &mut Graph, _: &Linear, x: Value| Ok(vec![graph.scale(x, 1.0)?]);
+        self.sweep(layers, keep, |first, results| {
             let readers = layers.iter().filter(|l| l.input == first.input);
             readers.for_each(|l| see(&l.weight, results[0].real()));
         })?;
         Ok(())
     }
 
-    /// Runs all batches; of each layer's inputs, as rows, what `measure` makes is handed to `see` with the name of the first
-    /// layer that reads them. Gives the number of tokens.
+    /// Runs all batches; of each layer's inputs, as rows, what `measure` makes is handed to `see` with the first layer that reads
+    /// them. Gives the number of tokens.
     fn sweep(
         &self,
         layers: &[&Linear],
-        measure: impl Fn(&mut Graph, Value) -> ops::Result<Vec<Value>>,
-        mut see: impl FnMut(&str, &[Tensor]),
+        measure: impl Fn(&mut Graph, &Linear, Value) -> ops::Result<Vec<Value>>,
+        mut see: impl FnMut(&Linear, &[Tensor]),
     ) -> Result<usize> {
         let extent = self.extent()?;
         let mut firsts: Vec<&Linear> = vec![];
@@ -170,7 +241,7 @@ impl Calibration<'_> {
             for linear in &firsts {
                 let shape = graph.kind(linear.input).shape.clone();
                 let x = graph.reshape(linear.input, [shape.rows(), shape.last()].into()).map_err(wrong)?;
-                let results = measure(graph, x).map_err(wrong)?;
+                let results = measure(graph, linear, x).map_err(wrong)?;
                 made.push(results.len());
                 for (at, value) in results.into_iter().enumerate() {
                     graph.output(format!("{}.{at}", linear.weight), value);
@@ -188,12 +259,20 @@ impl Calibration<'_> {
             let mut rest = &results[..];
             for (linear, &count) in firsts.iter().zip(&made) {
                 let (now, later) = rest.split_at(count);
-                see(&linear.weight, now);
+                see(linear, now);
                 rest = later;
             }
         }
         Ok(self.batches.len() * extent.positions())
     }
+}
+
+/// What one sweep adds up, by the first of the layers that read the same.
+#[derive(Default)]
+struct Sums {
+    products: HashMap<String, Vec<f64>>,
+    channels: HashMap<String, Channels>,
+    tokens: usize,
 }
 
 /// What was measured for the first layer of those that read the same, for all of them.

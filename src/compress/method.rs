@@ -1,6 +1,6 @@
 //! A whole model under a scheme, by one of the methods.
 
-use super::calibrate::{Calibration, layers_of};
+use super::calibrate::{Calibration, Statistics, layers_of};
 use super::correct::mean_change;
 use super::fold::{Fold, folds, rescale};
 use super::gptq::{self, Gptq, gptq, output_error};
@@ -17,6 +17,7 @@ use crate::tensor::Tensor;
 use crate::tensor::quant::{Coded, Scheme, encode, encode_double};
 use crate::train::job::feeds_of;
 use crate::train::{self, Target};
+use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
@@ -90,6 +91,8 @@ pub struct Request<'a> {
     pub observer: Observer,
     /// Windows of a text to calibrate with, every batch of the same size; empty where there is none.
     pub batches: &'a [Batch],
+    /// What has been measured of the weights as they come in, with the same windows.
+    pub known: Option<&'a Statistics>,
 }
 
 impl Request<'_> {
@@ -111,7 +114,7 @@ impl Request<'_> {
 }
 
 /// What became of one layer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
     /// Name of its weight.
     pub weight: String,
@@ -147,11 +150,14 @@ pub fn quantize(
     if let Some((name, _)) = weights.stored().find(|(name, _)| is_chosen(name)) {
         return Err(Error::AlreadyQuantised { name: name.to_string() });
     }
-    let (weights, notes) = match request.method {
-        Method::Awq | Method::Smooth { .. } => rescaled(family, weights, target, request)?,
-        Method::Nearest | Method::Gptq(_) => (weights.clone(), HashMap::new()),
+    let (weights, notes, known) = match request.method {
+        Method::Awq | Method::Smooth { .. } => {
+            let (weights, notes) = rescaled(family, weights, target, request)?;
+            (weights, notes, None)
+        }
+        Method::Nearest | Method::Gptq(_) => (weights.clone(), HashMap::new(), request.known),
     };
-    let mut work = Work { family, weights, target, request, all: &all, notes };
+    let mut work = Work { family, weights, target, request, all: &all, notes, known };
     let outcomes = work.code(&chosen)?;
     Ok((work.weights, outcomes))
 }
@@ -170,7 +176,8 @@ pub fn rescaled(
     let chosen = request.selection.of(&all)?;
     let before = probe(family, weights, target, first)?;
     let weights = weights.clone();
-    let mut work = Work { family, weights, target, request, all: &all, notes: HashMap::new() };
+    let (notes, known) = (HashMap::new(), request.known);
+    let mut work = Work { family, weights, target, request, all: &all, notes, known };
     match request.method {
         Method::Awq => work.awq(&chosen, &folds(&graph, &all))?,
         Method::Smooth { alpha } => work.smooth(&chosen, &folds(&graph, &all), alpha)?,
@@ -193,7 +200,12 @@ fn extent_of(family: &dyn Family, batches: &[Batch]) -> Extent {
 const FOLDING: f32 = 1e-3;
 
 /// Scores of a batch.
-fn probe(family: &dyn Family, weights: &Weights, target: &Target, batch: &Batch) -> Result<Vec<f32>> {
+pub(super) fn probe(
+    family: &dyn Family,
+    weights: &Weights,
+    target: &Target,
+    batch: &Batch,
+) -> Result<Vec<f32>> {
     let extent = Extent { batch: batch.rows, context: batch.context };
     let deployment = Deployment::new(weights);
     let graph = deployment.graph(family, extent, Mode::Evaluate, |graph, forward| {
@@ -208,7 +220,7 @@ fn probe(family: &dyn Family, weights: &Weights, target: &Target, batch: &Batch)
 }
 
 /// Proves on a batch that moving scales left the model as it was.
-fn expect_same(method: &'static str, before: &[f32], after: &[f32]) -> Result<()> {
+pub(super) fn expect_same(method: &'static str, before: &[f32], after: &[f32]) -> Result<()> {
     let largest = before.iter().fold(0.0f32, |most, x| most.max(x.abs()));
     let off = before.iter().zip(after).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
     // Written so that what is no number is refused.
@@ -222,12 +234,13 @@ struct Work<'a> {
     request: &'a Request<'a>,
     all: &'a [Linear],
     notes: HashMap<String, String>,
+    known: Option<&'a Statistics>,
 }
 
 impl Work<'_> {
     fn calibration(&self) -> Calibration<'_> {
-        let batches = self.request.batches;
-        Calibration { family: self.family, weights: &self.weights, target: self.target, batches }
+        let (batches, known) = (self.request.batches, self.known);
+        Calibration { family: self.family, weights: &self.weights, target: self.target, batches, known }
     }
 
     /// The codes that are asked for of a weight.
@@ -288,7 +301,7 @@ impl Work<'_> {
     fn awq(&mut self, chosen: &[&Linear], folds: &[Fold]) -> Result<()> {
         let found = self.foldable(chosen, folds)?;
         let layers = self.behind(&found);
-        let (channels, grams) = (self.calibration().channels(&layers)?, self.calibration().grams(&layers)?);
+        let Statistics { channels, grams } = self.calibration().both(&layers)?;
         for fold in found {
             let first = &fold.weights[0];
             let scheme = self.codes(first)?;

@@ -13,29 +13,35 @@ mod gptq;
 mod linear;
 mod method;
 mod observe;
+mod pipeline;
 mod recipe;
 mod scheme;
 mod sensitivity;
 mod smooth;
+mod stage;
+pub mod stages;
 mod windows;
 
 pub use assign::{Choice, assign};
 pub use awq::{Search, search};
-pub use calibrate::{Calibration, Channels, Gram};
+pub use calibrate::{Calibration, Channels, Gram, Statistics};
 pub use cholesky::NotPositive;
 pub use fold::{Fold, folds, rescale};
 pub use gptq::{Gptq, gptq, output_error};
 pub use linear::{Linear, Selection, linears, matches};
 pub use method::{Assignment, Method, Outcome, Request, quantize, rescaled};
 pub use observe::{Magnitudes, Observer};
-pub use recipe::{Recipe, Stage};
+pub use pipeline::{Done, Pipeline, RECORD_FILE, Record, checked};
+pub use recipe::{Entry, Recipe};
 pub use scheme::{Form, Named, named, names};
 pub use sensitivity::{LayerScore, Sensitivity, sensitivity};
 pub use smooth::smooth;
+pub use stage::{Needs, Order, Promise, Report, Setting, Stage, Statistic, Subject};
 pub use windows::calibration_windows;
 
 use crate::data;
 use crate::deploy;
+use crate::exchange;
 use crate::graph;
 use crate::model;
 use crate::tensor;
@@ -158,6 +164,44 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// A pass that comes too late.
+    #[error(
+        "pass {number} `{stage}` {does}, but `{before}` before it {did}\n  hint: put it before `{before}`"
+    )]
+    Order {
+        /// Its number, from one.
+        number: usize,
+        /// Its kind.
+        stage: &'static str,
+        /// What it does.
+        does: &'static str,
+        /// The pass before it.
+        before: &'static str,
+        /// What that one did.
+        did: &'static str,
+    },
+    /// A pass that trains has no text.
+    #[error("pass `{stage}` needs a text to train on\n  hint: [data] text = [\"FILE\"]")]
+    NoTraining {
+        /// Its kind.
+        stage: &'static str,
+    },
+    /// Stopped by the user.
+    #[error(
+        "stopped after step {step} of training\n  hint: the same command with --resume goes on from there"
+    )]
+    Interrupted {
+        /// Steps done.
+        step: u64,
+    },
+    /// A folder cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The path.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// What was measured of a layer's inputs is of no use.
     #[error("inputs of `{name}`: {source}\n  hint: a longer text to calibrate with, or more damping")]
     Gram {
@@ -182,6 +226,9 @@ pub enum Error {
     /// The model on its device.
     #[error(transparent)]
     Deploy(#[from] deploy::Error),
+    /// A model between two passes.
+    #[error(transparent)]
+    Exchange(#[from] exchange::Error),
     /// The device.
     #[error(transparent)]
     Run(#[from] train::Error),

@@ -1,6 +1,8 @@
-//! Recipes of compression: an ordered list of passes over a model's weights, in TOML.
+//! Recipes of compression: an ordered list of passes over a model, in TOML.
 //!
 //! ```toml
+//! seed = 0
+//!
 //! [calibration]
 //! text = ["stories.txt"]
 //! windows = 128
@@ -16,30 +18,30 @@
 //! method = "gptq"
 //! ignore = ["*down_proj*"]
 //! ```
+//!
+//! The table of a pass is the struct that does it, see [`stages`]; a key it does not have is an error that names the nearest.
 
-use super::gptq::Gptq;
-use super::linear::Selection;
-use super::method::{Assignment, Method, Outcome, Request, quantize, rescaled};
-use super::observe::Observer;
-use super::scheme::named;
-use super::sensitivity::{Sensitivity, sensitivity};
-use super::{Calibration, Error, Result};
-use crate::data::windows::Batch;
-use crate::model::{Family, Weights};
-use crate::train::Target;
+use super::stage::Stage;
+use super::{Error, Result, stages};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What is done to a model, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
+    /// Where all randomness comes from.
+    #[serde(default)]
+    pub seed: u64,
     /// The text that passes measure with.
     #[serde(default)]
     pub calibration: Text,
+    /// The text that passes train on: the keys of a training recipe's `[data]`.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub data: toml::Table,
     /// The passes.
     #[serde(rename = "pass", default)]
-    pub passes: Vec<Stage>,
+    pub passes: Vec<Entry>,
 }
 
 /// A text to measure with.
@@ -55,93 +57,74 @@ pub struct Text {
     /// `char`, or a `tokenizer.json`, instead of the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
+    /// When the model is measured.
+    pub measure: Measure,
+}
+
+/// When the model is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// Anew before each pass that needs it, as the passes before have left it.
+    #[default]
+    EachPass,
+    /// Once for all passes, as it comes in.
+    Start,
 }
 
 impl Default for Text {
     fn default() -> Self {
-        Text { text: vec![], windows: 128, context: 512, tokenizer: None }
+        Text { text: vec![], windows: 128, context: 512, tokenizer: None, measure: Measure::default() }
     }
 }
 
-/// One pass.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Stage {
-    /// Moves scales from activations to weights; changes nothing else.
-    Smoothquant {
-        /// Share of the difficulty that moves.
-        #[serde(default = "half")]
-        alpha: f32,
-        /// Patterns of weights; absent: all but the head.
-        targets: Option<Vec<String>>,
-        /// Patterns of those left out.
-        #[serde(default)]
-        ignore: Vec<String>,
-    },
-    /// Moves scales so that weights behind large inputs keep more precision under a scheme; changes nothing else.
-    Awq {
-        /// The scheme the weights will have.
-        scheme: String,
-        /// Patterns of weights; absent: all but the head.
-        targets: Option<Vec<String>>,
-        /// Patterns of those left out.
-        #[serde(default)]
-        ignore: Vec<String>,
-    },
-    /// Codes weights.
-    Quantize {
-        /// Name of the scheme.
-        scheme: String,
-        /// `rtn` or `gptq`.
-        #[serde(default = "rtn")]
-        method: String,
-        /// Patterns of weights; absent: all but the head.
-        targets: Option<Vec<String>>,
-        /// Patterns of those left out.
-        #[serde(default)]
-        ignore: Vec<String>,
-        /// gptq: see [`Gptq::damping`].
-        #[serde(default = "damping")]
-        damping: f64,
-        /// gptq: see [`Gptq::act_order`].
-        #[serde(default)]
-        act_order: bool,
-        /// Takes the mean change of outputs off biases.
-        #[serde(default)]
-        correct_bias: bool,
-    },
-    /// Codes weights, each by the scheme that fits it best within a budget.
-    AssignBits {
-        /// Bits per weight over all chosen layers.
-        budget: f64,
-        /// Schemes to choose from.
-        choices: Vec<String>,
-        /// `rtn` or `gptq`.
-        #[serde(default = "rtn")]
-        method: String,
-        /// A file of `kiln sensitivity`; absent: measured here.
-        sensitivity: Option<PathBuf>,
-        /// Patterns of weights; absent: all but the head.
-        targets: Option<Vec<String>>,
-        /// Patterns of those left out.
-        #[serde(default)]
-        ignore: Vec<String>,
-    },
+/// The passes there are: an entry for each, named as in a recipe.
+macro_rules! entries {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// One pass of a recipe.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind", rename_all = "snake_case")]
+        pub enum Entry {
+            $($(#[$doc])* $name(stages::$name),)+
+        }
+
+        impl Entry {
+            /// What does it.
+            pub fn stage(&self) -> &dyn Stage {
+                match self {
+                    $(Entry::$name(stage) => stage,)+
+                }
+            }
+        }
+
+        $(impl From<stages::$name> for Entry {
+            fn from(stage: stages::$name) -> Entry {
+                Entry::$name(stage)
+            }
+        })+
+    };
 }
 
-fn half() -> f32 {
-    0.5
-}
-
-fn rtn() -> String {
-    "rtn".into()
-}
-
-fn damping() -> f64 {
-    Gptq::default().damping
+entries! {
+    /// Scales move from activations to weights.
+    Smoothquant,
+    /// Scales move to where a scheme would lose most.
+    Awq,
+    /// The model is trained.
+    Train,
+    /// Weights become codes.
+    Quantize,
+    /// Weights become codes of different sizes within a budget.
+    AssignBits,
 }
 
 impl Recipe {
+    /// One without a text.
+    pub fn of(passes: impl IntoIterator<Item = Entry>) -> Recipe {
+        let (calibration, data) = (Text::default(), toml::Table::new());
+        Recipe { seed: 0, calibration, data, passes: passes.into_iter().collect() }
+    }
+
     /// Reads a recipe; `place` is named in errors.
     pub fn parse(place: &str, text: &str) -> Result<Recipe> {
         let wrong = |reason: String| Error::Recipe { place: place.to_string(), reason };
@@ -151,41 +134,62 @@ impl Recipe {
                 "there is no pass\n  hint: begin one with [[pass]] and kind = \"quantize\"".into(),
             ));
         }
-        for stage in &recipe.passes {
-            stage.check()?;
-        }
+        recipe.check()?;
         Ok(recipe)
     }
 
-    /// Whether a pass needs a text.
-    pub fn calibrates(&self) -> bool {
-        self.passes.iter().any(Stage::calibrates)
+    /// The recipe as TOML; reading it gives the same recipe.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a recipe holds only what TOML can say")
     }
 
-    /// Applies all passes; gives the weights and what became of each coded layer.
-    pub fn apply(
-        &self,
-        family: &dyn Family,
-        weights: &Weights,
-        target: &Target,
-        batches: &[Batch],
-        see: &mut dyn FnMut(usize, &Stage),
-    ) -> Result<(Weights, Vec<Outcome>)> {
-        let (mut weights, mut outcomes) = (weights.clone(), vec![]);
-        for (number, stage) in self.passes.iter().enumerate() {
-            see(number, stage);
-            let before: Vec<_> = self.passes[..number].iter().map(Stage::name).collect();
-            let done = stage.apply(family, &weights, target, batches).map_err(|source| Error::Stage {
-                number: number + 1,
-                stage: stage.name(),
-                before: if before.is_empty() { "none".into() } else { before.join(", ") },
-                source: Box::new(source),
-            })?;
-            weights = done.0;
-            outcomes.extend(done.1);
-        }
-        Ok((weights, outcomes))
+    /// The passes.
+    pub fn stages(&self) -> impl Iterator<Item = &dyn Stage> {
+        self.passes.iter().map(Entry::stage)
     }
+
+    /// Finds wrong names, numbers out of range and impossible orders before anything is read.
+    pub fn check(&self) -> Result<()> {
+        let mut last: Option<&dyn Stage> = None;
+        for (at, stage) in self.stages().enumerate() {
+            let before = || names(self.stages().take(at));
+            stage.check().map_err(|source| {
+                let (number, stage, before) = (at + 1, stage.kind(), before());
+                Error::Stage { number, stage, before, source: Box::new(source) }
+            })?;
+            if let Some(last) = last.filter(|last| stage.order() < last.order()) {
+                return Err(Error::Order {
+                    number: at + 1,
+                    stage: stage.kind(),
+                    does: stage.order().words(),
+                    before: last.kind(),
+                    did: last.order().words(),
+                });
+            }
+            // Training and calculation may take turns; what was done to the shape or made codes stays done.
+            last = match last {
+                Some(last) if last.order() >= stage.order() => Some(last),
+                _ => Some(stage),
+            };
+        }
+        Ok(())
+    }
+
+    /// Whether a pass needs a text to measure with.
+    pub fn calibrates(&self) -> bool {
+        self.stages().any(|stage| stage.needs().calibration)
+    }
+
+    /// Whether a pass needs a text to train on.
+    pub fn trains(&self) -> bool {
+        self.stages().any(|stage| stage.needs().training)
+    }
+}
+
+/// Kinds of passes, or `none`.
+pub(super) fn names<'a>(stages: impl Iterator<Item = &'a dyn Stage>) -> String {
+    let names: Vec<_> = stages.map(Stage::kind).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 /// serde's list of keys, with the nearest one named.
@@ -198,114 +202,6 @@ fn nearest(reason: String) -> String {
             format!("{}\n  hint: did you mean `{word}`?", reason.trim_end())
         }
         _ => reason,
-    }
-}
-
-impl Stage {
-    /// Its kind, as it is written.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Stage::Smoothquant { .. } => "smoothquant",
-            Stage::Awq { .. } => "awq",
-            Stage::Quantize { .. } => "quantize",
-            Stage::AssignBits { .. } => "assign_bits",
-        }
-    }
-
-    fn calibrates(&self) -> bool {
-        match self {
-            Stage::Smoothquant { .. } | Stage::Awq { .. } => true,
-            Stage::Quantize { method, correct_bias, scheme, .. } => {
-                method == "gptq" || *correct_bias || named(scheme).is_ok_and(|scheme| scheme.measures())
-            }
-            Stage::AssignBits { method, sensitivity, .. } => method == "gptq" || sensitivity.is_none(),
-        }
-    }
-
-    /// Finds wrong names before anything is computed.
-    fn check(&self) -> Result<()> {
-        match self {
-            Stage::Smoothquant { .. } => Ok(()),
-            Stage::Awq { scheme, .. } => named(scheme).map(drop),
-            Stage::Quantize { scheme, method, .. } => {
-                named(scheme).and(method_of(method, 0.0, false).map(drop))
-            }
-            Stage::AssignBits { choices, method, .. } => {
-                choices.iter().try_for_each(|choice| named(choice).map(drop))?;
-                method_of(method, 0.0, false).map(drop)
-            }
-        }
-    }
-
-    fn selection(&self) -> Selection {
-        let (Stage::Smoothquant { targets, ignore, .. }
-        | Stage::Awq { targets, ignore, .. }
-        | Stage::Quantize { targets, ignore, .. }
-        | Stage::AssignBits { targets, ignore, .. }) = self;
-        Selection { targets: targets.clone(), ignore: ignore.clone() }
-    }
-
-    fn apply(
-        &self,
-        family: &dyn Family,
-        weights: &Weights,
-        target: &Target,
-        batches: &[Batch],
-    ) -> Result<(Weights, Vec<Outcome>)> {
-        let selection = self.selection();
-        let request = |schemes: Assignment, method, correct_bias, selection| Request {
-            schemes,
-            method,
-            selection,
-            correct_bias,
-            observer: Observer::MeanSquare,
-            batches,
-        };
-        match self {
-            Stage::Smoothquant { alpha, .. } => {
-                let method = Method::Smooth { alpha: *alpha };
-                let request = request(named("W8A8")?.into(), method, false, selection);
-                Ok((rescaled(family, weights, target, &request)?.0, vec![]))
-            }
-            Stage::Awq { scheme, .. } => {
-                let request = request(named(scheme)?.into(), Method::Awq, false, selection);
-                Ok((rescaled(family, weights, target, &request)?.0, vec![]))
-            }
-            Stage::Quantize { scheme, method, damping, act_order, correct_bias, .. } => {
-                let method = method_of(method, *damping, *act_order)?;
-                let request = request(named(scheme)?.into(), method, *correct_bias, selection);
-                quantize(family, weights, target, &request)
-            }
-            Stage::AssignBits { budget, choices, method, sensitivity: file, .. } => {
-                let known = match file {
-                    Some(path) => read(path)?,
-                    None => {
-                        let schemes = choices.iter().map(|name| named(name)).collect::<Result<Vec<_>>>()?;
-                        sensitivity(&Calibration { family, weights, target, batches }, &selection, &schemes)?
-                    }
-                };
-                let (schemes, _) = known.assign(*budget, Some(choices))?;
-                let known: Vec<String> = schemes.each.keys().cloned().collect();
-                let selection = Selection { targets: Some(known), ignore: selection.ignore };
-                let method = method_of(method, damping(), false)?;
-                quantize(family, weights, target, &request(schemes, method, false, selection))
-            }
-        }
-    }
-}
-
-fn read(path: &Path) -> Result<Sensitivity> {
-    let place = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::Recipe { place: place.clone(), reason: error.to_string() })?;
-    Sensitivity::parse(&place, &text)
-}
-
-fn method_of(name: &str, damping: f64, act_order: bool) -> Result<Method> {
-    match name {
-        "rtn" => Ok(Method::Nearest),
-        "gptq" => Ok(Method::Gptq(Gptq { damping, act_order })),
-        _ => Err(Error::Setting { setting: "method", expected: "rtn or gptq".into(), got: name.to_string() }),
     }
 }
 
@@ -332,5 +228,12 @@ mod tests {
         assert!(pass("kind = \"quantize\"\nscheme = \"int8\"\nmethod = \"best\"").contains("rtn or gptq"));
         assert!(Recipe::parse("r.toml", "").unwrap_err().to_string().contains("[[pass]]"));
         assert!(Recipe::parse("r.toml", "[calibratoin]").is_err());
+    }
+
+    #[test]
+    fn weights_are_not_changed_once_they_are_codes() {
+        let text = "[[pass]]\nkind = \"quantize\"\nscheme = \"int8\"\n[[pass]]\nkind = \"smoothquant\"";
+        let error = Recipe::parse("r.toml", text).unwrap_err().to_string();
+        assert!(error.contains("pass 2 `smoothquant` changes weights, but `quantize` before it"), "{error}");
     }
 }

@@ -14,7 +14,7 @@ mod whole;
 pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
 pub use coded::{Found, Layer, QUANTIZATION_KEY, quantized_by, read_coded};
 pub use raw::{Element, Raw};
-pub use whole::write_whole;
+pub use whole::{write_whole, write_whole_folder};
 
 use crate::tensor::quant::blocks;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,9 @@
+//! The passes a recipe may name, one struct each: its fields are the keys of its table.
+
+mod quantize;
+mod rescale;
+mod train;
+
+pub use quantize::{AssignBits, Quantize};
+pub use rescale::{Awq, Smoothquant};
+pub use train::Train;
