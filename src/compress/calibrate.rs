@@ -95,26 +95,15 @@ impl Calibration<'_> {
 
     /// Inner products of the inputs of each layer, by its weight.
     pub fn grams(&self, layers: &[&Linear]) -> Result<HashMap<String, Gram>> {
-        let known =
-            |linear: &&&Linear| self.known.is_some_and(|known| known.grams.contains_key(&linear.weight));
-        let (kept, rest): (Vec<&Linear>, Vec<&Linear>) = layers.iter().partition(|linear| known(linear));
-        let mut grams = self.measure(&rest, &[])?.grams;
-        let kept = kept.into_iter().zip(self.known);
-        grams
-            .extend(kept.map(|(linear, known)| (linear.weight.clone(), known.grams[&linear.weight].clone())));
+        let (mut grams, rest) = known_of(layers, self.known.map(|known| &known.grams));
+        grams.extend(self.measure(&rest, &[])?.grams);
         Ok(grams)
     }
 
     /// Ranges and means of each input of each layer, by its weight.
     pub fn channels(&self, layers: &[&Linear]) -> Result<HashMap<String, Channels>> {
-        let known =
-            |linear: &&&Linear| self.known.is_some_and(|known| known.channels.contains_key(&linear.weight));
-        let (kept, rest): (Vec<&Linear>, Vec<&Linear>) = layers.iter().partition(|linear| known(linear));
-        let mut channels = self.measure(&[], &rest)?.channels;
-        let kept = kept.into_iter().zip(self.known);
-        channels.extend(
-            kept.map(|(linear, known)| (linear.weight.clone(), known.channels[&linear.weight].clone())),
-        );
+        let (mut channels, rest) = known_of(layers, self.known.map(|known| &known.channels));
+        channels.extend(self.measure(&[], &rest)?.channels);
         Ok(channels)
     }
 
@@ -273,6 +262,21 @@ struct Sums {
     products: HashMap<String, Vec<f64>>,
     channels: HashMap<String, Channels>,
     tokens: usize,
+}
+
+/// What is known of layers already, and the layers of which it is not.
+fn known_of<'a, T: Clone>(
+    layers: &[&'a Linear],
+    known: Option<&HashMap<String, T>>,
+) -> (HashMap<String, T>, Vec<&'a Linear>) {
+    let (mut found, mut rest) = (HashMap::new(), vec![]);
+    for linear in layers {
+        match known.and_then(|known| known.get(&linear.weight)) {
+            Some(kept) => drop(found.insert(linear.weight.clone(), kept.clone())),
+            None => rest.push(*linear),
+        }
+    }
+    (found, rest)
 }
 
 /// What was measured for the first layer of those that read the same, for all of them.
