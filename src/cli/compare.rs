@@ -1,9 +1,9 @@
 //! `kiln compare`: what each way to quantise a model costs and buys on this device.
 
-mod chart;
-mod page;
+pub(super) mod chart;
+pub(super) mod page;
 mod report;
-mod speed;
+pub(super) mod speed;
 mod table;
 mod training;
 mod verdict;

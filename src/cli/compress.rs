@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::Args;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 /// Compress a model by a recipe: passes over it, in the order written.
 ///
@@ -67,23 +68,28 @@ impl Compress {
     }
 }
 
-impl How {
-    /// Applies a recipe to a model, or says what would be done.
-    pub fn apply(&self, model: &Path, recipe: &Recipe) -> anyhow::Result<()> {
-        let output = Output { path: &self.output, format: self.format, from: model };
-        output.expect_free()?;
-        let passes = self.passes_folder();
-        if passes.exists() && !self.resume && !self.dry_run {
-            let text = format!(
-                "{} is there, left behind by an earlier run\n  hint: --resume goes on from it; or remove it",
-                passes.display()
-            );
-            return Err(Usage(text).into());
-        }
+/// A model with what a recipe measures it by.
+pub struct Source {
+    /// Its folder or file.
+    pub folder: PathBuf,
+    /// The model.
+    pub model: Subject,
+    /// Windows of the calibration text; empty where none is needed.
+    pub batches: Vec<Batch>,
+    target: Target,
+}
+
+impl Source {
+    /// Opens a model, the recipe's text, and a device where one is needed.
+    pub fn open(model: &Path, recipe: &Recipe, device: &str) -> anyhow::Result<Source> {
         let folder = resolve(model, false)?;
         let Opened { family, weights, tokenizer } = exchange::open(&folder)?;
         if recipe.calibrates() && recipe.calibration.text.is_empty() {
             return Err(Error::NoCalibration { method: "this recipe" }.into());
+        }
+        if let Some(stage) = recipe.stages().find(|s| s.needs().training && !recipe.data.contains_key("text"))
+        {
+            return Err(Error::NoTraining { stage: stage.kind() }.into());
         }
         let calibration = CalibrationText {
             calibrate: recipe.calibration.text.clone(),
@@ -92,49 +98,66 @@ impl How {
             context: recipe.calibration.context,
         };
         let batches = calibration.windows(&folder, family.as_ref(), tokenizer.as_ref())?;
-        let subject = Subject::new(family, weights, tokenizer);
         // Calculation with weights alone needs no device.
-        let target = match batches.is_empty() || self.dry_run {
+        let target = match batches.is_empty() {
             true => Target::Host,
-            false => Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?,
+            false => Target::open_or_host(device, &mut |line| eprintln!("{line}"))?,
         };
-        let stop = stop_on_interrupt()?;
-        let pipeline = Pipeline {
-            recipe,
-            target: &target,
-            device: &self.device,
-            batches: &batches,
-            folder: &passes,
-            stop: &stop,
-            say: &|line| eprintln!("{line}"),
-        };
-        if self.dry_run {
-            let done = if self.resume { pipeline.done(&subject)? } else { 0 };
-            return self.print_plan(recipe, &subject, &batches, done);
+        Ok(Source { folder, model: Subject::new(family, weights, tokenizer), batches, target })
+    }
+
+    /// What applies a recipe to it, in a working folder.
+    pub fn pipeline<'a>(
+        &'a self,
+        recipe: &'a Recipe,
+        device: &'a str,
+        folder: &'a Path,
+        stop: &'a AtomicBool,
+    ) -> Pipeline<'a> {
+        let (target, batches) = (&self.target, &self.batches[..]);
+        Pipeline { recipe, target, device, batches, folder, stop, say: &|line| eprintln!("{line}") }
+    }
+}
+
+/// A path with a further ending.
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let name = path.file_name().map_or("output".into(), |name| name.to_string_lossy());
+    path.with_file_name(format!("{name}.{ending}"))
+}
+
+impl How {
+    /// Applies a recipe to a model, or says what would be done.
+    pub fn apply(&self, model: &Path, recipe: &Recipe) -> anyhow::Result<()> {
+        let output = Output { path: &self.output, format: self.format, from: model };
+        output.expect_free()?;
+        let passes = beside(&self.output, "passes");
+        if passes.exists() && !self.resume && !self.dry_run {
+            let text = format!(
+                "{} is there, left behind by an earlier run\n  hint: --resume goes on from it; or remove it",
+                passes.display()
+            );
+            return Err(Usage(text).into());
         }
-        let before = subject.weights.count_elements();
-        let (subject, record) = pipeline.run(subject)?;
-        let tokenizer = subject.tokenizer.as_ref();
-        output.write(&folder, subject.family.as_ref(), &subject.weights, tokenizer, Some(&record))?;
+        let stop = stop_on_interrupt()?;
+        let device = if self.dry_run { "cpu" } else { &self.device };
+        let source = Source::open(model, recipe, device)?;
+        let pipeline = source.pipeline(recipe, device, &passes, &stop);
+        if self.dry_run {
+            let done = if self.resume { pipeline.done(&source.model)? } else { 0 };
+            return self.print_plan(recipe, &source, done);
+        }
+        let before = source.model.weights.count_elements();
+        let (made, record) = pipeline.run(source.model.copy()?)?;
+        let tokenizer = made.tokenizer.as_ref();
+        output.write(&source.folder, made.family.as_ref(), &made.weights, tokenizer, Some(&record))?;
         if !self.keep_passes {
             std::fs::remove_dir_all(&passes).with_context(|| passes.display().to_string())?;
         }
-        self.print(&record, subject.family.as_ref(), before, output.bytes()?)
+        self.print(&record, made.family.as_ref(), before, output.bytes()?)
     }
 
-    /// Where the models between the passes lie.
-    fn passes_folder(&self) -> PathBuf {
-        let name = self.output.file_name().map_or("output".into(), |name| name.to_string_lossy());
-        self.output.with_file_name(format!("{name}.passes"))
-    }
-
-    fn print_plan(
-        &self,
-        recipe: &Recipe,
-        subject: &Subject,
-        batches: &[Batch],
-        done: usize,
-    ) -> anyhow::Result<()> {
+    fn print_plan(&self, recipe: &Recipe, source: &Source, done: usize) -> anyhow::Result<()> {
+        let (subject, batches) = (&source.model, &source.batches);
         let mut out = std::io::stdout().lock();
         let elements = subject.weights.count_elements();
         writeln!(out, "model    {}", subject.family.describe())?;
@@ -147,7 +170,7 @@ impl How {
             let (needs, does) = (stage.needs().words(), stage.order().words());
             writeln!(out, "pass {:<3} {:<14} {does}; needs {needs}{state}", at + 1, stage.kind())?;
         }
-        let passes = self.passes_folder();
+        let passes = beside(&self.output, "passes");
         let copies = recipe.passes.len() as u64 * 4 * elements as u64;
         writeln!(out, "between  {}: up to {} until all is done", passes.display(), mebibytes(copies))?;
         writeln!(out, "writes   {}", self.output.display())?;

@@ -15,7 +15,9 @@ mod inspect;
 mod passage;
 mod plot;
 mod quantize;
+mod report;
 mod sensitivity;
+mod sweep;
 mod tokenizer;
 mod train;
 mod tune;
@@ -47,6 +49,10 @@ enum Command {
     Diff(diff::Diff),
     /// Compress a model by a recipe of passes.
     Compress(compress::Compress),
+    /// Compress a model by every combination of some of a recipe's values, and measure each.
+    Sweep(sweep::Sweep),
+    /// Tell what the runs of a sweep gave: a table, a CSV, a page.
+    Report(report::Report),
     /// Estimate how much a model minds each layer being quantised.
     Sensitivity(sensitivity::SensitivityCommand),
     /// Train a tokenizer, encode and decode with one, or look into it.
@@ -81,6 +87,8 @@ pub fn main() -> ExitCode {
         Command::Compare(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Compress(command) => command.run(),
+        Command::Sweep(command) => command.run(),
+        Command::Report(command) => command.run(),
         Command::Sensitivity(command) => command.run(),
         Command::Tokenizer(command) => command.run(),
         Command::Demo(command) => command.run(),

@@ -74,7 +74,7 @@ impl Scored {
 pub struct Apart {
     /// Token by token.
     pub summary: Summary,
-    /// Signal to noise of the residual stream in dB, by place; none where it is the same.
+    /// Signal to noise of the residual stream in dB, by place; none where it is the same. Empty for models of other sizes.
     pub hidden: Vec<(String, Option<f64>)>,
 }
 
@@ -124,7 +124,10 @@ impl<'a> Reference<'a> {
                 let at = row * size..(row + 1) * size;
                 comparison.add(&a[at.clone()], &b[at], targets, vocabulary);
             }
-            noises.resize(first.hidden.len(), Noise::default());
+            // Models of other depth or width have no places in common.
+            let alike = first.hidden.len() == second.hidden.len()
+                && first.hidden.iter().zip(&second.hidden).all(|(x, y)| x.shape == y.shape);
+            noises.resize(if alike { first.hidden.len() } else { 0 }, Noise::default());
             // What fills the last batch up stands behind all that counts.
             let live = batch.targets.iter().rposition(|&target| target >= 0).map_or(0, |last| last + 1);
             for (noise, (x, y)) in noises.iter_mut().zip(first.hidden.iter().zip(&second.hidden)) {
@@ -138,7 +141,7 @@ impl<'a> Reference<'a> {
                 return Err(Error::NotFinite { which });
             }
         }
-        let last = noises.len() - 1;
+        let last = noises.len().saturating_sub(1);
         let place = |number: usize| match number {
             0 => "embedding".to_string(),
             _ if number == last => "final norm".to_string(),

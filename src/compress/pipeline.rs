@@ -126,6 +126,12 @@ impl Pipeline<'_> {
         Ok(self.finished(&keys)?.map_or(0, |(record, _)| record.passes.len()))
     }
 
+    /// Hash of everything that the result depends on.
+    pub fn key(&self, subject: &Subject) -> Result<String> {
+        let keys = self.keys(&self.begin(subject)?);
+        Ok(keys.last().cloned().unwrap_or_default())
+    }
+
     fn begin(&self, subject: &Subject) -> Result<Record> {
         let mut tokens = Sha256::new();
         for batch in self.batches {

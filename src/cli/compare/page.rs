@@ -7,7 +7,8 @@ use super::table::{cells, number};
 use crate::compare::Mean;
 use std::fmt::Write;
 
-const STYLE: &str = "
+/// How such pages look.
+pub const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --paper: #ffffff; --line: #d9dee3; --mark: #fff4d6;
   --c0: #3d4752; --c1: #1f6feb; --c2: #c2410c; --c3: #15803d; --c4: #9333ea; --c5: #b45309; --c6: #0e7490; --c7: #be185d;
   --c8: #4d7c0f; --c9: #6d28d9; }
@@ -32,7 +33,7 @@ th:first-child, td:first-child, td.words { text-align: left; } dt { font-weight:
 ";
 
 /// Colours of points, bars and lines.
-fn colours() -> String {
+pub fn colours() -> String {
     let of = |n: usize| {
         format!(
             "circle.c{n}, rect.c{n} {{ fill: var(--c{n}); }} line.c{n}, polyline.c{n} {{ stroke: var(--c{n}); stroke-width: 1.5; }}\n"
@@ -100,7 +101,8 @@ pub fn html(report: &Report) -> String {
     page + &facts(report) + "</body>\n</html>\n"
 }
 
-fn figure(title: &str, drawing: &str, caption: &str) -> String {
+/// A drawing with its title and what to know of it.
+pub fn figure(title: &str, drawing: &str, caption: &str) -> String {
     format!("<figure>\n<h3>{title}</h3>\n{drawing}<figcaption>{caption}</figcaption>\n</figure>\n")
 }
 
@@ -220,7 +222,8 @@ fn streams(shown: &[Shown]) -> String {
     text
 }
 
-fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
+/// A table; a row may end early with words over the rest.
+pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     let mut text = "<div class=\"scroll\"><table>\n<thead><tr>".to_string();
     heads.iter().for_each(|head| text += &format!("<th>{}</th>", escaped(head)));
     text += "</tr></thead>\n<tbody>\n";
