@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         recompute: Recompute::None,
         reduced: Reduced::default(),
         frozen: Frozen::default(),
+        aside: vec![],
     };
     let loss = |graph: &mut Graph, _| {
         let theta = graph.parameter("theta", Type::f32([]));

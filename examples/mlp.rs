@@ -52,6 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         recompute: Recompute::None,
         reduced: Reduced::default(),
         frozen: Frozen::default(),
+        aside: vec![],
     };
     let mut trainer = Trainer::new(&target, &weights, &loss, settings)?;
     let first = initial(&parameters, 7);

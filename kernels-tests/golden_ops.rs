@@ -9,6 +9,7 @@ use kiln::graph::{Feeds, Graph, evaluate, gradient};
 use kiln::ops::attention::{Attention, AttentionEmit};
 use kiln::ops::concat::ConcatEmit;
 use kiln::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
+use kiln::ops::distillation::{DistillationEmit, Divergence};
 use kiln::ops::embedding::{EmbeddingEmit, sort_positions};
 use kiln::ops::layer_norm::LayerNormEmit;
 use kiln::ops::losses::{LossEmit, Reduction};
@@ -104,6 +105,35 @@ const LOSSES: &[(&str, &str, Build)] = &[
         g.add(hard, soft)
     }),
     ("kd_reverse", "z", |g, of| g.divergence(of["z"], of["z2"], 1.0)),
+    ("jsd", "z", |g, of| {
+        let each = g.row_divergence(of["z2"], of["z"], Divergence::Between { beta: 0.5 }, 1.0)?;
+        g.shared_mean(each, None)
+    }),
+    ("kl_logits_hidden", "z", |g, of| {
+        let hard = g.cross_entropy(of["z"], of["y"], CrossEntropy::default())?;
+        let soft = g.divergence(of["z2"], of["z"], 2.0)?;
+        let cosine = g.row_cosine(of["z"], of["z2"])?;
+        let cosine = g.scale(cosine, -1.0)?;
+        let cosine = g.shift(cosine, 1.0)?;
+        let cosine = g.shared_mean(cosine, None)?;
+        let (hard, soft) = (g.scale(hard, 2.0)?, g.scale(soft, 5.0)?);
+        let both = g.add(hard, soft)?;
+        g.add(both, cosine)
+    }),
+    // Rows whose sign is one are to agree, the others to be further apart than a margin of 0.1.
+    ("cos_embed", "a", |g, of| {
+        let cosine = g.row_cosine(of["a"], of["b"])?;
+        let apart = g.scale(cosine, -1.0)?;
+        let apart = g.shift(apart, 1.0)?;
+        let near = g.shift(cosine, -0.1)?;
+        let near = g.pointwise("relu", &[near], 0.0)?;
+        let agree = g.pointwise("relu", &[of["sgn"]], 0.0)?;
+        let differ = g.scale(of["sgn"], -1.0)?;
+        let differ = g.pointwise("relu", &[differ], 0.0)?;
+        let (apart, near) = (g.mul(agree, apart)?, g.mul(differ, near)?);
+        let each = g.add(apart, near)?;
+        g.mean_all(each)
+    }),
     ("mse", "a", |g, of| g.squared_error(of["a"], of["b"], Reduction::Mean)),
     ("l1", "a", |g, of| g.absolute_error(of["a"], of["b"], Reduction::Mean)),
     ("huber", "a", |g, of| g.huber(of["a"], of["b"], 0.7, Reduction::Mean)),

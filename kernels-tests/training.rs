@@ -2,6 +2,8 @@
 
 #[path = "training/codes.rs"]
 mod codes;
+#[path = "training/distill.rs"]
+mod distill;
 #[path = "training/frozen.rs"]
 mod frozen;
 #[path = "training/micro.rs"]
@@ -23,7 +25,7 @@ use kiln::train::metrics::{self, Line};
 use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recipe, Recompute, Rule};
 use kiln::train::run::run;
 use kiln::train::trainer::{Program, Settings, Trainer, Weight};
-use kiln::train::{Error, Frozen, Reduced, Target};
+use kiln::train::{Beside, Error, Frozen, Reduced, Target};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -197,6 +199,7 @@ fn settings(rule: Rule) -> Settings {
         recompute: Recompute::None,
         reduced: Reduced::default(),
         frozen: Frozen::default(),
+        aside: vec![],
     }
 }
 
@@ -491,8 +494,9 @@ fn what_is_computed_again_changes_no_bit_of_a_run_with_dropout_and_takes_less_me
             run(recipe.clone(), false, &AtomicBool::new(false), &mut |line| said.push_str(line)).unwrap();
             assert_eq!(said.contains(&format!("recompute {how}: activations")), how != "none", "{said}");
             let family = family_of(&recipe, 30).unwrap();
-            let Step { weights, settings, extent } = Step::new(&recipe, family.as_ref()).unwrap();
-            let build = Step::loss(&recipe, family.as_ref(), extent);
+            let beside = Beside::default();
+            let Step { weights, settings, extent } = Step::new(&recipe, family.as_ref(), &beside).unwrap();
+            let build = Step::loss(&recipe, family.as_ref(), &beside, extent);
             let program = Program::new(&Target::Host, &weights, &build, &settings).unwrap();
             program.plans().next().unwrap().1.slot_bytes() as f64
         };

@@ -195,6 +195,7 @@ fn trainer(
         recompute: Recompute::None,
         reduced: Reduced::default(),
         frozen: Frozen::default(),
+        aside: vec![],
     };
     let weight = |spec: model::ParameterSpec| Weight { name: spec.name, shape: spec.shape, decays: true };
     let list: Vec<Weight> = family.parameters().into_iter().map(weight).collect();

@@ -1,6 +1,7 @@
 //! Runs that hold or compute something in codes: quantised weights, products in int8, moments in 8 bits.
 
 use super::*;
+use kiln::train::Beside;
 use kiln::train::micro::need;
 
 /// Wide enough for weights whose moments are worth 8 bits.
@@ -44,7 +45,7 @@ fn moments_in_8_bits_take_about_a_quarter_and_training_ends_where_it_did() {
             let folder = root.path().join(name);
             let recipe = recipe(&folder, device, &[&WIDE[..], sets].concat());
             let family = family_of(&recipe, 30).unwrap();
-            let moments = need(&recipe, family.as_ref(), &target).unwrap().moments as f64;
+            let moments = need(&recipe, family.as_ref(), &Beside::default(), &target).unwrap().moments as f64;
             train(recipe, false).unwrap();
             (moments, losses(&folder)[11].1)
         };

@@ -1,6 +1,7 @@
 //! Batches that go through the model in parts.
 
 use super::*;
+use kiln::train::Beside;
 use kiln::train::micro::{need, settle};
 use kiln::train::recipe::{Bytes, MicroBatch};
 
@@ -15,12 +16,12 @@ fn the_largest_part_of_a_batch_that_fits_the_budget_is_chosen() {
         let needs = [1, 2, 3, 4, 6, 12].map(|rows| {
             let mut recipe = recipe.clone();
             recipe.train.micro_batch = MicroBatch::Rows(rows);
-            (rows, need(&recipe, family.as_ref(), &target).unwrap().total())
+            (rows, need(&recipe, family.as_ref(), &Beside::default(), &target).unwrap().total())
         });
         let chosen = |budget: u64| {
             let mut recipe = recipe.clone();
             recipe.memory.budget = Some(Bytes(budget));
-            let told = settle(&mut recipe, family.as_ref(), &target)?;
+            let told = settle(&mut recipe, family.as_ref(), &Beside::default(), &target)?;
             Ok::<_, Error>((recipe.train.rows(), told.unwrap()))
         };
         for budget in needs.iter().flat_map(|&(_, need)| [need, need + 1, need - 1]) {
@@ -38,7 +39,7 @@ fn the_largest_part_of_a_batch_that_fits_the_budget_is_chosen() {
         }
         // Where the device tells what it has, the whole batch of so small a model fits.
         let mut free = recipe.clone();
-        let told = settle(&mut free, family.as_ref(), &target).unwrap().unwrap();
+        let told = settle(&mut free, family.as_ref(), &Beside::default(), &target).unwrap().unwrap();
         assert_eq!(free.train.rows(), 12, "{told}");
     }
 }
@@ -89,7 +90,7 @@ fn a_run_that_chose_its_parts_keeps_them_when_it_is_resumed() {
     let (whole, parts) = (root.path().join("whole"), root.path().join("parts"));
     let base = recipe(&whole, "cpu", &["train.micro_batch=2"]);
     let family = family_of(&base, 30).unwrap();
-    let budget = need(&base, family.as_ref(), &Target::Host).unwrap().total();
+    let budget = need(&base, family.as_ref(), &Beside::default(), &Target::Host).unwrap().total();
     let auto = ["train.micro_batch=auto", &format!("memory.budget={budget}")];
     train(recipe(&whole, "cpu", &auto), false).unwrap();
     train(recipe(&parts, "cpu", &[&auto[..], &["train.steps=5"]].concat()), false).unwrap();

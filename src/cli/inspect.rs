@@ -9,7 +9,7 @@ use crate::train::job::{Job, Step};
 use crate::train::program::Program;
 use crate::train::recipe::{self, FILE_NAME, RawRecipe, Recipe};
 use crate::train::run::recipe_in;
-use crate::train::{Target, micro};
+use crate::train::{Beside, Target, micro};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::io::Write;
@@ -111,11 +111,12 @@ impl Inspect {
         let recipe = raw.resolve()?;
         let target = Target::open_or_host(&recipe.run.device, &mut |line| eprintln!("{line}"))?;
         let (mut recipe, family) = family_of(recipe)?;
-        if let Some(told) = micro::settle(&mut recipe, family.as_ref(), &target)? {
+        let beside = Beside::open(&recipe, family.as_ref(), None)?;
+        if let Some(told) = micro::settle(&mut recipe, family.as_ref(), &beside, &target)? {
             eprintln!("{told}");
         }
-        let step = Step::new(&recipe, family.as_ref())?;
-        let build = Step::loss(&recipe, family.as_ref(), step.extent);
+        let step = Step::new(&recipe, family.as_ref(), &beside)?;
+        let build = Step::loss(&recipe, family.as_ref(), &beside, step.extent);
         let program = Program::new(&target, &step.weights, &build, &step.settings)?;
         drop(build);
         Ok(Known { target, family, step, program })

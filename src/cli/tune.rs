@@ -62,8 +62,8 @@ impl Tune {
         if let Some(told) = job.settle(&target)? {
             eprintln!("{told}");
         }
-        let Step { weights, settings, extent } = Step::new(&job.recipe, job.family.as_ref())?;
-        let build = Step::loss(&job.recipe, job.family.as_ref(), extent);
+        let Step { weights, settings, extent } = Step::new(&job.recipe, job.family.as_ref(), &job.beside)?;
+        let build = Step::loss(&job.recipe, job.family.as_ref(), &job.beside, extent);
         let program = Program::new(&target, &weights, &build, &settings)?;
         for report in target.told() {
             eprintln!("kernels  {report}");

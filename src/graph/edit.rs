@@ -87,6 +87,51 @@ impl<'a> Rewriter<'a> {
     }
 }
 
+impl Graph {
+    /// Writes another graph into this one; gives what stands for each of its values, in order.
+    ///
+    /// Inputs that both have by name and type are shared. `prefix` is put before the names of parameters and states and before
+    /// the scopes of nodes. Results of the other graph are not taken over.
+    pub fn bring(&mut self, other: &Graph, prefix: &str) -> Result<Vec<Value>> {
+        let mut map: Vec<Option<Value>> = vec![None; other.values.len()];
+        for (at, info) in other.values.iter().enumerate() {
+            if !matches!(info.source, Source::Node { .. }) {
+                map[at] = Some(self.bring_leaf(info, prefix)?);
+            }
+        }
+        for node in &other.nodes {
+            let inputs: Vec<Value> = node
+                .inputs
+                .iter()
+                .map(|v| map[v.index()].expect("values are made before they are read"))
+                .collect();
+            let scope = format!("{prefix}{}", node.scope);
+            let outputs = self
+                .within(&scope, |graph| graph.apply(node.op.clone(), &inputs))
+                .map_err(|source| super::Error::Operator { scope, source })?;
+            for (&old, new) in node.outputs.iter().zip(outputs) {
+                map[old.index()] = Some(new);
+            }
+        }
+        Ok(map.into_iter().map(|value| value.expect("every value is a leaf or a node's")).collect())
+    }
+
+    fn bring_leaf(&mut self, info: &ValueInfo, prefix: &str) -> Result<Value> {
+        let Some(name) = &info.name else { return Ok(self.push(info.clone())) };
+        if !matches!(info.source, Source::Input) {
+            return Ok(self.push(ValueInfo { name: Some(format!("{prefix}{name}")), ..info.clone() }));
+        }
+        match self.named(name) {
+            None => Ok(self.push(info.clone())),
+            Some(shared) if *self.kind(shared) == info.kind => Ok(shared),
+            Some(shared) => {
+                let (name, expected, got) = (name.clone(), self.kind(shared).clone(), info.kind.clone());
+                Err(super::Error::Feed { name, expected, got })
+            }
+        }
+    }
+}
+
 /// The graph with only those nodes and constants that lead to a result; inputs, parameters and states stay.
 pub fn without_dead_nodes(graph: &Graph) -> Graph {
     let mut live = vec![false; graph.values.len()];

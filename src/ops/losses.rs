@@ -3,9 +3,9 @@
 //! Values in half storage are widened first, so that a loss is always a full-precision scalar.
 
 use super::cast::CastEmit;
+use super::distillation::{DistillationEmit, Divergence};
 use super::pointwise::PointwiseEmit;
 use super::reduce::ReduceEmit;
-use super::softmax::SoftmaxEmit;
 use super::{Emit, Error, Result, Value};
 use crate::tensor::DType;
 
@@ -140,20 +140,8 @@ impl<E: Emit + ?Sized> LossEmit for E {
     }
 
     fn divergence(&mut self, reference: Value, logits: Value, temperature: f32) -> Result<Value> {
-        expect_positive("divergence", "temperature", temperature)?;
-        expect_same_shape(self, "divergence", logits, reference)?;
-        let rows = self.type_of(logits).shape.rows();
-        let mut log_of = |x: Value| {
-            let x = self.cast(x, DType::F32)?;
-            let cooled = self.scale(x, 1.0 / temperature)?;
-            self.log_softmax(cooled)
-        };
-        let (log_p, log_q) = (log_of(reference)?, log_of(logits)?);
-        let p = self.pointwise("exp", &[log_p], 0.0)?;
-        let apart = self.sub(log_p, log_q)?;
-        let each = self.mul(p, apart)?;
-        let total = self.sum_all(each)?;
-        self.scale(total, temperature * temperature / rows as f32)
+        let each = self.row_divergence(reference, logits, Divergence::Forward, temperature)?;
+        self.mean_all(each)
     }
 
     fn absolute_penalty(&mut self, weights: &[Value], coefficient: f32) -> Result<Value> {

@@ -15,6 +15,7 @@ pub mod concat;
 pub mod cross_entropy;
 pub mod dequantize_coded;
 pub mod dequantize_rows;
+pub mod distillation;
 pub mod dropout;
 pub mod embedding;
 pub mod embedding_coded;
@@ -238,6 +239,11 @@ pub trait Operator: Debug + Send + Sync {
 
     /// The matmul that this is, for passes that multiply otherwise.
     fn matmul(&self) -> Option<&matmul::Matmul> {
+        None
+    }
+
+    /// The attention that this is, for losses that look at what is attended to.
+    fn attention(&self) -> Option<&attention::Attention> {
         None
     }
 

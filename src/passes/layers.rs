@@ -60,10 +60,16 @@ pub(super) fn choose(
 
 /// Names of the weights of linear layers that nothing else reads, in order.
 pub fn linear_weights(graph: &Graph) -> Vec<String> {
-    let mut weights: Vec<Value> = layers(graph).into_values().map(|layer| layer.weight).collect();
-    weights.sort_unstable();
-    weights.dedup();
-    weights.into_iter().filter_map(|weight| graph.info(weight).name.clone()).collect()
+    linear_forms(graph).into_iter().map(|(name, _)| name).collect()
+}
+
+/// The same with whether the weight is stored as [in, out].
+pub fn linear_forms(graph: &Graph) -> Vec<(String, bool)> {
+    let mut all: Vec<Layer> = layers(graph).into_values().collect();
+    all.sort_by_key(|layer| layer.weight);
+    all.dedup_by_key(|layer| layer.weight);
+    let form = |layer: Layer| Some((graph.info(layer.weight).name.clone()?, layer.form == Form::Nn));
+    all.into_iter().filter_map(form).collect()
 }
 
 /// All linear layers whose weight only matmuls read.

@@ -86,6 +86,16 @@ pub enum Error {
         /// The command that goes on from there.
         hint: String,
     },
+    /// A teacher from which the student cannot learn.
+    #[error("teacher {folder}: {problem}\n  hint: {hint}")]
+    Teacher {
+        /// Its folder.
+        folder: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        hint: String,
+    },
     /// A run folder that cannot be used.
     #[error("{path}: {problem}\n  hint: {hint}")]
     Folder {

@@ -3,7 +3,8 @@
 use super::layout::Class;
 use super::recipe::{self, Recipe};
 use super::trainer::{Program, Settings, Trainer, Weight};
-use super::{Error, Frozen, Reduced, Result, Target, micro};
+use super::{Beside, Error, Frozen, Reduced, Result, Target, micro};
+use crate::data::prefetch::Prepared;
 use crate::data::replay::Replay;
 use crate::data::store::{Part, Store, split};
 use crate::data::text::Text;
@@ -33,6 +34,8 @@ pub struct Job {
     pub family: Box<dyn Family>,
     /// Explicit windows, if the recipe names them.
     pub replay: Option<Replay>,
+    /// What stands beside the model in its step.
+    pub beside: Beside,
     /// For the built-in corpus: the floor of its validation part in nats per token.
     pub floor: Option<f64>,
 }
@@ -62,7 +65,8 @@ impl Job {
         }
         let replay = recipe.data.windows.as_deref().map(Replay::load).transpose()?;
         let floor = floor_of(&recipe, &text, &tokenizer)?;
-        Ok(Job { recipe, tokenizer, store, family, replay, floor })
+        let beside = Beside::open(&recipe, family.as_ref(), Some(&tokenizer))?;
+        Ok(Job { recipe, tokenizer, store, family, replay, beside, floor })
     }
 
     /// Sequences that go through the model at once, and their context.
@@ -72,14 +76,15 @@ impl Job {
 
     /// Finds out how much of a batch goes through the model at once, where the recipe leaves it open, and says so.
     pub fn settle(&mut self, target: &Target) -> Result<Option<String>> {
-        micro::settle(&mut self.recipe, self.family.as_ref(), target)
+        micro::settle(&mut self.recipe, self.family.as_ref(), &self.beside, target)
     }
 
     /// The trainer, with the first weights in place.
     pub fn trainer(&self, target: &Target) -> Result<Trainer> {
-        let Step { weights, mut settings, extent } = Step::new(&self.recipe, self.family.as_ref())?;
+        let Step { weights, mut settings, extent } =
+            Step::new(&self.recipe, self.family.as_ref(), &self.beside)?;
         settings.choices = Some(self.recipe.run.folder.join("variants.json"));
-        let build = Step::loss(&self.recipe, self.family.as_ref(), extent);
+        let build = Step::loss(&self.recipe, self.family.as_ref(), &self.beside, extent);
         let program = Program::new(target, &weights, &build, &settings)?;
         micro::refuse_over_budget(&self.recipe, program.memory())?;
         let mut trainer = Trainer::of(target, program, settings)?;
@@ -112,6 +117,19 @@ impl Job {
             }
             None => Sampler::shuffled(tokens, context, batch, self.recipe.train.seed)?,
         })
+    }
+
+    /// What a training step reads of a batch.
+    pub fn training_feeds(&self, prepared: Prepared, step: u64) -> Feeds {
+        let extent = self.extent();
+        let mut feeds = feeds_of(&prepared.batch, extent);
+        let (order, starts) = (prepared.groups.order, prepared.groups.starts);
+        feeds.set("order", Tensor::u32([order.len()], order));
+        feeds.set("starts", Tensor::u32([starts.len()], starts));
+        if let Some(teacher) = &self.beside.teacher {
+            teacher.feed(&mut feeds, &prepared.batch, step, extent);
+        }
+        feeds
     }
 
     /// Evaluation batches of the training and the validation part, the same every time and however a batch is split.
@@ -157,12 +175,15 @@ pub struct Step {
 
 impl Step {
     /// Reads it from the recipe.
-    pub fn new(recipe: &Recipe, family: &dyn Family) -> Result<Step> {
+    pub fn new(recipe: &Recipe, family: &dyn Family, beside: &Beside) -> Result<Step> {
         let extent = extent_of(recipe, family);
         if extent.context > family.context() {
             let (expected, got) = (family.context(), extent.context);
             let problem = format!("train.context is {got}, the model sees at most {expected} tokens");
             return Err(Error::Mismatch { folder: "recipe".into(), problem });
+        }
+        if let Some(teacher) = &beside.teacher {
+            teacher.check_context(extent.context)?;
         }
         let train = &recipe.train;
         let decay = &train.optimizer.decay;
@@ -193,7 +214,8 @@ impl Step {
                     half_weights: recipe.precision.weights == recipe::Held::Bf16,
                 },
             },
-            frozen: Frozen::default(),
+            frozen: beside.teacher.as_ref().map_or_else(Frozen::default, |teacher| teacher.frozen.clone()),
+            aside: beside.teacher.as_ref().map_or_else(Vec::new, |teacher| teacher.aside().to_vec()),
         };
         Ok(Step { weights: family.parameters().into_iter().map(weight).collect(), settings, extent })
     }
@@ -202,10 +224,15 @@ impl Step {
     pub fn loss<'a>(
         recipe: &Recipe,
         family: &'a dyn Family,
+        beside: &'a Beside,
         extent: Extent,
     ) -> impl Fn(&mut Graph, Mode) -> Result<Value> + 'a {
         let smoothing = recipe.train.label_smoothing as f32;
-        move |graph, mode| language_loss(family, graph, extent, mode, smoothing)
+        move |graph, mode| match &beside.teacher {
+            // What is measured is how well the student reads the text, as without a teacher.
+            Some(teacher) if mode == Mode::Train => teacher.loss(family, graph, extent, smoothing),
+            _ => language_loss(family, graph, extent, mode, smoothing),
+        }
     }
 }
 

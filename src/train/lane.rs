@@ -9,9 +9,8 @@ use super::run::{Summary, Watch};
 use super::schedule::PlateauState;
 use super::trainer::{Outcome, Trainer};
 use super::{Error, Result, Target};
-use crate::data::prefetch::{Prefetch, Prepared};
+use crate::data::prefetch::Prefetch;
 use crate::data::windows::{Batch, Cursor};
-use crate::graph::Feeds;
 use crate::tensor::{Shape, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
@@ -158,9 +157,8 @@ impl<'a> Lane<'a> {
 
     /// Times one more step, which no checkpoint sees, and leaves table and trace in the run folder.
     fn profile(&mut self) -> Result<()> {
-        let extent = self.job.extent();
         let batches = (0..self.job.recipe.train.passes())
-            .map(|_| Ok(training_feeds(self.batches.next_batch()?, extent)))
+            .map(|_| Ok(self.job.training_feeds(self.batches.next_batch()?, self.trainer.steps_done())))
             .collect::<Result<Vec<_>>>()?;
         let rows = self.trainer.profile(batches, 0.0)?;
         let (table, folder) = (profile::table(&rows), &self.job.recipe.run.folder);
@@ -178,13 +176,13 @@ impl<'a> Lane<'a> {
 
     /// Draws the step's batches and submits it.
     fn submit(&mut self) -> Result<()> {
-        let (passes, extent) = (self.job.recipe.train.passes(), self.job.extent());
+        let passes = self.job.recipe.train.passes();
         let mut feeds = vec![];
         let mut cursor = self.state.cursor;
         for _ in 0..passes {
             let prepared = self.batches.next_batch()?;
             cursor = prepared.cursor;
-            feeds.push(training_feeds(prepared, extent));
+            feeds.push(self.job.training_feeds(prepared, self.trainer.steps_done()));
         }
         let rate = self.job.recipe.train.learning_rate.rate(self.trainer.steps_done(), &self.state.plateau);
         self.trainer.submit(feeds, rate)?;
@@ -337,14 +335,6 @@ fn stored(tensors: &[(String, Tensor)]) -> Vec<(String, Stored<'_>)> {
     tensors.iter().map(|(name, tensor)| (name.clone(), Stored::of(tensor))).collect()
 }
 
-fn training_feeds(prepared: Prepared, extent: crate::model::Extent) -> Feeds {
-    let mut feeds = feeds_of(&prepared.batch, extent);
-    let (order, starts) = (prepared.groups.order, prepared.groups.starts);
-    feeds.set("order", Tensor::u32([order.len()], order));
-    feeds.set("starts", Tensor::u32([starts.len()], starts));
-    feeds
-}
-
 /// The file of metrics, without what this run will write again.
 fn metrics_from(folder: &Path, loaded: Option<&Loaded>, recovery: Option<&Recovery>) -> Result<Metrics> {
     let mut metrics = match (loaded, recovery) {
@@ -369,6 +359,9 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
         job.tokenizer.kind(),
         job.tokenizer.vocabulary_size()
     ));
+    if let Some(teacher) = &job.beside.teacher {
+        say(&format!("teacher  {}", teacher.describe()));
+    }
     let (m, held) = (trainer.memory(), trainer.held_bytes());
     let fits = target.memory_bytes().map_or(String::new(), |have| format!(" of {:.0}", mib(have)));
     let frozen = match m.frozen {

@@ -3,7 +3,7 @@
 use super::job::Step;
 use super::program::{Memory, Program};
 use super::recipe::{Bytes, MicroBatch, Recipe};
-use super::{Error, Result, Target};
+use super::{Beside, Error, Result, Target};
 use crate::model::Family;
 use crate::plan;
 
@@ -29,7 +29,12 @@ impl Budget {
 }
 
 /// Replaces `train.micro_batch = "auto"` by the largest divisor of the batch that fits, and tells why; else does nothing.
-pub fn settle(recipe: &mut Recipe, family: &dyn Family, target: &Target) -> Result<Option<String>> {
+pub fn settle(
+    recipe: &mut Recipe,
+    family: &dyn Family,
+    beside: &Beside,
+    target: &Target,
+) -> Result<Option<String>> {
     if recipe.train.micro_batch != MicroBatch::Auto {
         return Ok(None);
     }
@@ -39,7 +44,7 @@ pub fn settle(recipe: &mut Recipe, family: &dyn Family, target: &Target) -> Resu
     let mut last = None;
     for rows in (1..=batch).rev().filter(|&rows| batch.is_multiple_of(rows)) {
         recipe.train.micro_batch = MicroBatch::Rows(rows);
-        let need_bytes = match need(recipe, family, target) {
+        let need_bytes = match need(recipe, family, beside, target) {
             Ok(memory) => memory.total(),
             Err(error @ Error::Plan(plan::Error::BindingTooLarge { .. })) => {
                 larger = format!("; {rows} would exceed what this adapter binds at once");
@@ -84,9 +89,9 @@ pub(super) fn refuse_over_budget(recipe: &Recipe, memory: Memory) -> Result<()> 
 }
 
 /// The most the recipe's step can take on a device.
-pub fn need(recipe: &Recipe, family: &dyn Family, target: &Target) -> Result<Memory> {
-    let Step { weights, settings, extent } = Step::new(recipe, family)?;
-    let build = Step::loss(recipe, family, extent);
+pub fn need(recipe: &Recipe, family: &dyn Family, beside: &Beside, target: &Target) -> Result<Memory> {
+    let Step { weights, settings, extent } = Step::new(recipe, family, beside)?;
+    let build = Step::loss(recipe, family, beside, extent);
     Program::estimate(target, &weights, &build, &settings)
 }
 

@@ -1,6 +1,7 @@
 //! Training: the recipe, the schedule, the step as a fixed program, the loop, the run folder.
 
 pub mod checkpoint;
+pub mod distill;
 mod error;
 pub mod frozen;
 pub mod job;
@@ -20,6 +21,7 @@ mod target;
 pub mod trainer;
 mod update;
 
+pub use distill::Beside;
 pub use error::{Error, Result};
 pub use frozen::Frozen;
 pub use reduced::Reduced;

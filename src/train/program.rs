@@ -214,6 +214,7 @@ impl Parts {
         let page_bytes = settings.page_bytes.unwrap_or(caps.max_binding_bytes);
         let survey = settings.reduced.survey(build, &settings.frozen)?;
         let beside = survey.learned.iter().map(|l| (l.name.clone(), l.kind().shape, false));
+        let beside = beside.chain(settings.aside.iter().map(|s| (s.name.clone(), s.shape.clone(), s.decay)));
         let all = weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)).chain(beside);
         let layout = Layout::keeping(all, page_bytes, |name| survey.class(name));
         let arenas = update::Arenas::new(&layout, settings);

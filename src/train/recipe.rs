@@ -6,6 +6,7 @@
 //!
 //! An empty recipe is a good one: it trains `gpt-nano` on the built-in corpus.
 
+mod distill;
 mod error;
 mod memory;
 mod optimizer;
@@ -27,6 +28,7 @@ use serde::{Serialize, Serializer};
 use crate::train::schedule::Schedule;
 
 pub use crate::passes::Recompute;
+pub use distill::{Distill, Knob, TeacherPrecision};
 pub use error::{Error, Origin};
 pub use memory::{Bytes, Memory};
 pub use optimizer::{Clip, Decay, Optimizer, Rule};
@@ -52,6 +54,9 @@ pub struct Recipe {
     /// For a model in which codes; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantize>,
+    /// From which teacher; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distill: Option<Distill>,
     /// In how much memory.
     pub memory: Memory,
     /// Where, and what is left behind.

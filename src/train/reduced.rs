@@ -1,5 +1,6 @@
 //! What of a step is held or computed in codes.
 
+use super::distill::ASIDE;
 use super::layout::Class;
 use super::trainer::BuildLoss;
 use super::{Frozen, Result};
@@ -49,10 +50,17 @@ impl Reduced {
     pub(super) fn passes(&self, mode: Mode, survey: &Survey) -> Vec<Box<dyn Pass>> {
         let trains = mode == Mode::Train;
         let halves = survey.half_weights().map(|pass| Box::new(pass) as Box<dyn Pass>);
-        let aware =
-            self.aware.clone().map(|pass| Box::new(QuantizationAware { trains, ..pass }) as Box<dyn Pass>);
-        let products =
-            self.products.clone().map(|pass| Box::new(CodedProducts { trains, ..pass }) as Box<dyn Pass>);
+        let aside = |mut ignore: Vec<String>| {
+            ignore.push(format!("{ASIDE}*"));
+            ignore
+        };
+        let aware = self.aware.clone().map(|pass| {
+            Box::new(QuantizationAware { trains, ignore: aside(pass.ignore.clone()), ..pass })
+                as Box<dyn Pass>
+        });
+        let products = self.products.clone().map(|pass| {
+            Box::new(CodedProducts { trains, ignore: aside(pass.ignore.clone()), ..pass }) as Box<dyn Pass>
+        });
         halves.into_iter().chain(aware).chain(products).collect()
     }
 

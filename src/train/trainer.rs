@@ -11,7 +11,7 @@ use super::recipe::{Clip, LossScale, Optimizer};
 use super::update::{self, Role, Told};
 use super::{Error, Frozen, Reduced, Result, Target};
 use crate::graph::{Feeds, Graph, gradient_from, trace};
-use crate::model::Mode;
+use crate::model::{self, Mode, ParameterSpec};
 use crate::ops::cast::CastEmit;
 use crate::ops::launch::Caps;
 use crate::ops::optimizer::norm::CONTROL;
@@ -70,6 +70,8 @@ pub struct Settings {
     pub reduced: Reduced,
     /// Parameters of the loss that are not trained; the trainer keeps no copy on the host.
     pub frozen: Frozen,
+    /// Parameters that are trained beside the weights and are none of them: checkpoints keep them with the optimiser's state.
+    pub aside: Vec<ParameterSpec>,
 }
 
 /// What came of one step.
@@ -158,6 +160,11 @@ impl Trainer {
         for (span, tensor) in fixed {
             trainer.engine.write(span, &tensor)?;
         }
+        let first = model::initial(&trainer.settings.aside, trainer.settings.seed);
+        for (name, tensor) in first.iter() {
+            let placed = trainer.layout.find(name).expect("what is learned aside is laid out");
+            trainer.engine.write(trainer.arenas.span(Role::Parameters, placed), tensor)?;
+        }
         Ok(trainer)
     }
 
@@ -203,7 +210,12 @@ impl Trainer {
 
     /// Sets every weight from a function of its name and shape.
     pub fn set_weights(&mut self, mut of: impl FnMut(&str, &Shape) -> Result<Tensor>) -> Result<()> {
-        for placed in self.layout.tensors.iter().filter(|placed| !is_learned(&self.learned, &placed.name)) {
+        for placed in self
+            .layout
+            .tensors
+            .iter()
+            .filter(|placed| !is_aside(&self.learned, &self.settings.aside, &placed.name))
+        {
             let tensor = of(&placed.name, &placed.shape)?;
             if tensor.shape != placed.shape {
                 let (expected, got) = (placed.shape.clone(), tensor.shape);
@@ -222,7 +234,7 @@ impl Trainer {
     /// All weights of the model by name.
     pub fn weights(&mut self) -> Result<Vec<(String, Tensor)>> {
         let mut all = self.tensors_of(Role::Parameters)?;
-        all.retain(|(name, _)| !is_learned(&self.learned, name));
+        all.retain(|(name, _)| !is_aside(&self.learned, &self.settings.aside, name));
         Ok(all)
     }
 
@@ -234,7 +246,7 @@ impl Trainer {
     /// Optimiser state by name, for a checkpoint, and what is learned beside the weights.
     pub fn moments(&mut self) -> Result<Vec<(String, Tensor)>> {
         let mut all = self.tensors_of(Role::Parameters)?;
-        all.retain(|(name, _)| is_learned(&self.learned, name));
+        all.retain(|(name, _)| is_aside(&self.learned, &self.settings.aside, name));
         for placed in &self.layout.tensors {
             for (span, name, kind) in self.arenas.moments(placed) {
                 all.push((name, self.engine.read(span, &kind)?));
@@ -249,7 +261,11 @@ impl Trainer {
 
     /// Restores optimiser state and the count of steps.
     pub fn restore(&mut self, step: u64, moments: &HashMap<String, Tensor>) -> Result<()> {
-        let learned = self.layout.tensors.iter().filter(|placed| is_learned(&self.learned, &placed.name));
+        let learned = self
+            .layout
+            .tensors
+            .iter()
+            .filter(|placed| is_aside(&self.learned, &self.settings.aside, &placed.name));
         let place =
             |p: &Placed| (self.arenas.span(Role::Parameters, p), p.name.clone(), Type::f32(p.shape.clone()));
         let mut wanted: Vec<_> = learned.map(place).collect();
@@ -457,8 +473,9 @@ impl Trainer {
     }
 }
 
-fn is_learned(learned: &[Learned], name: &str) -> bool {
-    learned.iter().any(|learned| learned.name == name)
+/// True for what is trained and is no weight of the model.
+fn is_aside(learned: &[Learned], aside: &[ParameterSpec], name: &str) -> bool {
+    learned.iter().any(|learned| learned.name == name) || aside.iter().any(|spec| spec.name == name)
 }
 
 fn all_finite(tensor: &Tensor) -> bool {

@@ -10,11 +10,11 @@ use crate::model::{self, Extent, Family};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 use crate::tensor::random::Stream;
-use crate::train::Target;
 use crate::train::job::{Step, family_of};
 use crate::train::program::Program;
 use crate::train::recipe::{RawRecipe, Recipe};
 use crate::train::trainer::Trainer;
+use crate::train::{Beside, Target};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -151,8 +151,9 @@ impl Train {
     fn time(&self, target: &Target, model: &Named, rate: Option<f64>) -> anyhow::Result<Figure> {
         let recipe = self.recipe(model)?;
         let family = family_of(&recipe, 1)?;
-        let Step { weights, settings, extent } = Step::new(&recipe, family.as_ref())?;
-        let build = Step::loss(&recipe, family.as_ref(), extent);
+        let beside = Beside::default();
+        let Step { weights, settings, extent } = Step::new(&recipe, family.as_ref(), &beside)?;
+        let build = Step::loss(&recipe, family.as_ref(), &beside, extent);
         let start = Instant::now();
         let (program, flops) = loop {
             let began = Instant::now();

@@ -8,11 +8,11 @@ use crate::data::windows::{Batch, evaluation};
 use crate::exchange::Opened;
 use crate::model::Extent;
 use crate::tensor::Tensor;
-use crate::train::Target;
 use crate::train::job::{Step, feeds_of};
 use crate::train::program::Program;
 use crate::train::recipe::RawRecipe;
 use crate::train::trainer::Trainer;
+use crate::train::{Beside, Target};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -88,8 +88,9 @@ impl Runner {
         let recipe = RawRecipe::parse(&text, "the recipe of the comparison")?.resolve()?;
         let mut family = crate::train::job::family_of(&recipe, 1)?;
         family.set_dropout(0.0);
-        let Step { weights, settings, extent } = Step::new(&recipe, family.as_ref())?;
-        let build = Step::loss(&recipe, family.as_ref(), extent);
+        let beside = Beside::default();
+        let Step { weights, settings, extent } = Step::new(&recipe, family.as_ref(), &beside)?;
+        let build = Step::loss(&recipe, family.as_ref(), &beside, extent);
         let start = Instant::now();
         let program = loop {
             let program = Program::new(target, &weights, &build, &settings)?;

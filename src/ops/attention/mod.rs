@@ -189,6 +189,10 @@ impl Operator for Attention {
         self.describe()
     }
 
+    fn attention(&self) -> Option<&Attention> {
+        Some(self)
+    }
+
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
         let op = self.name();
         let expected = self.sources() + self.trailing();

@@ -14,6 +14,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("train", TRAIN),
     ("precision", &["storage", "loss_scale", "weights", "states", "int8", "int8_ignore"]),
     ("quantize", &["scheme", "learned_step", "targets", "ignore"]),
+    ("distill", super::distill::KEYS),
     ("memory", &["recompute", "budget"]),
     ("run", &["device", "folder", "profile", "recover", "save", "log"]),
 ];
@@ -221,6 +222,11 @@ impl<'a> Section<'a> {
     }
 
     fn hint_for(&self, key: &str, keys: &[&str]) -> String {
+        // A slip of the finger is nearer than the same word in another section.
+        let slip = |name: &&&str| strsim::damerau_levenshtein(key, name) == 1;
+        if let Some(name) = keys.iter().find(slip) {
+            return format!("did you mean `{}`?", self.path_of(name));
+        }
         if let Some((section, _)) = SECTIONS.iter().find(|(_, keys)| keys.contains(&key)) {
             return format!("did you mean `{section}.{key}`?");
         }

@@ -13,7 +13,7 @@ use super::{
     Data, Evaluate, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save, Shape,
     States, Storage, Tokenizer, Train,
 };
-use super::{memory, optimizer, precision, quantize};
+use super::{distill, memory, optimizer, precision, quantize};
 use crate::model::usual;
 
 impl RawRecipe {
@@ -39,6 +39,7 @@ impl RawRecipe {
             data: data(&Section::open(self, "data")?, &model)?,
             train,
             quantize,
+            distill: distill::distill(&Section::open(self, "distill")?)?,
             precision,
             memory: memory::memory(&Section::open(self, "memory")?)?,
             run: run(&Section::open(self, "run")?)?,

@@ -45,7 +45,7 @@ fn an_empty_recipe_is_the_frame_on_the_built_in_corpus() {
 
 #[test]
 fn the_frame_says_what_it_says() {
-    let Recipe { model: Model::Build(shape), data, train, run, precision, memory, quantize } =
+    let Recipe { model: Model::Build(shape), data, train, run, precision, memory, quantize, distill } =
         read(FRAME).unwrap()
     else {
         panic!("a preset builds");
@@ -62,7 +62,7 @@ fn the_frame_says_what_it_says() {
     assert_eq!(train.evaluate, Evaluate { every: 250, batches: 20 });
     assert_eq!((data.tokenizer, data.validation), (Tokenizer::Char, 0.1));
     assert_eq!((precision.storage, precision.loss_scale), (Storage::F32, LossScale::NONE));
-    assert!(quantize.is_none() && precision.int8.is_empty());
+    assert!(quantize.is_none() && distill.is_none() && precision.int8.is_empty());
     assert_eq!(memory, Memory { recompute: Recompute::None, budget: None });
     assert_eq!((run.device.as_str(), run.folder), ("gpu", PathBuf::from("runs/shakespeare")));
 }
@@ -122,6 +122,9 @@ fn a_resolved_recipe_written_and_read_is_the_same_recipe() {
         "[train]\nlearning_rate = { curve = \"inverse-sqrt\", warmup = 10 }",
         "[train]\nlearning_rate = { curve = \"plateau\", patience = 2, cooldown = 1 }",
         "[train]\nlearning_rate = { curve = \"constant\" }\nlabel_smoothing = 0.1\naccumulate = 4",
+        "[distill]\nteacher = \"runs/large\"",
+        "[distill]\nteacher = \"t\"\nteacher_precision = \"int8\"\njsd = 1\nbeta = 0.1\nce = { from = 0, to = 1, until = 9 }\n\
+         hidden = 0.5\nlayers = [[1, 2], [2, 4]]\nrelation_heads = 3",
     ] {
         let recipe = read(text).unwrap_or_else(|error| panic!("{text}\n{error}"));
         let written = recipe.to_toml();

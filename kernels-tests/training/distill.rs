@@ -1,0 +1,138 @@
+//! Whole runs with a teacher: resumed, with every term of the loss, and refused.
+
+use super::{devices, last_weights, losses, recipe, train};
+use kiln::train::recipe::Recipe;
+use kiln::train::trainer::Trainer;
+use kiln::train::{Error, Target};
+use std::path::{Path, PathBuf};
+
+/// A run of the little text, whose last checkpoint becomes a teacher.
+fn teacher(root: &Path, sets: &[&str]) -> PathBuf {
+    let folder = root.join("teacher");
+    let base =
+        ["model.layers=4", "model.width=24", "model.dropout=0.0", "train.steps=30", "run.save.every=30"];
+    train(recipe(&folder, "cpu", &[&base[..], sets].concat()), false).unwrap();
+    folder.join("checkpoints/step-000030")
+}
+
+fn with_teacher(folder: &Path, device: &str, teacher: &Path, sets: &[&str]) -> Recipe {
+    let teacher = format!("distill.teacher={}", teacher.display());
+    recipe(folder, device, &[&[&teacher[..]], sets].concat())
+}
+
+const EVERY_TERM: [&str; 8] = [
+    "distill.kl={ from = 1.0, to = 0.25, until = 8 }",
+    "distill.reverse_kl=0.1",
+    "distill.jsd=0.2",
+    "distill.hidden=0.5",
+    "distill.cosine=0.5",
+    "distill.attention=0.3",
+    "distill.values=0.3",
+    "model.layers=2",
+];
+
+#[test]
+fn a_run_with_a_teacher_is_resumed_bit_for_bit_whatever_is_learnt_of_it() {
+    let root = tempfile::tempdir().unwrap();
+    let teacher = teacher(root.path(), &[]);
+    for device in devices() {
+        for (case, sets) in [(0, &["distill.teacher_precision=int8"][..]), (1, &EVERY_TERM)] {
+            let folder = |name: &str| root.path().join(format!("{device}-{case}-{name}"));
+            let (whole, parts) = (folder("whole"), folder("parts"));
+            train(with_teacher(&whole, device, &teacher, sets), false).unwrap();
+            let fewer = [sets, &["train.steps=5"]].concat();
+            train(with_teacher(&parts, device, &teacher, &fewer), false).unwrap();
+            train(with_teacher(&parts, device, &teacher, sets), true).unwrap();
+            assert_eq!(losses(&whole), losses(&parts), "{device} {case}");
+            assert!(last_weights(&whole) == last_weights(&parts), "{device} {case}: weights differ");
+            let all = losses(&whole);
+            assert!(all[11].1 < all[0].1, "{device} {case}: nothing was learnt: {all:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_learned_beside_the_student_is_in_no_model() {
+    let root = tempfile::tempdir().unwrap();
+    let teacher = teacher(root.path(), &[]);
+    let folder = root.path().join("run");
+    train(with_teacher(&folder, "cpu", &teacher, &EVERY_TERM), false).unwrap();
+    let checkpoint = folder.join("checkpoints/step-000012");
+    let names = |file: &str| {
+        let bytes = std::fs::read(checkpoint.join(file)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        tensors.names().into_iter().map(String::from).collect::<Vec<_>>()
+    };
+    assert!(names("model.safetensors").iter().all(|name| name.starts_with("transformer.")));
+    let kept = names("optimizer.safetensors");
+    assert!(kept.iter().any(|name| name == "distill.projection.1.weight"), "{kept:?}");
+    assert!(!kept.iter().any(|name| name.starts_with("teacher.")), "{kept:?}");
+}
+
+#[test]
+fn a_student_that_is_its_teacher_has_nothing_to_learn_of_it() {
+    let root = tempfile::tempdir().unwrap();
+    let teacher = teacher(root.path(), &[]);
+    let text = root.path().join("text.txt").display().to_string();
+    let sets = [
+        format!("data.text={text}"),
+        format!("model.load={}", teacher.display()),
+        format!("distill.teacher={}", teacher.display()),
+    ];
+    for term in ["kl", "reverse_kl", "jsd", "hidden", "cosine", "attention", "values"] {
+        let base = format!("[train]\nbatch = 2\ncontext = 16\n[distill]\nce = 0.0\n{term} = 1.0\n");
+        let recipe = Recipe::from_text(&base, "test", &sets).unwrap();
+        let mut job = kiln::train::job::Job::prepare(recipe, None).unwrap();
+        job.recipe.run.folder = root.path().join(term);
+        std::fs::create_dir_all(&job.recipe.run.folder).unwrap();
+        let mut trainer: Trainer = job.trainer(&Target::Host).unwrap();
+        let sampler = job.sampler().unwrap();
+        let mut batches = kiln::data::prefetch::Prefetch::start_split(sampler, job.family.vocabulary(), 1, 2);
+        let feeds = job.training_feeds(batches.next_batch().unwrap(), 0);
+        let loss = trainer.differentiate(feeds).unwrap();
+        assert!(loss.abs() < 1e-5, "{term}: {loss}");
+        for (name, gradient) in trainer.gradients().unwrap() {
+            assert!(gradient.to_f64().iter().all(|x| x.abs() < 1e-4), "{term}: {name}");
+        }
+    }
+}
+
+#[test]
+fn heads_that_differ_are_cut_alike_and_shared_keys_are_repeated() {
+    let root = tempfile::tempdir().unwrap();
+    let teacher =
+        teacher(root.path(), &["model.family=llama", "model.heads=6", "model.kv_heads=2", "model.hidden=32"]);
+    let folder = root.path().join("run");
+    let sets = ["model.heads=4", "distill.ce=0.0", "distill.attention=1.0", "distill.values=1.0"];
+    train(with_teacher(&folder, "cpu", &teacher, &sets), false).unwrap();
+    let all = losses(&folder);
+    assert!(all[11].1 < 0.9 * all[0].1, "{all:?}");
+    let odd = [&sets[..], &["distill.relation_heads=5"]].concat();
+    let error = train(with_teacher(&root.path().join("odd"), "cpu", &teacher, &odd), false).unwrap_err();
+    assert!(matches!(&error, Error::Teacher { hint, .. } if hint.starts_with('2')), "{error}");
+}
+
+#[test]
+fn a_teacher_that_does_not_fit_is_refused_with_what_would() {
+    let root = tempfile::tempdir().unwrap();
+    let teacher = teacher(root.path(), &[]);
+    let refused = |teacher: &Path, sets: &[&str]| {
+        let error = train(with_teacher(&root.path().join("run"), "cpu", teacher, sets), false).unwrap_err();
+        assert!(matches!(error, Error::Teacher { .. }), "{error}");
+        error.to_string()
+    };
+    let text = refused(&root.path().join("nowhere"), &[]);
+    assert!(text.contains("no such folder") && text.contains("hint"), "{text}");
+    let text = refused(&teacher, &["model.vocabulary=77"]);
+    assert!(text.contains("77") && text.contains("same tokenizer"), "{text}");
+    let text = refused(&teacher, &["model.context=20", "train.context=20"]);
+    assert!(text.contains("train.context = 16"), "{text}");
+    let text = refused(&teacher, &["distill.layers=[[1, 9]]"]);
+    assert!(text.contains("block 9"), "{text}");
+    // As many tokens, but others.
+    let path = teacher.join("tokenizer.json");
+    let other = std::fs::read_to_string(&path).unwrap().replace("\"j\"", "\"%\"");
+    std::fs::write(&path, other).unwrap();
+    let text = refused(&teacher, &[]);
+    assert!(text.contains("\"%\"") && text.contains("\"j\""), "{text}");
+}

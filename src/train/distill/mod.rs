@@ -1,0 +1,271 @@
+//! A teacher as part of the training step: opened, checked against the student, its weights frozen.
+
+mod loss;
+mod relation;
+#[cfg(test)]
+mod tests;
+
+use super::frozen::Frozen;
+use super::recipe::{Distill, Knob, TeacherPrecision};
+use super::{Error, Result};
+use crate::data::tokenizer::Tokenizer;
+use crate::data::windows::{Batch, IGNORED};
+use crate::graph::{Feeds, Graph};
+use crate::model::{self, Extent, Family, Init, Mode, ParameterSpec, Quantized, Stored, Weights};
+use crate::ops::coded::Activations;
+use crate::passes;
+use crate::tensor::quant::{self, Scheme, Share, encode};
+use crate::tensor::{DType, Tensor};
+
+/// Stands before the names of a teacher's weights.
+pub const PREFIX: &str = "teacher.";
+
+/// Stands before the names of what is learned beside the student and left behind with the teacher.
+pub const ASIDE: &str = "distill.";
+
+/// A term of the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Term {
+    /// Cross-entropy of the text.
+    Text,
+    /// KL(teacher || student).
+    Forward,
+    /// KL(student || teacher).
+    Reverse,
+    /// The generalised Jensen-Shannon divergence.
+    Between,
+    /// Mean squared error of hidden states.
+    Hidden,
+    /// One minus the cosine of hidden states.
+    Cosine,
+    /// What positions attend to.
+    Attention,
+    /// How values are related.
+    Values,
+}
+
+/// A teacher at hand, and what is learnt of it.
+#[derive(Debug)]
+pub struct Teacher {
+    /// What the recipe says.
+    pub recipe: Distill,
+    /// Its architecture.
+    pub family: Box<dyn Family>,
+    /// Its weights, under names with [`PREFIX`].
+    pub frozen: Frozen,
+    /// The terms of the loss that are not zero throughout.
+    terms: Vec<(Term, Knob)>,
+    /// Blocks, of the student and of the teacher, after which hidden states are compared.
+    hidden: Vec<[usize; 2]>,
+    /// Blocks whose relations are compared.
+    related: Vec<[usize; 2]>,
+    /// Projections from the student's width to the teacher's, where they differ.
+    projections: Vec<ParameterSpec>,
+}
+
+/// Blocks of a model and the width of its residual stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sizes {
+    blocks: usize,
+    width: usize,
+}
+
+impl Teacher {
+    /// Reads a teacher and checks that the student can learn from it.
+    ///
+    /// `tokenizer` is the student's, where it is known: the teacher must have learnt from the same tokens.
+    pub fn open(recipe: &Distill, student: &dyn Family, tokenizer: Option<&Tokenizer>) -> Result<Teacher> {
+        let folder = &recipe.teacher;
+        let refuse = |problem: String, hint: &str| {
+            Err(Error::Teacher { folder: folder.display().to_string(), problem, hint: hint.to_string() })
+        };
+        if !folder.exists() {
+            return refuse(
+                "there is no such folder".into(),
+                "distill.teacher is a folder with config.json and model.safetensors",
+            );
+        }
+        let family = model::open(folder)?;
+        let (known, learns) = (family.vocabulary(), student.vocabulary());
+        if known != learns {
+            let problem = format!(
+                "it knows {known} tokens and the student {learns}: their logits are of different things"
+            );
+            return refuse(
+                problem,
+                "give both the same tokenizer and vocabulary, or train on text that the teacher has written",
+            );
+        }
+        if let (Some(ours), Some(theirs)) = (tokenizer, super::job::tokenizer_in(folder)?)
+            && let Some(problem) = differ(ours, &theirs)
+        {
+            return refuse(problem, "data.tokenizer = the teacher's tokenizer.json");
+        }
+        let [of_student, of_teacher] = [sizes_of(student)?, sizes_of(family.as_ref())?];
+        let (hidden, related) = match &recipe.layers {
+            Some(pairs) => (pairs.clone(), pairs.clone()),
+            None => {
+                let as_deep = |block: usize| [block, (block * of_teacher.blocks).div_ceil(of_student.blocks)];
+                ((1..=of_student.blocks).map(as_deep).collect(), vec![[of_student.blocks, of_teacher.blocks]])
+            }
+        };
+        if let Some([s, t]) = hidden.iter().find(|[s, t]| *s > of_student.blocks || *t > of_teacher.blocks) {
+            let problem = format!(
+                "distill.layers pairs block {s} of the student with block {t} of the teacher, of {} and {}",
+                of_student.blocks, of_teacher.blocks
+            );
+            return refuse(problem, "blocks are counted from one");
+        }
+        let terms = terms_of(recipe);
+        let compares = terms.iter().any(|(term, _)| matches!(term, Term::Hidden | Term::Cosine));
+        let projections = match compares && of_student.width != of_teacher.width {
+            true => hidden
+                .iter()
+                .map(|&[block, _]| projection(block, of_student.width, of_teacher.width))
+                .collect(),
+            false => vec![],
+        };
+        let weights = held(recipe, family.as_ref())?;
+        let frozen = Frozen::of(&weights, PREFIX);
+        Ok(Teacher { recipe: recipe.clone(), family, frozen, terms, hidden, related, projections })
+    }
+
+    /// What is learned beside the student.
+    pub fn aside(&self) -> &[ParameterSpec] {
+        &self.projections
+    }
+
+    /// Refuses sequences that the teacher cannot read.
+    pub fn check_context(&self, context: usize) -> Result<()> {
+        let most = self.family.context();
+        if context <= most {
+            return Ok(());
+        }
+        Err(Error::Teacher {
+            folder: self.recipe.teacher.display().to_string(),
+            problem: format!("it reads at most {most} tokens, the run has sequences of {context}"),
+            hint: format!("train.context = {most}"),
+        })
+    }
+
+    /// Adds what the loss reads beside tokens and targets: each position's share in means, and the weights of the terms.
+    pub fn feed(&self, feeds: &mut Feeds, batch: &Batch, step: u64, extent: Extent) {
+        let share = 1.0 / batch.counted().max(1) as f32;
+        let mut shares: Vec<f32> =
+            batch.targets.iter().map(|&target| if target == IGNORED { 0.0 } else { share }).collect();
+        shares.resize(extent.positions(), 0.0);
+        feeds.set(loss::SHARE, Tensor::f32([extent.positions()], shares));
+        let mix: Vec<f32> = self.terms.iter().map(|(_, knob)| knob.at(step) as f32).collect();
+        feeds.set(loss::MIX, Tensor::f32([mix.len()], mix));
+    }
+
+    /// One line on what it is.
+    pub fn describe(&self) -> String {
+        let held = match self.recipe.teacher_precision {
+            TeacherPrecision::F32 => "as it is",
+            TeacherPrecision::F16 => "in f16",
+            TeacherPrecision::Int8 => "in int8",
+        };
+        format!("{}, held {held}", self.family.describe())
+    }
+}
+
+/// The terms that are not zero throughout.
+fn terms_of(recipe: &Distill) -> Vec<(Term, Knob)> {
+    let all = [
+        (Term::Text, recipe.ce),
+        (Term::Forward, recipe.kl),
+        (Term::Reverse, recipe.reverse_kl),
+        (Term::Between, recipe.jsd),
+        (Term::Hidden, recipe.hidden),
+        (Term::Cosine, recipe.cosine),
+        (Term::Attention, recipe.attention),
+        (Term::Values, recipe.values),
+    ];
+    all.into_iter().filter(|(_, knob)| !knob.is_zero()).collect()
+}
+
+fn projection(block: usize, from: usize, to: usize) -> ParameterSpec {
+    let deviation = 1.0 / (from as f64).sqrt();
+    ParameterSpec::new(projection_name(block), [to, from], Init::Normal { deviation })
+}
+
+fn projection_name(block: usize) -> String {
+    format!("{ASIDE}projection.{block}.weight")
+}
+
+fn sizes_of(family: &dyn Family) -> Result<Sizes> {
+    let mut graph = Graph::new();
+    let forward = family.forward(&mut graph, Extent { batch: 1, context: 1 }, Mode::Evaluate)?;
+    let last = *forward.hidden.last().expect("a model has a hidden state");
+    Ok(Sizes { blocks: forward.hidden.len() - 1, width: graph.kind(last).shape.last() })
+}
+
+/// Why two tokenizers are not the same, if they are not: by their sizes and by what they make of each token's own text.
+fn differ(ours: &Tokenizer, theirs: &Tokenizer) -> Option<String> {
+    let (size, other) = (ours.vocabulary_size(), theirs.vocabulary_size());
+    if size != other {
+        return Some(format!("its tokenizer has {other} tokens, the student's {size}"));
+    }
+    let id = (0..size as u32).find(|&id| ours.token_name(id) != theirs.token_name(id))?;
+    let name = |tokenizer: &Tokenizer| tokenizer.token_name(id).unwrap_or_default();
+    Some(format!("token {id} is {:?} for its tokenizer and {:?} for the student's", name(theirs), name(ours)))
+}
+
+/// Weights as a teacher's are to be held; what is not plain f32 stays as it is.
+fn held(recipe: &Distill, family: &dyn Family) -> Result<Weights> {
+    let (folder, precision) = (&recipe.teacher, recipe.teacher_precision);
+    let mut weights = Weights::read(folder, family)?;
+    if precision == TeacherPrecision::F32 {
+        return Ok(weights);
+    }
+    let mut graph = Graph::new();
+    let forward = family.forward(&mut graph, Extent { batch: 1, context: 1 }, Mode::Evaluate)?;
+    graph.output("logits", forward.logits);
+    let linear = passes::linear_forms(&graph);
+    let plain: Vec<(String, Tensor)> =
+        weights.iter().filter(|(_, t)| t.shape.len() == 2).map(|(n, t)| (n.to_string(), t.clone())).collect();
+    for (name, tensor) in plain {
+        let form = linear.iter().find(|(linear, _)| *linear == name);
+        let stored = match form.filter(|_| precision == TeacherPrecision::Int8) {
+            Some(&(_, turned)) => codes_of(&tensor, turned).map_err(|source| Error::Teacher {
+                folder: folder.display().to_string(),
+                problem: format!("`{name}`: {source}"),
+                hint: "teacher_precision = \"f32\" takes it as it is".to_string(),
+            })?,
+            None => Stored::Halves(DType::F16, tensor.to_precision(DType::F16)),
+        };
+        weights.store(name, stored);
+    }
+    Ok(weights)
+}
+
+fn codes_of(tensor: &Tensor, turned: bool) -> Result<Stored, quant::Error> {
+    let [first, second] = [tensor.shape[0], tensor.shape[1]];
+    let scheme = Scheme::symmetric(8, Share::Row);
+    let coded = match turned {
+        true => encode(&model::turn(tensor.real(), first, second), second, first, &scheme),
+        false => encode(tensor.real(), first, second, &scheme),
+    }?;
+    let (shape, activations) = (tensor.shape.clone(), Activations::Numbers);
+    Ok(Stored::Codes(Quantized { shape, coded, double: None, turned, activations }))
+}
+
+/// What stands beside a model in its training step.
+#[derive(Debug, Default)]
+pub struct Beside {
+    /// A teacher, if the recipe names one.
+    pub teacher: Option<Teacher>,
+}
+
+impl Beside {
+    /// Opens what the recipe names, for a model.
+    pub fn open(
+        recipe: &super::recipe::Recipe,
+        family: &dyn Family,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Beside> {
+        let teacher = recipe.distill.as_ref().map(|distill| Teacher::open(distill, family, tokenizer));
+        Ok(Beside { teacher: teacher.transpose()? })
+    }
+}

@@ -1,0 +1,228 @@
+//! `[distill]`: learning from a teacher.
+
+use std::path::PathBuf;
+
+use serde::{Serialize, Serializer};
+use toml::Value;
+
+use super::error::Error;
+use super::read::Section;
+
+/// The keys that are weights of terms of the loss.
+const TERMS: [&str; 8] = ["ce", "kl", "reverse_kl", "jsd", "hidden", "cosine", "attention", "values"];
+
+/// All keys of the section.
+pub(super) const KEYS: &[&str] = &[
+    "teacher",
+    "teacher_precision",
+    "temperature",
+    "beta",
+    "layers",
+    "relation_heads",
+    "ce",
+    "kl",
+    "reverse_kl",
+    "jsd",
+    "hidden",
+    "cosine",
+    "attention",
+    "values",
+];
+
+/// A teacher, and what of it is learnt.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Distill {
+    /// Its folder, with `config.json` and `model.safetensors`.
+    pub teacher: PathBuf,
+    /// How its weights are held.
+    pub teacher_precision: TeacherPrecision,
+    /// Both sides' logits are divided by it before they are compared; above one it shows what the teacher deems possible.
+    pub temperature: f64,
+    /// For `jsd`: share of the teacher in the mixture.
+    pub beta: f64,
+    /// Pairs of blocks, of the student and of the teacher, counted from one, that hidden states and relations are compared
+    /// after. Absent: hidden states of every block with those as deep in the teacher, relations of the last ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<[usize; 2]>>,
+    /// Heads into which queries, keys and values are cut for relations. Absent: as many as both have, or else what divides both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relation_heads: Option<usize>,
+    /// Weight of the cross-entropy of the text, as without a teacher.
+    pub ce: Knob,
+    /// Weight of KL(teacher || student).
+    pub kl: Knob,
+    /// Weight of KL(student || teacher).
+    pub reverse_kl: Knob,
+    /// Weight of the generalised Jensen-Shannon divergence.
+    pub jsd: Knob,
+    /// Weight of the mean squared error of hidden states, through a learned projection where widths differ.
+    pub hidden: Knob,
+    /// Weight of one minus the cosine of hidden states.
+    pub cosine: Knob,
+    /// Weight of the divergence of what positions attend to.
+    pub attention: Knob,
+    /// Weight of the divergence of how values are related to each other.
+    pub values: Knob,
+}
+
+/// How the weights of a teacher are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TeacherPrecision {
+    /// As they are in its folder: 32 bits, or codes.
+    #[default]
+    F32,
+    /// Matrices in 16 bits.
+    F16,
+    /// Linear layers in 8 bits with a scale for each output, other matrices in 16.
+    Int8,
+}
+
+impl Serialize for TeacherPrecision {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            TeacherPrecision::F32 => "f32",
+            TeacherPrecision::F16 => "f16",
+            TeacherPrecision::Int8 => "int8",
+        })
+    }
+}
+
+/// A number that may change over the steps of a run: from one to another in a straight line, and then no more.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Knob {
+    /// At step zero.
+    pub from: f64,
+    /// From step `until` on.
+    pub to: f64,
+    /// The step from which on nothing changes.
+    pub until: u64,
+}
+
+impl Knob {
+    /// One number throughout.
+    pub const fn fixed(number: f64) -> Knob {
+        Knob { from: number, to: number, until: 0 }
+    }
+
+    /// The number at a step.
+    pub fn at(&self, step: u64) -> f64 {
+        if step >= self.until {
+            return self.to;
+        }
+        self.from + (self.to - self.from) * step as f64 / self.until as f64
+    }
+
+    /// True if it is zero throughout.
+    pub fn is_zero(&self) -> bool {
+        self.to == 0.0 && (self.until == 0 || self.from == 0.0)
+    }
+}
+
+impl Serialize for Knob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        if self.until == 0 {
+            return serializer.serialize_f64(self.to);
+        }
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("from", &self.from)?;
+        map.serialize_entry("to", &self.to)?;
+        map.serialize_entry("until", &self.until)?;
+        map.end()
+    }
+}
+
+/// Reads the section; absent without a teacher.
+pub(super) fn distill(section: &Section) -> Result<Option<Distill>, Error> {
+    let Some(teacher) = section.text("teacher")?.take() else {
+        section.only(&["teacher"], "a teacher is what the other keys are about: teacher = \"runs/large\"")?;
+        return Ok(None);
+    };
+    let words =
+        [("f32", TeacherPrecision::F32), ("f16", TeacherPrecision::F16), ("int8", TeacherPrecision::Int8)];
+    let precision = section.word("teacher_precision", &words)?.or(TeacherPrecision::F32);
+    let hint = "2 is common; 1 leaves the logits as they are";
+    let temperature = section.number("temperature")?.must(|&t| t > 0.0, "above zero", hint)?;
+    let hint = "0.5 is common; for the ends write kl or reverse_kl instead of jsd";
+    let beta = section.number("beta")?.must(|&b| b > 0.0 && b < 1.0, "above 0 and below 1", hint)?;
+    let compares = ["kl", "reverse_kl", "jsd", "hidden", "cosine", "attention", "values"];
+    let usual = if compares.iter().any(|key| section.has(key)) { 0.0 } else { 0.5 };
+    let heads =
+        section.size("relation_heads")?.must(|&heads| heads > 0, "at least 1", "1 relates whole rows")?;
+    let distill = Distill {
+        teacher: PathBuf::from(teacher),
+        teacher_precision: precision,
+        temperature: temperature.or(2.0),
+        beta: beta.or(0.5),
+        layers: layers(section)?,
+        relation_heads: heads.take(),
+        ce: knob(section, "ce", 0.5)?,
+        kl: knob(section, "kl", usual)?,
+        reverse_kl: knob(section, "reverse_kl", 0.0)?,
+        jsd: knob(section, "jsd", 0.0)?,
+        hidden: knob(section, "hidden", 0.0)?,
+        cosine: knob(section, "cosine", 0.0)?,
+        attention: knob(section, "attention", 0.0)?,
+        values: knob(section, "values", 0.0)?,
+    };
+    let learns = [distill.kl, distill.reverse_kl, distill.jsd, distill.hidden];
+    let relates = [distill.cosine, distill.attention, distill.values];
+    if learns.iter().chain(&relates).all(Knob::is_zero) {
+        let hint = "kl = 0.5 is common; without a teacher leave [distill] out";
+        return Err(section.refuse(
+            "kl",
+            "a weight above zero for one of the terms that the teacher is in",
+            hint,
+        ));
+    }
+    Ok(Some(distill))
+}
+
+fn knob(section: &Section, key: &str, usual: f64) -> Result<Knob, Error> {
+    debug_assert!(TERMS.contains(&key));
+    let hint = "0 leaves the term out";
+    let fits = |weight: &f64| *weight >= 0.0;
+    match section.value(key) {
+        Some(Value::Table(_)) => {
+            let inner = section.inner(key, &["from", "to", "until"])?;
+            let end =
+                |key| inner.number(key)?.must(fits, "zero or more", hint)?.need("give from, to and until");
+            let (from, to) = (end("from")?, end("to")?);
+            let until = inner.count("until")?.must(|&n| n > 0, "at least 1", "it is a step")?;
+            Ok(Knob { from, to, until: until.need("the step at which `to` is reached")? })
+        }
+        _ => Ok(Knob::fixed(section.number(key)?.must(fits, "zero or more", hint)?.or(usual))),
+    }
+}
+
+fn layers(section: &Section) -> Result<Option<Vec<[usize; 2]>>, Error> {
+    let Some(value) = section.value("layers") else { return Ok(None) };
+    let number = |value: &Value| usize::try_from(value.as_integer()?).ok().filter(|&n| n > 0);
+    let pair = |value: &Value| match value.as_array()?.as_slice() {
+        [student, teacher] => Some([number(student)?, number(teacher)?]),
+        _ => None,
+    };
+    let pairs: Option<Vec<_>> = value.as_array().and_then(|list| list.iter().map(pair).collect());
+    match pairs {
+        Some(pairs) if !pairs.is_empty() => Ok(Some(pairs)),
+        _ => {
+            let hint = "[[1, 2], [2, 4]] compares the student's first block with the teacher's second";
+            Err(section.refuse("layers", "a list of pairs of blocks, counted from one", hint))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_knob_turns_in_a_straight_line_and_then_stays() {
+        let knob = Knob { from: 1.0, to: 0.0, until: 4 };
+        assert_eq!([0, 1, 2, 4, 9].map(|step| knob.at(step)), [1.0, 0.75, 0.5, 0.0, 0.0]);
+        assert_eq!(Knob::fixed(0.3).at(7), 0.3);
+        assert!(
+            Knob::fixed(0.0).is_zero() && !knob.is_zero() && !Knob { from: 0.0, to: 1.0, until: 4 }.is_zero()
+        );
+    }
+}
