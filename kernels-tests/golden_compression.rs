@@ -1,11 +1,12 @@
 //! A trained model under every scheme: its loss on a text must be what PyTorch, gguf and GPTQ's own authors' code make it.
 //!
 //! The model and the losses stand in `train/gpt2-shakespeare-char` of the golden folder, the text in `../data` beside it. The 16
-//! matrices of the blocks are quantised, embeddings and head are not.
+//! matrices of the blocks are quantised or pruned, embeddings and head are not.
 
 mod golden;
 
-use kiln::compress::{Gptq, Method, Observer, Request, Selection, named, quantize};
+use kiln::compress::prune::{self, SparseGpt, masks_hold, masks_of_zeros, prune, sparsity_of};
+use kiln::compress::{Error, Gptq, Method, Observer, Request, Selection, named, quantize};
 use kiln::data::store::split;
 use kiln::data::text::Text;
 use kiln::data::tokenizer::{Spec, Tokenizer};
@@ -13,6 +14,7 @@ use kiln::data::windows::{Batch, Sampler};
 use kiln::data::{replay::Replay, store::Part};
 use kiln::evaluate::{self, evaluate_with};
 use kiln::model::{self, Family, Weights};
+use kiln::tensor::sparse::Scope;
 use kiln::train::Target;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::path::{Path, PathBuf};
@@ -52,6 +54,29 @@ const CHECKS: &[Check] = &[
     ("nf4", NEAREST, "fp32", 5e-3),
 ];
 
+/// What is removed: a share or a pattern, the method, the golden loss by its name, and how far from it the loss may be.
+type Removal = (&'static str, prune::Method, &'static str, f64);
+
+const SMALLEST: prune::Method = prune::Method::Magnitude(Scope::Row);
+const WANDA: prune::Method = prune::Method::Wanda;
+const SPARSEGPT: prune::Method =
+    prune::Method::SparseGpt(SparseGpt { damping: 0.01, block: 128, inclusive: true });
+
+/// The golden file allows 2e-3, and 2 % with SparseGPT.
+const REMOVALS: &[Removal] = &[
+    ("0.3", SMALLEST, "magnitude_rowwise_30", 5e-5),
+    ("0.5", SMALLEST, "magnitude_rowwise_50", 5e-5),
+    ("0.7", SMALLEST, "magnitude_rowwise_70", 5e-5),
+    ("2:4", SMALLEST, "magnitude_2_4", 5e-5),
+    ("0.3", WANDA, "wanda_30", 5e-5),
+    ("0.5", WANDA, "wanda_50", 5e-5),
+    ("0.7", WANDA, "wanda_70", 5e-5),
+    ("2:4", WANDA, "wanda_2_4", 5e-5),
+    ("0.5", SPARSEGPT, "sparsegpt_50", 5e-5),
+    ("0.7", SPARSEGPT, "sparsegpt_70", 5e-5),
+    ("2:4", SPARSEGPT, "sparsegpt_2_4", 5e-5),
+];
+
 struct Setting {
     family: Box<dyn Family>,
     weights: Weights,
@@ -81,6 +106,30 @@ fn main() {
                 run_check(setting, target.as_ref().ok_or("no adapter")?, &check)
             };
             let name = format!("{place}/{} by {}", check.0, check.1.name());
+            trials.push(Trial::test(name, run).with_ignored_flag(ignored));
+        }
+    }
+    type Run = Box<dyn FnOnce(&Setting, &Target) -> Result<(), Failed> + Send>;
+    for (place, target) in [("host", Some(Arc::new(Target::Host))), ("device", device())] {
+        let ignored = absent || (target.is_none() && std::env::var("KILN_REQUIRE_GPU").as_deref() != Ok("1"));
+        let mut more: Vec<(String, Run)> = vec![];
+        for removal in REMOVALS {
+            let name = format!("{place}/{} by {}", removal.0, removal.1.name());
+            more.push((name, Box::new(|setting, target| run_removal(setting, target, removal))));
+        }
+        if place == "host" {
+            more.push(("host/what is removed stays zero in codes".into(), Box::new(keeps_zeros)));
+        }
+        for (name, check) in more {
+            let (folder, text, target, setting) =
+                (folder.clone(), text.clone(), target.clone(), setting.clone());
+            let run = move || {
+                let setting: &Result<Setting, String> = setting.get_or_init(|| {
+                    open(&folder, &text).map_err(|error| error.message().unwrap_or("").to_string())
+                });
+                let setting = setting.as_ref().map_err(|error| error.clone())?;
+                check(setting, target.as_ref().ok_or("no adapter")?)
+            };
             trials.push(Trial::test(name, run).with_ignored_flag(ignored));
         }
     }
@@ -146,5 +195,77 @@ fn run_check(setting: &Setting, target: &Target, check: &Check) -> Result<(), Fa
     match (loss - expected).abs() <= tolerance {
         true => Ok(()),
         false => Err(format!("loss {loss}, expected {expected} within {tolerance}").into()),
+    }
+}
+
+fn removal<'a>(setting: &'a Setting, removal: &Removal) -> Result<prune::Request<'a>, Failed> {
+    let &(amount, method, ..) = removal;
+    let share: Option<f64> = amount.parse().ok();
+    Ok(prune::Request {
+        method,
+        sparsity: sparsity_of(share, share.is_none().then_some(amount))?,
+        scheme: None,
+        selection: Selection::default(),
+        batches: if method.calibrates() { &setting.batches } else { &[] },
+        known: None,
+    })
+}
+
+fn run_removal(setting: &Setting, target: &Target, check: &Removal) -> Result<(), Failed> {
+    let family = setting.family.as_ref();
+    let made = prune(family, &setting.weights, target, &removal(setting, check)?)?;
+    if made.outcomes.len() != 16 {
+        return Err(format!("{} matrices were pruned, expected 16", made.outcomes.len()).into());
+    }
+    masks_hold(family, &made.weights, &made.masks)?;
+    let loss = evaluate_with(family, &made.weights, None, &setting.request, target)?.loss;
+    let &(amount, method, golden, tolerance) = check;
+    let expected = setting.losses["val_loss"][golden].as_f64().ok_or("no such golden loss")?;
+    println!(
+        "{amount} by {}: {loss:.5}, {golden} {expected:.5}, removed {:.4}",
+        method.name(),
+        made.sparsity()
+    );
+    match (loss - expected).abs() <= tolerance {
+        true => Ok(()),
+        false => Err(format!("loss {loss}, expected {expected} within {tolerance}").into()),
+    }
+}
+
+/// Every scheme with an exact zero keeps what was removed, however codes are chosen; those without are told by name.
+fn keeps_zeros(setting: &Setting, target: &Target) -> Result<(), Failed> {
+    let family = setting.family.as_ref();
+    let made = prune(family, &setting.weights, target, &removal(setting, &("2:4", SPARSEGPT, "", 0.0))?)?;
+    let methods = [NEAREST, GPTQ, Method::Awq, Method::Smooth { alpha: 0.5 }];
+    // Blocks with a minimum of their own have no exact zero.
+    let moves = ["Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K"];
+    let mut kept = 0;
+    for (scheme, method) in kiln::compress::names().into_iter().flat_map(|s| methods.map(|m| (s, m))) {
+        let request = Request {
+            schemes: named(scheme)?.into(),
+            method,
+            selection: Selection::default(),
+            correct_bias: false,
+            observer: Observer::MeanSquare,
+            batches: &setting.batches[..2],
+            known: None,
+        };
+        let weights = match quantize(family, &made.weights, target, &request) {
+            Ok((weights, _)) => weights,
+            Err(Error::Unfit { .. }) => continue,
+            Err(error) => return Err(format!("{scheme} by {}: {error}", method.name()).into()),
+        };
+        match masks_hold(family, &weights, &made.masks) {
+            Ok(()) if moves.contains(&scheme) => return Err(format!("{scheme} kept zeros").into()),
+            Ok(()) => kept += 1,
+            Err(Error::CameBack { names }) if moves.contains(&scheme) && names.len() >= 4 => {}
+            Err(error) => return Err(format!("{scheme} by {}: {error}", method.name()).into()),
+        }
+    }
+    println!("{kept} ways of coding keep zeros");
+    let again = masks_of_zeros(family, &made.weights, &Selection::default())?;
+    match kept >= 20 && again.iter().all(|(name, mask)| mask.covers(&made.masks[name])) {
+        true => Ok(()),
+        false => Err(format!("{kept} ways of coding kept zeros").into()),
     }
 }

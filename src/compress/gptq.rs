@@ -6,6 +6,7 @@
 
 use super::calibrate::Gram;
 use super::cholesky::{NotPositive, inverse_factor};
+use crate::tensor::mask::Mask;
 use crate::tensor::quant::{Coded, Grid, Origin, Scheme, Share};
 use rayon::prelude::*;
 
@@ -38,10 +39,22 @@ pub fn gptq(
     gram: &Gram,
     settings: &Gptq,
 ) -> Result<Coded, NotPositive> {
+    gptq_keeping(matrix, rows, scheme, gram, settings, &Mask::none(rows, gram.size))
+}
+
+/// The same of a matrix of which `mask` removed some: those stay exactly zero, and their errors too are made up for.
+pub fn gptq_keeping(
+    matrix: &[f32],
+    rows: usize,
+    scheme: &Scheme,
+    gram: &Gram,
+    settings: &Gptq,
+    mask: &Mask,
+) -> Result<Coded, NotPositive> {
     let cols = gram.size;
     let group = scheme.group(cols);
     let order = order_of(gram, settings);
-    let u = factor_of(gram, settings, &order)?;
+    let u = factor_of(gram, settings.damping, &order)?;
     let groups = cols.div_ceil(group);
     // Known beforehand for a whole tensor, and where a group's columns come in another order.
     let fixed = if scheme.share == Share::Tensor {
@@ -51,14 +64,17 @@ pub fn gptq(
             matrix.chunks(cols).flat_map(|row| row.chunks(group).map(|part| scheme.scale_of(part))).collect()
         })
     };
-    let work = Work { scheme, u: &u, order: &order, cols, group, groups };
+    let work = Work { scheme, u: &u, order: &order, cols, group, groups, mask };
     let (mut codes, mut steps) =
         (vec![0i8; matrix.len()], fixed.clone().unwrap_or(vec![(0.0, 0); rows * groups]));
     codes
         .par_chunks_mut(TOGETHER * cols)
         .zip(steps.par_chunks_mut(TOGETHER * groups))
         .zip(matrix.par_chunks(TOGETHER * cols))
-        .for_each(|((codes, steps), rows)| work.rows(rows, codes, steps, fixed.is_some()));
+        .enumerate()
+        .for_each(|(number, ((codes, steps), rows))| {
+            work.rows(number * TOGETHER, rows, codes, steps, fixed.is_some());
+        });
     let (scales, zeros): (Vec<f32>, Vec<i32>) = steps.into_iter().unzip();
     let origin = if scheme.is_symmetric() { Origin::Centred } else { Origin::Zeros(zeros) };
     let (grid, lowest, highest) = (scheme.grid, scheme.lowest, scheme.highest);
@@ -80,10 +96,10 @@ fn order_of(gram: &Gram, settings: &Gptq) -> Vec<usize> {
 }
 
 /// U for H damped and in that order. An input that is always zero gets a one: its weight is rounded alone.
-fn factor_of(gram: &Gram, settings: &Gptq, order: &[usize]) -> Result<Vec<f32>, NotPositive> {
+pub(super) fn factor_of(gram: &Gram, damping: f64, order: &[usize]) -> Result<Vec<f32>, NotPositive> {
     let n = gram.size;
     let mean = (0..n).map(|i| gram.diagonal(i)).sum::<f64>() / n.max(1) as f64;
-    let damping = settings.damping * if mean > 0.0 { mean } else { 1.0 };
+    let damping = damping * if mean > 0.0 { mean } else { 1.0 };
     let mut h: Vec<f64> = vec![0.0; n * n];
     h.par_chunks_mut(n.max(1)).enumerate().for_each(|(i, row)| {
         row.iter_mut().enumerate().for_each(|(j, x)| *x = gram.matrix[order[i] * n + order[j]]);
@@ -102,11 +118,12 @@ struct Work<'a> {
     cols: usize,
     group: usize,
     groups: usize,
+    mask: &'a Mask,
 }
 
 impl Work<'_> {
-    /// Rounds a few rows. Scales are found on the way unless `fixed`.
-    fn rows(&self, rows: &[f32], codes: &mut [i8], steps: &mut [(f32, i32)], fixed: bool) {
+    /// Rounds a few rows, from `first` on. Scales are found on the way unless `fixed`.
+    fn rows(&self, first: usize, rows: &[f32], codes: &mut [i8], steps: &mut [(f32, i32)], fixed: bool) {
         let cols = self.cols;
         let mut moved: Vec<f32> =
             rows.chunks(cols).flat_map(|row| self.order.iter().map(|&column| row[column])).collect();
@@ -116,7 +133,7 @@ impl Work<'_> {
             let u = &self.u[at * cols..][..cols];
             let starts = column.is_multiple_of(self.group) && !fixed;
             let each = moved.chunks_mut(cols).zip(codes.chunks_mut(cols)).zip(steps.chunks_mut(self.groups));
-            for ((row, codes), steps) in each {
+            for (at_row, ((row, codes), steps)) in each.enumerate() {
                 if starts && (self.groups > 1 || at == 0) {
                     let end = (at + self.group).min(cols);
                     steps[number] = self.scheme.scale_of(&row[at..end]);
@@ -125,7 +142,8 @@ impl Work<'_> {
                     steps[0] = self.scheme.scale_of(row);
                 }
                 let (scale, zero) = steps[number];
-                let code = self.scheme.code(row[at], scale, zero);
+                let goes = self.mask.is_removed((first + at_row) * cols + column);
+                let code = self.scheme.code(if goes { 0.0 } else { row[at] }, scale, zero);
                 codes[column] = code;
                 let error = (row[at] - self.scheme.value(code, scale, zero)) / u[at];
                 let later = row[at + 1..].iter_mut().zip(&u[at + 1..]);

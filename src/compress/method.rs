@@ -3,7 +3,7 @@
 use super::calibrate::{Calibration, Statistics, layers_of};
 use super::correct::mean_change;
 use super::fold::{Fold, folds, rescale};
-use super::gptq::{self, Gptq, gptq, output_error};
+use super::gptq::{self, Gptq, gptq_keeping, output_error};
 use super::linear::{Linear, Selection};
 use super::observe::Observer;
 use super::scheme::{Form, Named};
@@ -14,6 +14,7 @@ use crate::deploy::Deployment;
 use crate::model::{Extent, Family, Mode, Quantized, Stored, Weights, turn};
 use crate::ops::coded::{Activations, FixedScale};
 use crate::tensor::Tensor;
+use crate::tensor::mask::Mask;
 use crate::tensor::quant::{Coded, Scheme, encode, encode_double};
 use crate::train::job::feeds_of;
 use crate::train::{self, Target};
@@ -189,7 +190,7 @@ pub fn rescaled(
 }
 
 /// Sizes of a graph for batches, or of a small one where there are none.
-fn extent_of(family: &dyn Family, batches: &[Batch]) -> Extent {
+pub(super) fn extent_of(family: &dyn Family, batches: &[Batch]) -> Extent {
     match batches.first() {
         Some(batch) => Extent { batch: batch.rows, context: batch.context },
         None => Extent { batch: 1, context: family.context().min(8) },
@@ -461,7 +462,8 @@ impl Work<'_> {
                         );
                     }
                     expect_finite(name, matrix, cols)?;
-                    let coded = gptq(matrix, rows, &scheme, &grams[name], &settings)
+                    let zeros = Mask::of_zeros(matrix, cols);
+                    let coded = gptq_keeping(matrix, rows, &scheme, &grams[name], &settings, &zeros)
                         .map_err(|source| Error::Gram { name: name.clone(), source })?;
                     return Ok(codes(coded, None, activations));
                 }

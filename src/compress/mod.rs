@@ -15,6 +15,7 @@ mod linear;
 mod method;
 mod observe;
 mod pipeline;
+pub mod prune;
 mod recipe;
 mod scheme;
 mod sensitivity;
@@ -28,7 +29,7 @@ pub use awq::{Search, search};
 pub use calibrate::{Calibration, Channels, Gram, Statistics};
 pub use cholesky::NotPositive;
 pub use fold::{Fold, folds, rescale};
-pub use gptq::{Gptq, gptq, output_error};
+pub use gptq::{Gptq, gptq, gptq_keeping, output_error};
 pub use grid::{Axis, Point, grid, plain};
 pub use linear::{Linear, Selection, linears, matches};
 pub use method::{Assignment, Method, Outcome, Request, quantize, rescaled};
@@ -211,6 +212,23 @@ pub enum Error {
         name: String,
         /// Why.
         source: NotPositive,
+    },
+    /// A weight cannot be pruned so.
+    #[error("weight `{name}`: {source}")]
+    Prune {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: prune::Error,
+    },
+    /// Weights that were removed came back.
+    #[error(
+        "weights that were pruned away are no longer zero: {}\n  hint: a pass after pruning must keep exact zeros; GGUF blocks with a minimum of their own (Q4_1, Q5_1, Q4_K ..) do not, and training does with `[prune] keep_zeros = true`",
+        names.join(", ")
+    )]
+    CameBack {
+        /// Names of the weights, with the first place that is wrong.
+        names: Vec<String>,
     },
     /// A setting out of range.
     #[error("{setting} is {got}, expected {expected}")]

@@ -110,6 +110,8 @@ entries! {
     Smoothquant,
     /// Scales move to where a scheme would lose most.
     Awq,
+    /// Weights become zero.
+    Prune,
     /// The model is trained.
     Train,
     /// Weights become codes.

@@ -1,10 +1,12 @@
 //! Values on the host: element types, shapes, tensors and the counter-based random generator.
 
 mod dtype;
+pub mod mask;
 pub mod quant;
 pub mod random;
 mod real;
 mod shape;
+pub mod sparse;
 mod value;
 mod view;
 

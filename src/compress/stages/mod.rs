@@ -1,9 +1,11 @@
 //! The passes a recipe may name, one struct each: its fields are the keys of its table.
 
+mod prune;
 mod quantize;
 mod rescale;
 mod train;
 
+pub use prune::Prune;
 pub use quantize::{AssignBits, Quantize};
 pub use rescale::{Awq, Smoothquant};
 pub use train::Train;
