@@ -3,9 +3,9 @@
 use super::bench::Roofs;
 use super::costs::{self, Clock, Row};
 use super::folder::resolve;
-use crate::model::{self, Family};
+use crate::model::Family;
 use crate::plan::Plan;
-use crate::train::job::{Job, Step};
+use crate::train::job::{self, Job, Step};
 use crate::train::program::Program;
 use crate::train::recipe::{self, FILE_NAME, RawRecipe, Recipe};
 use crate::train::run::recipe_in;
@@ -137,8 +137,8 @@ fn recipe_for(folder: &Path) -> anyhow::Result<RawRecipe> {
 
 /// The architecture. A loaded one needs no data; the vocabulary of a new one comes from the text.
 fn family_of(recipe: Recipe) -> anyhow::Result<(Recipe, Box<dyn Family>)> {
-    if let recipe::Model::Load { folder, dropout } = &recipe.model {
-        let mut family = model::open(folder)?;
+    if let recipe::Model::Load { dropout, .. } = &recipe.model {
+        let mut family = job::family_of(&recipe, 1)?;
         if let Some(share) = dropout {
             family.set_dropout(*share as f32);
         }

@@ -96,6 +96,9 @@ impl Job {
     /// Weights before step 0: loaded, or drawn from the seed.
     pub fn first_weights(&self) -> Result<Weights> {
         match &self.recipe.model {
+            recipe::Model::Load { folder, keep_layers: Some(kept), .. } => {
+                Ok(Weights::read(folder, model::open(folder)?.as_ref())?.keep_layers(kept))
+            }
             recipe::Model::Load { folder, .. } => Ok(Weights::read(folder, self.family.as_ref())?),
             recipe::Model::Build(_) => Ok(model::initial(&self.family.parameters(), self.recipe.train.seed)),
         }
@@ -294,6 +297,9 @@ fn tokenizer_of(recipe: &Recipe, text: &str) -> Result<Tokenizer> {
 /// The architecture of a recipe's model, over a tokenizer of so many tokens.
 pub fn family_of(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn Family>> {
     match &recipe.model {
+        recipe::Model::Load { folder, keep_layers: Some(kept), .. } => {
+            Ok(model::keep_layers(model::open(folder)?.as_ref(), kept)?)
+        }
         recipe::Model::Load { folder, .. } => Ok(model::open(folder)?),
         recipe::Model::Build(shape) => {
             if let Some(got) = shape.vocabulary.filter(|&given| given < vocabulary) {

@@ -72,6 +72,9 @@ pub enum Model {
         /// The folder, with `config.json` and `model.safetensors`.
         #[serde(rename = "load")]
         folder: PathBuf,
+        /// Layers of it that are kept, counted from zero. Absent: all.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        keep_layers: Option<Vec<usize>>,
         /// Absent: as the folder's `config.json` says.
         #[serde(skip_serializing_if = "Option::is_none")]
         dropout: Option<f64>,

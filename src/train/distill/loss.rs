@@ -27,7 +27,7 @@ pub const MIX: &str = "mix";
 struct Side {
     logits: Value,
     hidden: Vec<Value>,
-    /// Logarithms of relations by term and pair of blocks.
+    /// Logarithms of relations by term and pair of layers.
     relations: Vec<(Term, Vec<Relation>)>,
 }
 
@@ -119,11 +119,11 @@ impl Teacher {
         Ok(graph.shared_mean(each, Some(share))?)
     }
 
-    /// The mean over pairs of blocks of how far hidden states are apart, for each position.
+    /// The mean over pairs of layers of how far hidden states are apart, for each position.
     fn hidden(&self, graph: &mut Graph, term: Term, student: &Side, teacher: &Side) -> Result<Value> {
         let mut all = vec![];
         for &[s, t] in &self.hidden {
-            let (mut ours, theirs) = (student.hidden[s], teacher.hidden[t]);
+            let (mut ours, theirs) = (student.hidden[s + 1], teacher.hidden[t + 1]);
             if let Some(spec) = self.projections.iter().find(|spec| spec.name == projection_name(s)) {
                 let weight = match graph.named(&spec.name) {
                     Some(weight) => weight,

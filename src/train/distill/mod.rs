@@ -55,9 +55,9 @@ pub struct Teacher {
     pub frozen: Frozen,
     /// The terms of the loss that are not zero throughout.
     terms: Vec<(Term, Knob)>,
-    /// Blocks, of the student and of the teacher, after which hidden states are compared.
+    /// Layers, of the student and of the teacher, after which hidden states are compared.
     hidden: Vec<[usize; 2]>,
-    /// Blocks whose relations are compared.
+    /// Layers whose relations are compared.
     related: Vec<[usize; 2]>,
     /// Projections from the student's width to the teacher's, where they differ.
     projections: Vec<ParameterSpec>,
@@ -66,7 +66,7 @@ pub struct Teacher {
 /// Blocks of a model and the width of its residual stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sizes {
-    blocks: usize,
+    layers: usize,
     width: usize,
 }
 
@@ -105,23 +105,28 @@ impl Teacher {
         let (hidden, related) = match &recipe.layers {
             Some(pairs) => (pairs.clone(), pairs.clone()),
             None => {
-                let as_deep = |block: usize| [block, (block * of_teacher.blocks).div_ceil(of_student.blocks)];
-                ((1..=of_student.blocks).map(as_deep).collect(), vec![[of_student.blocks, of_teacher.blocks]])
+                let as_deep =
+                    |layer: usize| [layer, ((layer + 1) * of_teacher.layers).div_ceil(of_student.layers) - 1];
+                (
+                    (0..of_student.layers).map(as_deep).collect(),
+                    vec![[of_student.layers - 1, of_teacher.layers - 1]],
+                )
             }
         };
-        if let Some([s, t]) = hidden.iter().find(|[s, t]| *s > of_student.blocks || *t > of_teacher.blocks) {
+        if let Some([s, t]) = hidden.iter().find(|[s, t]| *s >= of_student.layers || *t >= of_teacher.layers)
+        {
             let problem = format!(
-                "distill.layers pairs block {s} of the student with block {t} of the teacher, of {} and {}",
-                of_student.blocks, of_teacher.blocks
+                "distill.layers pairs layer {s} of the student with layer {t} of the teacher, of {} and {}",
+                of_student.layers, of_teacher.layers
             );
-            return refuse(problem, "blocks are counted from one");
+            return refuse(problem, "layers are counted from zero");
         }
         let terms = terms_of(recipe);
         let compares = terms.iter().any(|(term, _)| matches!(term, Term::Hidden | Term::Cosine));
         let projections = match compares && of_student.width != of_teacher.width {
             true => hidden
                 .iter()
-                .map(|&[block, _]| projection(block, of_student.width, of_teacher.width))
+                .map(|&[layer, _]| projection(layer, of_student.width, of_teacher.width))
                 .collect(),
             false => vec![],
         };
@@ -185,20 +190,20 @@ fn terms_of(recipe: &Distill) -> Vec<(Term, Knob)> {
     all.into_iter().filter(|(_, knob)| !knob.is_zero()).collect()
 }
 
-fn projection(block: usize, from: usize, to: usize) -> ParameterSpec {
+fn projection(layer: usize, from: usize, to: usize) -> ParameterSpec {
     let deviation = 1.0 / (from as f64).sqrt();
-    ParameterSpec::new(projection_name(block), [to, from], Init::Normal { deviation })
+    ParameterSpec::new(projection_name(layer), [to, from], Init::Normal { deviation })
 }
 
-fn projection_name(block: usize) -> String {
-    format!("{ASIDE}projection.{block}.weight")
+fn projection_name(layer: usize) -> String {
+    format!("{ASIDE}projection.{layer}.weight")
 }
 
 fn sizes_of(family: &dyn Family) -> Result<Sizes> {
     let mut graph = Graph::new();
     let forward = family.forward(&mut graph, Extent { batch: 1, context: 1 }, Mode::Evaluate)?;
     let last = *forward.hidden.last().expect("a model has a hidden state");
-    Ok(Sizes { blocks: forward.hidden.len() - 1, width: graph.kind(last).shape.last() })
+    Ok(Sizes { layers: forward.hidden.len() - 1, width: graph.kind(last).shape.last() })
 }
 
 /// Why two tokenizers are not the same, if they are not: by their sizes and by what they make of each token's own text.

@@ -24,7 +24,7 @@ pub(super) struct Relation {
     pub heads: usize,
 }
 
-/// Queries, keys and values of a block, each [B, T, heads, D], and the factor on its scores.
+/// Queries, keys and values of a layer, each [B, T, heads, D], and the factor on its scores.
 struct Sources {
     queries: Value,
     keys: Value,
@@ -32,13 +32,13 @@ struct Sources {
     scale: f32,
 }
 
-/// Writes the relations of a term into the graphs of the student and of the teacher, for each pair of blocks.
+/// Writes the relations of a term into the graphs of the student and of the teacher, for each pair of layers.
 pub(super) fn write(teacher: &Teacher, term: Term, graphs: &mut [Graph; 2]) -> Result<[Vec<Relation>; 2]> {
     let mut all = [vec![], vec![]];
     for pair in &teacher.related {
         let mut sources = vec![];
-        for (graph, &block) in graphs.iter_mut().zip(pair) {
-            sources.push(sources_of(graph, block)?);
+        for (graph, &layer) in graphs.iter_mut().zip(pair) {
+            sources.push(sources_of(graph, layer)?);
         }
         let related = |sources: &Sources| if term == Term::Values { sources.values } else { sources.queries };
         let [ours, theirs] = [0, 1].map(|side| {
@@ -61,7 +61,7 @@ pub(super) fn write(teacher: &Teacher, term: Term, graphs: &mut [Graph; 2]) -> R
     Ok(all)
 }
 
-/// For each position [N], the mean over blocks and heads of the divergence of its row.
+/// For each position [N], the mean over layers and heads of the divergence of its row.
 pub(super) fn compare(
     graph: &mut Graph,
     term: Term,
@@ -103,7 +103,7 @@ fn greatest_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_divisor(b, a % b) }
 }
 
-/// What positions attend to: as the block has it if it has so many heads, else of heads cut anew.
+/// What positions attend to: as the layer has it if it has so many heads, else of heads cut anew.
 fn attended(graph: &mut Graph, sources: &Sources, heads: usize) -> crate::ops::Result<Value> {
     let own = graph.kind(sources.queries).shape[2];
     let keys = repeated(graph, sources.keys, own)?;
@@ -132,10 +132,10 @@ fn repeated(graph: &mut Graph, keys: Value, heads: usize) -> crate::ops::Result<
     graph.reshape(all, [batch, time, heads, size].into())
 }
 
-/// Queries, keys and values of a block, counted from one, as its attention reads them.
-fn sources_of(graph: &mut Graph, block: usize) -> Result<Sources> {
+/// Queries, keys and values of a layer, counted from zero, as its attention reads them.
+fn sources_of(graph: &mut Graph, layer: usize) -> Result<Sources> {
     let attentions = graph.nodes().iter().filter(|node| node.op.attention().is_some());
-    let node: Node = attentions.skip(block - 1).next().expect("blocks were counted").clone();
+    let node: Node = attentions.skip(layer).next().expect("layers were counted").clone();
     let how: Attention = node.op.attention().expect("just found").clone();
     let [queries, keys, values] = match how.layout {
         Layout::Separate => [node.inputs[0], node.inputs[1], node.inputs[2]],

@@ -40,8 +40,7 @@ pub struct Distill {
     pub temperature: f64,
     /// For `jsd`: share of the teacher in the mixture.
     pub beta: f64,
-    /// Pairs of blocks, of the student and of the teacher, counted from one, that hidden states and relations are compared
-    /// after. Absent: hidden states of every block with those as deep in the teacher, relations of the last ones.
+    /// Pairs of layers, of the student and of the teacher, counted from zero, of which hidden states and relations are compared. Absent: hidden states of every block with those as deep in the teacher, relations of the last ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Vec<[usize; 2]>>,
     /// Heads into which queries, keys and values are cut for relations. Absent: as many as both have, or else what divides both.
@@ -197,7 +196,7 @@ fn knob(section: &Section, key: &str, usual: f64) -> Result<Knob, Error> {
 
 fn layers(section: &Section) -> Result<Option<Vec<[usize; 2]>>, Error> {
     let Some(value) = section.value("layers") else { return Ok(None) };
-    let number = |value: &Value| usize::try_from(value.as_integer()?).ok().filter(|&n| n > 0);
+    let number = |value: &Value| usize::try_from(value.as_integer()?).ok();
     let pair = |value: &Value| match value.as_array()?.as_slice() {
         [student, teacher] => Some([number(student)?, number(teacher)?]),
         _ => None,
@@ -206,8 +205,8 @@ fn layers(section: &Section) -> Result<Option<Vec<[usize; 2]>>, Error> {
     match pairs {
         Some(pairs) if !pairs.is_empty() => Ok(Some(pairs)),
         _ => {
-            let hint = "[[1, 2], [2, 4]] compares the student's first block with the teacher's second";
-            Err(section.refuse("layers", "a list of pairs of blocks, counted from one", hint))
+            let hint = "[[0, 1], [1, 3]] compares the student's first layer with the teacher's second";
+            Err(section.refuse("layers", "a list of pairs of layers, counted from zero", hint))
         }
     }
 }

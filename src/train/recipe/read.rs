@@ -22,6 +22,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
 const MODEL: &[&str] = &[
     "preset",
     "load",
+    "keep_layers",
     "family",
     "layers",
     "heads",

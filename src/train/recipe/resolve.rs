@@ -54,8 +54,19 @@ fn model(section: &Section, train_context: Option<usize>) -> Result<Model, Error
     let dropout = section.number("dropout")?.must(|p| (0.0..1.0).contains(p), "from 0 to below 1", hint)?;
     if let Some(folder) = load.get() {
         // The folder's own config.json gives the shape: a second opinion here would be ignored or wrong.
-        section.only(&["load", "dropout"], "`load` takes the shape from the folder's config.json")?;
-        return Ok(Model::Load { folder: PathBuf::from(folder), dropout: dropout.take() });
+        section.only(
+            &["load", "keep_layers", "dropout"],
+            "`load` takes the shape from the folder's config.json",
+        )?;
+        let some = |layers: &Vec<u64>| !layers.is_empty();
+        let hint = "layers count from zero; leave the key out to keep all";
+        let kept = section.counts("keep_layers")?.must(some, "at least one layer", hint)?.take();
+        let keep_layers = kept.map(|layers| layers.into_iter().map(|layer| layer as usize).collect());
+        return Ok(Model::Load { folder: PathBuf::from(folder), keep_layers, dropout: dropout.take() });
+    }
+    if section.has("keep_layers") {
+        let hint = "layers are kept of a model that is loaded: load = \"runs/large\"";
+        return Err(section.refuse("keep_layers", "absent without `load`", hint));
     }
     let presets: Vec<_> = PRESETS.iter().map(|preset| (preset.name, preset)).collect();
     let preset = section.word("preset", &presets)?;

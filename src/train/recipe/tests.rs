@@ -98,6 +98,7 @@ fn a_resolved_recipe_written_and_read_is_the_same_recipe() {
         "",
         FRAME,
         "[model]\nload = \"models/gpt2\"\ndropout = 0.1",
+        "[model]\nload = \"models/gpt2\"\nkeep_layers = [0, 3]",
         "[model]\nload = \"models/gpt2\"\n[train]\ncontext = 128\nclip = { value = 0.5 }",
         "[model]\npreset = \"smollm2-135m\"\n[train]\ncontext = 128",
         "[model]\nfamily = \"qwen3\"\nlayers = 2\nheads = 4\nkv_heads = 2\nhead_size = 16\nwidth = 30\nhidden = 64\n\
