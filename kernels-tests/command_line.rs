@@ -4,6 +4,8 @@
 mod bench;
 #[path = "command_line/compare.rs"]
 mod compare;
+#[path = "command_line/compress.rs"]
+mod compress;
 #[path = "command_line/quantize.rs"]
 mod quantize;
 

@@ -178,6 +178,9 @@ fn is_usage_of_compression(error: &crate::compress::Error) -> bool {
     if let Error::Stage { source, .. } = error {
         return is_usage_of_compression(source);
     }
+    if let Error::Run(error) = error {
+        return is_usage_of_run(error);
+    }
     matches!(
         error,
         Error::Recipe { .. }

@@ -2,12 +2,12 @@
 
 use super::super::stage::{Needs, Order, Promise, Report, Setting, Stage, Subject};
 use super::super::{Error, Result};
-use crate::data::tokenizer;
 use crate::model::{self, Weights};
+use crate::train;
 use crate::train::checkpoint::Store;
 use crate::train::recipe::Recipe;
-use crate::train::run;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use toml::{Table, Value};
 
 /// Stands for the model as it came into the recipe, where a folder of a teacher is asked for.
@@ -44,47 +44,32 @@ pub struct Train {
 }
 
 impl Train {
-    /// The training recipe, for a model in `start` and a run in `folder`.
-    fn recipe(&self, setting: &Setting) -> Result<Recipe> {
-        let path = |path: std::path::PathBuf| Value::String(path.display().to_string());
-        let mut all = Table::new();
-        let start = setting.folder.join("start");
-        all.insert(
-            "model".into(),
-            Value::Table(Table::from_iter([("load".to_string(), path(start.clone()))])),
-        );
-        let mut data = setting.data.clone();
-        data.extend(self.data.clone());
-        if !data.contains_key("tokenizer") && start.join(tokenizer::FILE_NAME).exists() {
-            data.insert("tokenizer".into(), Value::String("model".into()));
-        }
-        all.insert("data".into(), Value::Table(data));
+    /// The training recipe: of a model in `start`, on a text as `[data]` has it, in a run folder, on a device.
+    fn recipe(&self, data: Table, seed: u64, start: &Path, teacher: &Path, run: Table) -> Result<Recipe> {
+        let path = |path: &Path| Value::String(path.display().to_string());
         let mut train = self.train.clone();
-        train.entry("seed").or_insert(Value::Integer(setting.seed as i64));
-        all.insert("train".into(), Value::Table(train));
+        train.entry("seed").or_insert(Value::Integer(seed as i64));
         let mut distill = self.distill.clone();
         if distill.get("teacher").and_then(Value::as_str) == Some(ORIGINAL) {
-            distill.insert("teacher".into(), path(setting.original.to_path_buf()));
+            distill.insert("teacher".into(), path(teacher));
         }
         let tables = [
-            ("precision", &self.precision),
-            ("memory", &self.memory),
-            ("quantize", &self.quantize),
-            ("distill", &distill),
-            ("prune", &self.prune),
-            ("adapter", &self.adapter),
+            ("model", Table::from_iter([("load".to_string(), path(start))])),
+            ("data", data),
+            ("train", train),
+            ("precision", self.precision.clone()),
+            ("memory", self.memory.clone()),
+            ("quantize", self.quantize.clone()),
+            ("distill", distill),
+            ("prune", self.prune.clone()),
+            ("adapter", self.adapter.clone()),
+            ("run", run),
         ];
-        for (name, table) in tables.into_iter().filter(|(_, table)| !table.is_empty()) {
-            all.insert(name.into(), Value::Table(table.clone()));
-        }
-        let of_run = [
-            ("folder".to_string(), path(setting.folder.join("run"))),
-            ("device".to_string(), Value::String(setting.device.to_string())),
-        ];
-        all.insert("run".into(), Value::Table(Table::from_iter(of_run)));
+        let tables = tables.into_iter().filter(|(_, table)| !table.is_empty());
+        let all: Table = tables.map(|(name, table)| (name.to_string(), Value::Table(table))).collect();
         let text = toml::to_string(&all).expect("tables of text and numbers are TOML");
-        Ok(Recipe::from_text(&text, "the tables of the pass `train`", &[])
-            .map_err(crate::train::Error::from)?)
+        let place = "the tables of the pass `train`";
+        Ok(Recipe::from_text(&text, place, &[]).map_err(train::Error::from)?)
     }
 }
 
@@ -94,7 +79,9 @@ impl Stage for Train {
     }
 
     fn check(&self) -> Result<()> {
-        Ok(())
+        // Keys and ranges are the training recipe's; which folders there will be does not matter to them.
+        let start = Path::new("start");
+        self.recipe(self.data.clone(), 0, start, start, Table::new()).map(drop)
     }
 
     fn order(&self) -> Order {
@@ -118,11 +105,18 @@ impl Stage for Train {
         if let Some(tokenizer) = &subject.tokenizer {
             tokenizer.save(&start)?;
         }
-        let recipe = self.recipe(setting)?;
-        let folder = recipe.run.folder.clone();
+        let mut data = setting.data.clone();
+        data.extend(self.data.clone());
+        if !data.contains_key("tokenizer") && subject.tokenizer.is_some() {
+            data.insert("tokenizer".into(), Value::String("model".into()));
+        }
+        let folder = setting.folder.join("run");
+        let run = [("folder", folder.display().to_string()), ("device", setting.device.to_string())];
+        let run = run.map(|(key, value)| (key.to_string(), Value::String(value))).into_iter().collect();
+        let recipe = self.recipe(data, setting.seed, &start, setting.original, run)?;
         let begun = Store::look(&folder).steps().is_ok_and(|steps| !steps.is_empty());
         let mut say = |line: &str| (setting.say)(line);
-        let summary = run::run(recipe, begun, setting.stop, &mut say)?;
+        let summary = train::run::run(recipe, begun, setting.stop, &mut say)?;
         if summary.interrupted {
             return Err(Error::Interrupted { step: summary.steps });
         }
