@@ -2,7 +2,6 @@
 //!
 //! The graph pass puts ReLU in the place of GELU ("ReLU strikes back", Mirzadeh et al. 2023): half of what flows into the second
 //! feed-forward product is then zero. The recipe pass clips outliers of weights. Neither needs a line in kiln itself.
-//! Run it with `cargo run --example custom_pass`.
 
 use kiln::compress::{
     Needs, Order, Promise as Promised, Report, Setting, Stage, Statistics, Subject, checked,
@@ -100,10 +99,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .for_each(|r| println!("{:<8} {} operators, then {}", r.pass, r.nodes_before, r.nodes_after));
     let tokens = Tensor::u32([1, 16], (0..16).map(|i| i * 7 % 50).collect());
     let feeds = weights.feeds().with("tokens", tokens);
-    let scores = |graph: &Graph| {
-        graph::Result::Ok(evaluate(graph, &feeds, DType::F32)?.remove("logits").expect("named"))
-    };
-    let (before, now): (Tensor, Tensor) = (scores(&graph)?, scores(&after)?);
+    let scores = |graph: &Graph| evaluate(graph, &feeds, DType::F32).map(|mut all| all.remove("logits"));
+    let (before, now) = (scores(&graph)?.expect("named"), scores(&after)?.expect("named"));
     let off =
         before.real::<f32>().iter().zip(now.real::<f32>()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     println!("scores differ by at most {off:.4}");
