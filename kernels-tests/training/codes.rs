@@ -17,6 +17,8 @@ fn runs_in_codes_learn_and_resume_bit_for_bit_and_leave_plain_weights() {
         &[INT8, "precision.states=8bit"],
         &["precision.weights=bf16"],
         &["precision.weights=bf16", "precision.states=8bit"],
+        &["precision.weights=int8"],
+        &["precision.weights=int8", "precision.states=8bit"],
     ] {
         for device in devices() {
             let root = tempfile::tempdir().unwrap();
@@ -52,6 +54,26 @@ fn moments_in_8_bits_take_about_a_quarter_and_training_ends_where_it_did() {
         let (whole, bytes) = (run("whole", &[]), run("bytes", &["precision.states=8bit"]));
         assert!(bytes.0 < 0.4 * whole.0, "{device}: {} of {} bytes", bytes.0, whole.0);
         assert!((bytes.1 / whole.1 - 1.0).abs() < 0.02, "{device}: {} and {}", bytes.1, whole.1);
+    }
+}
+
+#[test]
+fn weights_in_int8_alone_take_about_a_quarter_and_training_ends_near_where_it_did() {
+    for device in devices() {
+        let root = tempfile::tempdir().unwrap();
+        let target = Target::open(device).unwrap();
+        let run = |name: &str, sets: &[&str]| {
+            let folder = root.path().join(name);
+            let recipe = recipe(&folder, device, &[&["model.width=128"], sets].concat());
+            let family = family_of(&recipe, 30).unwrap();
+            let weights =
+                need(&recipe, family.as_ref(), &Beside::default(), &target).unwrap().parameters as f64;
+            train(recipe, false).unwrap();
+            (weights, losses(&folder)[11].1)
+        };
+        let (whole, bytes) = (run("whole", &[]), run("bytes", &["precision.weights=int8"]));
+        assert!(bytes.0 < 0.35 * whole.0, "{device}: {} of {} bytes", bytes.0, whole.0);
+        assert!((bytes.1 / whole.1 - 1.0).abs() < 0.05, "{device}: {} and {}", bytes.1, whole.1);
     }
 }
 

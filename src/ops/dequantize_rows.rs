@@ -82,7 +82,8 @@ pub(super) fn expect_scales(
     expect_shape(op, input, got, expected)
 }
 
-const ONE: &str = "\
+/// Writes four elements wherever they lie.
+pub(super) const ONE: &str = "\
 alias Pack = f32;
 fn write_four(at: u32, v: vec4<f32>) {
     for (var i = 0u; i < 4u; i += 1u) {
@@ -91,7 +92,8 @@ fn write_four(at: u32, v: vec4<f32>) {
     }
 }";
 
-const FOUR: &str = "\
+/// Writes four elements of one row.
+pub(super) const FOUR: &str = "\
 alias Pack = vec4<f32>;
 fn write_four(at: u32, v: vec4<f32>) { y[at] = v * s[at * 4u / params.cols]; }";
 

@@ -5,6 +5,8 @@
 //! to know, the operator says itself.
 
 pub mod attention;
+pub mod block_codes;
+pub mod block_numbers;
 pub mod cache_code;
 pub mod cache_write;
 mod case;
@@ -334,6 +336,8 @@ pub fn families() -> Vec<Family> {
         ("norm_weight", norm_weight::cases),
         ("optimizer", optimizer::cases),
         ("adam_bytes", optimizer::bytes::cases),
+        ("block_codes", block_codes::cases),
+        ("block_numbers", block_numbers::cases),
         ("gradient_norm", optimizer::norm::cases),
         ("accumulate", optimizer::accumulate::cases),
         ("cross_entropy", cross_entropy::cases),

@@ -3,6 +3,7 @@
 //! A pass runs once, before anything is planned or uploaded; it knows nothing of plans or devices.
 
 mod aware;
+mod byte_weights;
 mod coded_cache;
 mod coding;
 mod epilogue;
@@ -21,6 +22,7 @@ mod residual;
 mod tidy;
 
 pub use aware::{Deployed, Learned, QuantizationAware};
+pub use byte_weights::{ByteWeights, Unheld, scales_name};
 pub use coded_cache::CodedCache;
 pub use coding::Coding;
 pub use epilogue::Epilogue;

@@ -215,6 +215,7 @@ impl Step {
                 class: Class {
                     byte_moments: recipe.precision.states == recipe::States::Bytes,
                     half_weights: recipe.precision.weights == recipe::Held::Bf16,
+                    byte_weights: recipe.precision.weights == recipe::Held::Int8,
                 },
             },
             frozen: beside.teacher.as_ref().map_or_else(Frozen::default, |teacher| teacher.frozen.clone()),

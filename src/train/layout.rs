@@ -12,6 +12,9 @@ pub const BLOCK: usize = 64;
 
 pub use crate::ops::optimizer::bytes::GROUP;
 
+/// Bytes of the numbers that an update makes of codes at a time.
+const BYTES_AT_ONCE: u64 = 16 << 20;
+
 /// One weight in the arenas.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placed {
@@ -36,17 +39,28 @@ pub struct Class {
     pub byte_moments: bool,
     /// The weight is bf16, and there is no copy of it in 32 bits.
     pub half_weights: bool,
+    /// The weight is codes of 8 bits with a scale for each [`GROUP`] elements, and there is no copy of it in more.
+    pub byte_weights: bool,
 }
 
 impl Class {
     /// Elements to whose multiples tensors are padded.
     fn unit(self) -> usize {
-        if self == Class::default() { BLOCK } else { GROUP }
+        match self {
+            // The scales of each tensor are bound by themselves, so that they begin on blocks as well.
+            Class { byte_weights: true, .. } => GROUP * BLOCK,
+            _ if self == Class::default() => BLOCK,
+            _ => GROUP,
+        }
     }
 
     /// The type in which weights lie in their arena.
     pub fn stored(self) -> DType {
-        if self.half_weights { DType::BF16 } else { DType::F32 }
+        match self {
+            Class { byte_weights: true, .. } => DType::I8,
+            Class { half_weights: true, .. } => DType::BF16,
+            _ => DType::F32,
+        }
     }
 }
 
@@ -93,6 +107,8 @@ impl Layout {
             let padded = shape.count().next_multiple_of(class.unit());
             let number = layout.tensors.len();
             let last = layout.pages.last().expect("there is always one");
+            // An update makes numbers of a whole page of codes: small pages take turns in the same memory.
+            let most_bytes = if class.byte_weights { most_bytes.min(BYTES_AT_ONCE) } else { most_bytes };
             let is_full = last.elements > 0 && 4 * (last.elements + padded) as u64 > most_bytes;
             if is_full || last.class != class {
                 layout.pages.push(Page { tensors: number..number, elements: 0, class });
@@ -163,7 +179,7 @@ mod tests {
 
     #[test]
     fn tensors_with_moments_in_bytes_have_pages_of_their_own_and_whole_groups() {
-        let bytes = Class { byte_moments: true, half_weights: false };
+        let bytes = Class { byte_moments: true, ..Class::default() };
         let class = |name: &str| if name == "b" { Class::default() } else { bytes };
         let layout = Layout::keeping(weights(), u64::MAX, class);
         let names: Vec<&str> = layout.tensors.iter().map(|t| t.name.as_str()).collect();

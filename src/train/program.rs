@@ -1,13 +1,13 @@
 //! What a training step is before there is any memory: plans, layout, arenas, and the bytes they will take.
 
-use super::layout::{Layout, Placed};
+use super::layout::{Class, Layout, Placed};
 use super::trainer::{BuildLoss, Settings, Weight, loss_graph, step_graph};
 use super::update::{self, Role};
 use super::{Result, Target, frozen};
 use crate::graph::{Graph, Node, Source, ValueInfo};
 use crate::model::Mode;
 use crate::ops::launch::Variant;
-use crate::passes::{self, Epilogue, Fuse, Learned, Recompute, Residual};
+use crate::passes::{self, Epilogue, Fuse, Learned, Recompute, Residual, scales_name};
 use crate::plan::{Arena, Plan, Residents, Span, first_variant, plan};
 use crate::tensor::{Tensor, Type};
 
@@ -152,10 +152,14 @@ impl Program {
 /// Refuses a model whose weights, gradients and moments alone are too large, before anything is made for it.
 fn refuse_hopeless(target: &Target, weights: &[Weight], settings: &Settings) -> Result<()> {
     let count = |w: &Weight| w.shape.iter().map(|&size| size as f64).product::<f64>();
-    // Moments in bytes take a quarter, weights in bf16 half; which are held so is known later.
+    // Moments and weights in bytes take a quarter, weights in bf16 half; which are held so is known later.
     let class = settings.reduced.class;
     let share = if class.byte_moments { 0.25 } else { 1.0 };
-    let weights_and_gradients = if class.half_weights { 1.5 } else { 2.0 };
+    let weights_and_gradients = match class {
+        Class { byte_weights: true, .. } => 1.25,
+        Class { half_weights: true, .. } => 1.5,
+        _ => 2.0,
+    };
     let copies = weights_and_gradients + share * update::moment_count(settings) as f64;
     let trained = 4.0 * copies * weights.iter().map(count).sum::<f64>();
     let need = trained + settings.frozen.size_bytes() as f64;
@@ -221,6 +225,9 @@ impl Parts {
         let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
         for placed in &layout.tensors {
             residents.places.insert(placed.name.clone(), arenas.span(Role::Parameters, placed));
+            if let Some((span, _)) = arenas.weight_scales(placed) {
+                residents.places.insert(scales_name(&placed.name), span);
+            }
             residents.results.insert(gradient_name(&placed.name), arenas.span(Role::Gradients, placed));
         }
         for (number, arena) in arenas.list.iter().enumerate() {
@@ -245,10 +252,13 @@ impl Parts {
     fn memory(&self, target: &Target, plans: &[Plan]) -> Memory {
         let of = |wanted: fn(Role) -> bool| self.arenas.bytes(wanted);
         Memory {
-            parameters: of(|role| role == Role::Parameters),
+            parameters: of(|role| matches!(role, Role::Parameters | Role::WeightScales)),
             frozen: self.residents.arenas[self.arenas.list.len()..].iter().map(|a| a.kind.size_bytes()).sum(),
             gradients: of(|role| matches!(role, Role::Gradients | Role::Totals)),
-            moments: of(|role| !matches!(role, Role::Parameters | Role::Gradients | Role::Totals)),
+            moments: of(|role| {
+                let weights = matches!(role, Role::Parameters | Role::WeightScales);
+                !weights && !matches!(role, Role::Gradients | Role::Totals)
+            }),
             run: run_bytes(plans.iter()),
             transfer: target.transfer_bytes(plans),
         }

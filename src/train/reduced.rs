@@ -6,7 +6,7 @@ use super::trainer::BuildLoss;
 use super::{Frozen, Result};
 use crate::graph::Graph;
 use crate::model::Mode;
-use crate::passes::{self, CodedProducts, HalfWeights, Learned, Pass, QuantizationAware, Tidy};
+use crate::passes::{self, ByteWeights, CodedProducts, HalfWeights, Learned, Pass, QuantizationAware, Tidy};
 use std::collections::HashSet;
 
 /// What of a step is held or computed in codes; by default nothing.
@@ -43,6 +43,12 @@ impl Survey {
         let weights = if self.class.half_weights { self.held.clone() } else { HashSet::new() };
         (!weights.is_empty()).then_some(HalfWeights { weights })
     }
+
+    /// The pass that makes a loss read its weights from codes.
+    pub fn byte_weights(&self) -> Option<ByteWeights> {
+        let weights = if self.class.byte_weights { self.held.clone() } else { HashSet::new() };
+        (!weights.is_empty()).then_some(ByteWeights { weights })
+    }
 }
 
 impl Reduced {
@@ -61,7 +67,8 @@ impl Reduced {
         let products = self.products.clone().map(|pass| {
             Box::new(CodedProducts { trains, ignore: aside(pass.ignore.clone()), ..pass }) as Box<dyn Pass>
         });
-        halves.into_iter().chain(aware).chain(products).collect()
+        let bytes = survey.byte_weights().map(|pass| Box::new(pass) as Box<dyn Pass>);
+        halves.into_iter().chain(bytes).chain(aware).chain(products).collect()
     }
 
     /// Looks at the loss as it is written.

@@ -3,7 +3,7 @@
 //! The trainer knows no text and no files. It takes parameters and a function that writes the loss, builds the plans, and
 //! from then on only feeds batches and collects numbers.
 
-use super::layout::{Layout, Placed};
+use super::layout::{GROUP, Layout, Placed};
 use super::profile;
 use super::program::{EVALUATE, GATHER, Kept, STEP, UPDATE, gradient_name};
 pub use super::program::{Memory, Program};
@@ -12,15 +12,18 @@ use super::update::{self, Role, Told};
 use super::{Error, Frozen, Reduced, Result, Target};
 use crate::graph::{Feeds, Graph, gradient_from, trace};
 use crate::model::{self, Mode, ParameterSpec};
+use crate::ops::block_codes::nearest;
 use crate::ops::cast::CastEmit;
 use crate::ops::launch::Caps;
 use crate::ops::optimizer::norm::CONTROL;
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::{Emit, Value};
-use crate::passes::{self, Fuse, Learned, Overwrite, Pass, Precision, Recompute, Residual, Tidy};
+use crate::passes::{
+    self, Fuse, Learned, Overwrite, Pass, Precision, Recompute, Residual, Tidy, Unheld, scales_name,
+};
 use crate::plan::{Engine, Plan, Ticket};
 use crate::tensor::random::key_of;
-use crate::tensor::{DType, Shape, Tensor, Type};
+use crate::tensor::{DType, Data, Shape, Tensor, Type};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -222,7 +225,15 @@ impl Trainer {
                 let problem = format!("`{}` has shape {got}, expected {expected}", placed.name);
                 return Err(Error::Mismatch { folder: "weights".into(), problem });
             }
-            self.engine.write(self.arenas.span(Role::Parameters, placed), &tensor)?;
+            match self.arenas.weight_scales(placed) {
+                Some((place, _)) => {
+                    let (codes, scales) = nearest(tensor.real::<f32>());
+                    let codes = Tensor { shape: placed.shape.clone(), data: Data::I8(codes) };
+                    self.engine.write(self.arenas.span(Role::Parameters, placed), &codes)?;
+                    self.engine.write(place, &Tensor::f32([scales.len()], scales))?;
+                }
+                None => self.engine.write(self.arenas.span(Role::Parameters, placed), &tensor)?,
+            }
             if let Some(learned) = self.learned.iter().find(|learned| learned.weight == placed.name) {
                 let steps = self.layout.find(&learned.name).expect("learned steps are laid out");
                 self.engine.write(self.arenas.span(Role::Parameters, steps), &learned.first(&tensor))?;
@@ -433,7 +444,12 @@ impl Trainer {
                 Role::Parameters => arenas.parameter(placed).1,
                 _ => Type::f32(placed.shape.clone()),
             };
-            Ok((placed.name.clone(), engine.read(arenas.span(role, placed), &kind)?))
+            let held = engine.read(arenas.span(role, placed), &kind)?;
+            let tensor = match arenas.weight_scales(placed).filter(|_| role == Role::Parameters) {
+                Some((place, kind)) => numbers(&held, &engine.read(place, &kind)?),
+                None => held,
+            };
+            Ok((placed.name.clone(), tensor))
         };
         self.layout.tensors.iter().map(&mut read).collect()
     }
@@ -448,6 +464,13 @@ impl Trainer {
         let mut weights = self.tensors_of(Role::Parameters)?;
         for Kept { name, span, kind } in &self.frozen {
             weights.push((name.clone(), self.engine.read(*span, kind)?));
+        }
+        for placed in &self.layout.tensors {
+            let Some((place, kind)) = self.arenas.weight_scales(placed) else { continue };
+            let (span, codes) = self.arenas.parameter(placed);
+            weights.retain(|(name, _)| *name != placed.name);
+            weights.push((placed.name.clone(), self.engine.read(span, &codes)?));
+            weights.push((scales_name(&placed.name), self.engine.read(place, &kind)?));
         }
         let graph = self.plans[STEP].graph.clone();
         let control = self.engine.read(self.arenas.control(), &Type::f32([CONTROL]))?;
@@ -478,8 +501,15 @@ fn is_aside(learned: &[Learned], aside: &[ParameterSpec], name: &str) -> bool {
     learned.iter().any(|learned| learned.name == name) || aside.iter().any(|spec| spec.name == name)
 }
 
+/// The numbers that codes stand for.
+fn numbers(codes: &Tensor, scales: &Tensor) -> Tensor {
+    let blocks = codes.as_i8().chunks(GROUP).zip(scales.real::<f32>());
+    let values = blocks.flat_map(|(codes, &scale)| codes.iter().map(move |&code| f32::from(code) * scale));
+    Tensor::f32(codes.shape.clone(), values.collect())
+}
+
 fn all_finite(tensor: &Tensor) -> bool {
-    tensor.data.dtype() == DType::U32 || tensor.to_f64().iter().all(|x| x.is_finite())
+    matches!(tensor.data.dtype(), DType::U32 | DType::I8) || tensor.to_f64().iter().all(|x| x.is_finite())
 }
 
 /// Feeds a plan by name.
@@ -552,6 +582,7 @@ pub(super) fn step_graph(
             graph.output(gradient_name(name), gradient);
         }
     }
-    let (graph, _) = passes::run(&[&Tidy, &settings.recompute, &Residual, &Fuse, &Overwrite], graph)?;
+    let (graph, _) =
+        passes::run(&[&Tidy, &settings.recompute, &Unheld, &Residual, &Fuse, &Overwrite], graph)?;
     Ok(graph)
 }

@@ -7,6 +7,8 @@ use super::recipe::{Clip, LossScale, Rule};
 use super::trainer::Settings;
 use crate::graph::Graph;
 use crate::ops::Value;
+use crate::ops::block_codes::BlockCodesEmit;
+use crate::ops::block_numbers::BlockNumbersEmit;
 use crate::ops::optimizer::accumulate::AccumulateEmit;
 use crate::ops::optimizer::bytes::{AdamBytesEmit, ByteMoments};
 use crate::ops::optimizer::norm::{CONTROL, GradientNorm, GradientNormEmit, start};
@@ -25,6 +27,8 @@ const ROUNDING: u32 = 0x0062_6631;
 pub enum Role {
     /// Weights.
     Parameters,
+    /// Scales of weights that are codes.
+    WeightScales,
     /// Gradients of the last batch.
     Gradients,
     /// Sums of gradients over micro-batches.
@@ -61,6 +65,9 @@ impl Arenas {
         let mut arenas = Arenas { list: vec![], roles: vec![], moments, pages };
         for (page, of_page) in layout.pages.iter().enumerate() {
             arenas.add(Role::Parameters, page, Type::new(of_page.class.stored(), [of_page.elements]));
+            if of_page.class.byte_weights {
+                arenas.add(Role::WeightScales, page, Type::f32([of_page.elements / GROUP]));
+            }
             arenas.add(Role::Gradients, page, layout.kind(page));
             arenas.add(Role::Segments, page, layout.segments(page).host_type());
             arenas.add(Role::Decay, page, Type::f32([layout.of_page(page).len()]));
@@ -98,22 +105,37 @@ impl Arenas {
 
     /// What the optimiser keeps of a weight: where, its name in checkpoints, and its type.
     pub fn moments(&self, placed: &Placed) -> Vec<(Span, String, Type)> {
+        let mut kept = self.codes(placed);
         let entry =
             |role, what: String, kind| (self.span(role, placed), format!("{}.{what}", placed.name), kind);
         match self.pages[placed.page].byte_moments {
             false => {
                 let kind = Type::f32(placed.shape.clone());
                 let one = |n| entry(Role::Moment(n), format!("moment{n}"), kind.clone());
-                (1..=self.moments).map(one).collect()
+                kept.extend((1..=self.moments).map(one));
             }
             true => {
                 let elements = 2 * placed.padded;
-                vec![
-                    entry(Role::Codes, "moment_codes".into(), Type::new(DType::I8, [elements])),
-                    entry(Role::Scales, "moment_scales".into(), Type::f32([elements / GROUP])),
-                ]
+                kept.push(entry(Role::Codes, "moment_codes".into(), Type::new(DType::I8, [elements])));
+                kept.push(entry(Role::Scales, "moment_scales".into(), Type::f32([elements / GROUP])));
             }
         }
+        kept
+    }
+
+    /// Codes and scales of a weight that is held so: in a checkpoint the model's own file has the numbers they stand for.
+    fn codes(&self, placed: &Placed) -> Vec<(Span, String, Type)> {
+        let Some((scales, kind)) = self.weight_scales(placed) else { return vec![] };
+        let (span, codes) = self.parameter(placed);
+        let name = |what| format!("{}.weight_{what}", placed.name);
+        vec![(span, name("codes"), codes), (scales, name("scales"), kind)]
+    }
+
+    /// The place of the scales of a weight that is held as codes.
+    pub fn weight_scales(&self, placed: &Placed) -> Option<(Span, Type)> {
+        let count = placed.shape.count().div_ceil(GROUP);
+        let is_codes = self.pages[placed.page].byte_weights;
+        is_codes.then(|| (self.span(Role::WeightScales, placed), Type::f32([count])))
     }
 
     /// A weight as it is stored, with its place.
@@ -129,6 +151,7 @@ impl Arenas {
             Role::Parameters => self.pages[placed.page].stored().size_bytes() as u64 * elements,
             Role::Codes => 2 * elements,
             Role::Scales => 4 * 2 * elements / GROUP as u64,
+            Role::WeightScales => 4 * elements / GROUP as u64,
             _ => 4 * elements,
         };
         Span { arena: self.number(role, placed.page), offset_bytes }
@@ -249,7 +272,13 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
         before,
     )?;
     for (page, &gradients) in gradients.iter().enumerate() {
-        let parameters = state(&mut graph, Role::Parameters, page);
+        let stored = state(&mut graph, Role::Parameters, page);
+        let byte_scales =
+            arenas.pages[page].byte_weights.then(|| state(&mut graph, Role::WeightScales, page));
+        let parameters = match byte_scales {
+            Some(scales) => graph.block_numbers(stored, scales)?,
+            None => stored,
+        };
         let segments = state(&mut graph, Role::Segments, page);
         let decay = state(&mut graph, Role::Decay, page);
         let steering = Steering { segments, decay, scalars, control };
@@ -267,6 +296,14 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
                     (1..=arenas.moments).map(|n| state(&mut graph, Role::Moment(n), page)).collect();
                 graph.optimize(&rule, parameters, gradients, &moments, steering)?[0]
             }
+        };
+        let result = match byte_scales {
+            Some(scales) => {
+                let [codes, scales] = graph.block_codes(key(), result, [stored, scales], scalars, control)?;
+                graph.output(updated(arenas.arena(Role::WeightScales, page)), scales);
+                codes
+            }
+            None => result,
         };
         graph.output(updated(arenas.arena(Role::Parameters, page)), result);
     }

@@ -40,6 +40,8 @@ pub enum Held {
     F32,
     /// As bf16, with no copy in 32 bits: updates round stochastically. Adam and AdamW.
     Bf16,
+    /// As codes of 8 bits with a scale for each 256, with no copy in more: updates round stochastically.
+    Int8,
 }
 
 impl Held {
@@ -180,7 +182,9 @@ pub(super) fn precision(section: &Section) -> Result<Precision, Error> {
         }
     };
     let (int8, int8_ignore) = int8(section, storage)?;
-    let weights = section.word("weights", &[("f32", Held::F32), ("bf16", Held::Bf16)])?.or(Held::F32);
+    let weights = section
+        .word("weights", &[("f32", Held::F32), ("bf16", Held::Bf16), ("int8", Held::Int8)])?
+        .or(Held::F32);
     let states = section.word("states", &[("f32", States::F32), ("8bit", States::Bytes)])?.or(States::F32);
     Ok(Precision { storage, loss_scale, weights, states, int8, int8_ignore })
 }

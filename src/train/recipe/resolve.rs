@@ -245,13 +245,16 @@ fn refuse_held(raw: &RawRecipe, precision: &Precision, train: &Train, quantizes:
     if !fits && precision.states != States::F32 {
         return Err(section.refuse("states", "\"f32\" beside this optimizer", hint));
     }
-    if !fits && precision.weights != Held::F32 {
+    if !fits && precision.weights == Held::Bf16 {
         return Err(section.refuse("weights", "\"f32\" beside this optimizer", hint));
     }
-    let reads_otherwise = quantizes || !precision.int8.is_empty() || precision.storage == Storage::F16;
+    let reads_otherwise = quantizes
+        || !precision.int8.is_empty()
+        || precision.storage == Storage::F16
+        || precision.storage != Storage::F32 && precision.weights == Held::Int8;
     if reads_otherwise && precision.weights != Held::F32 {
         let hint = "codes and f16 are made from weights in f32";
-        return Err(section.refuse("weights", "\"f32\" beside [quantize], int8 or storage = \"f16\"", hint));
+        return Err(section.refuse("weights", "\"f32\" beside [quantize], int8 or such a storage", hint));
     }
     Ok(())
 }
