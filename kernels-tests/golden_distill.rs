@@ -14,7 +14,7 @@ use kiln::train::recipe::Recipe;
 use kiln::train::trainer::Trainer;
 use kiln::train::{Beside, Target};
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// As the golden cases' README has them.
 const LOSS: f64 = 1e-4;
@@ -160,7 +160,7 @@ fn check_precision(folder: &Path, device: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-fn check_no_gradient(folder: &PathBuf) -> Result<(), Failed> {
+fn check_no_gradient(folder: &Path) -> Result<(), Failed> {
     let recipe = recipe(folder, "f32")?;
     let family = family_of(&recipe, 1)?;
     let beside = Beside::open(&recipe, family.as_ref(), None)?;

@@ -62,7 +62,7 @@ fn frozen_weights_shape_the_step_and_are_neither_learnt_nor_counted_as_learnt() 
             let train = |weights: &Weights| {
                 let frozen = Frozen::of(weights, "base.");
                 let bytes = frozen.size_bytes();
-                let settings = Settings { frozen, ..settings(adam.clone()) };
+                let settings = Settings { frozen, ..settings(adam) };
                 let mut trainer = Trainer::new(&target, &[vector("w", 8)], &loss, settings).unwrap();
                 trainer.set_weights(|_, _| Ok(Tensor::f32([8], vec![1.0; 8]))).unwrap();
                 let first = trainer.evaluate([(batch(0.1), 1.0)]).unwrap();

@@ -92,6 +92,9 @@ pub fn sparsegpt(
     work.finish()
 }
 
+/// A row's values and its codes, and the steps of its groups.
+type Rows<'a> = ((&'a mut [f32], &'a mut [i8]), &'a mut [(f32, i32)]);
+
 struct Work<'a> {
     /// The weights as they are by now.
     rows: Vec<f32>,
@@ -138,35 +141,34 @@ impl<'a> Work<'a> {
     fn columns(&mut self, start: usize, chosen: &Mask) {
         let (cols, group, u, scheme) = (self.cols, self.group, self.u, self.scheme);
         let (width, groups) = (chosen.cols(), cols.div_ceil(group));
-        let work =
-            |(number, ((rows, codes), steps)): (usize, ((&mut [f32], &mut [i8]), &mut [(f32, i32)]))| {
-                for at in start..start + width {
-                    let u = &u[at * cols..][..cols];
-                    let each = rows
-                        .chunks_mut(cols)
-                        .zip(codes.chunks_mut(cols))
-                        .zip(steps.chunks_mut(groups))
-                        .enumerate();
-                    for (row, ((values, codes), steps)) in each {
-                        let goes = chosen.is_removed((number * TOGETHER + row) * width + at - start);
-                        let kept = if goes { 0.0 } else { values[at] };
-                        let q = match scheme {
-                            None => kept,
-                            Some(scheme) => {
-                                let step = &mut steps[at / group];
-                                if at.is_multiple_of(group) && scheme.share != Share::Tensor {
-                                    *step = scheme.scale_of(&values[at..(at + group).min(cols)]);
-                                }
-                                codes[at] = scheme.code(kept, step.0, step.1);
-                                scheme.value(codes[at], step.0, step.1)
+        let work = |(number, ((rows, codes), steps)): (usize, Rows)| {
+            for at in start..start + width {
+                let u = &u[at * cols..][..cols];
+                let each = rows
+                    .chunks_mut(cols)
+                    .zip(codes.chunks_mut(cols))
+                    .zip(steps.chunks_mut(groups))
+                    .enumerate();
+                for (row, ((values, codes), steps)) in each {
+                    let goes = chosen.is_removed((number * TOGETHER + row) * width + at - start);
+                    let kept = if goes { 0.0 } else { values[at] };
+                    let q = match scheme {
+                        None => kept,
+                        Some(scheme) => {
+                            let step = &mut steps[at / group];
+                            if at.is_multiple_of(group) && scheme.share != Share::Tensor {
+                                *step = scheme.scale_of(&values[at..(at + group).min(cols)]);
                             }
-                        };
-                        let error = (values[at] - q) / u[at];
-                        values[at] = q;
-                        values[at + 1..].iter_mut().zip(&u[at + 1..]).for_each(|(w, u)| *w -= error * u);
-                    }
+                            codes[at] = scheme.code(kept, step.0, step.1);
+                            scheme.value(codes[at], step.0, step.1)
+                        }
+                    };
+                    let error = (values[at] - q) / u[at];
+                    values[at] = q;
+                    values[at + 1..].iter_mut().zip(&u[at + 1..]).for_each(|(w, u)| *w -= error * u);
                 }
-            };
+            }
+        };
         self.rows
             .par_chunks_mut(TOGETHER * cols)
             .zip(self.codes.par_chunks_mut(TOGETHER * cols))

@@ -134,8 +134,8 @@ fn repeated(graph: &mut Graph, keys: Value, heads: usize) -> crate::ops::Result<
 
 /// Queries, keys and values of a layer, counted from zero, as its attention reads them.
 fn sources_of(graph: &mut Graph, layer: usize) -> Result<Sources> {
-    let attentions = graph.nodes().iter().filter(|node| node.op.attention().is_some());
-    let node: Node = attentions.skip(layer).next().expect("layers were counted").clone();
+    let mut attentions = graph.nodes().iter().filter(|node| node.op.attention().is_some());
+    let node: Node = attentions.nth(layer).expect("layers were counted").clone();
     let how: Attention = node.op.attention().expect("just found").clone();
     let [queries, keys, values] = match how.layout {
         Layout::Separate => [node.inputs[0], node.inputs[1], node.inputs[2]],
