@@ -290,8 +290,8 @@ fn a_flag_or_command_that_does_not_exist_is_wrong_usage() {
     let bench = Bench::new();
     bench.kiln(&["trian"]).refused(2, &["train"]);
     bench.kiln(&["generate", "--model", "x", "--temprature", "1"]).refused(2, &["--temperature"]);
-    bench.kiln(&["evaluate", "--data", "text.txt"]).refused(2, &["--model"]);
-    bench.kiln(&["evaluate", "--model", "x", "--data", "t", "--batch", "0"]).refused(2, &["from 1 on"]);
+    bench.kiln(&["evaluate", "--data", "text.txt"]).refused(2, &["<MODEL>"]);
+    bench.kiln(&["evaluate", "x", "--data", "t", "--batch", "0"]).refused(2, &["from 1 on"]);
     bench.kiln(&["evaluate", "--model", "x", "--data", "t", "--tokenizer", "charr"]).refused(2, &["char"]);
     bench.kiln(&["inspect", "--graph", "--plan"]).refused(2, &["cannot be used with"]);
     bench
@@ -403,9 +403,9 @@ fn a_model_folder_without_what_a_command_needs_is_an_error_with_a_hint() {
     let bench = Bench::new();
     bench.train(&[]).fine();
     let with = |arguments: &[&str]| bench.kiln(&[arguments, &["--device", "cpu"]].concat());
-    with(&["generate", "--model", "absent"]).refused(1, &["no such model folder", "hint"]);
+    with(&["generate", "absent"]).refused(1, &["no such model folder", "hint"]);
     std::fs::create_dir(bench.path("hollow")).unwrap();
-    with(&["generate", "--model", "hollow"]).refused(1, &["config.json", "hint"]);
+    with(&["generate", "hollow"]).refused(1, &["config.json", "hint"]);
     with(&["generate", "--model", "run", "--prompt", "Ü"]).refused(1, &["'Ü'", "hint"]);
     with(&["generate", "--model", "run", "--prompt", ""]).refused(2, &["prompt is empty", "hint"]);
     with(&["generate", "--model", "run", "--ids", "1,99"]).refused(2, &["token 99"]);

@@ -112,7 +112,7 @@ fn models(python: &str, golden: &Path) -> Result<(), Failed> {
         let weights = Weights::read(&place, family.as_ref())?;
         for matrices in [Block::F32, Block::Q8_0, Block::Q4_0] {
             let path = folder.path().join(format!("{name}.{matrices}.gguf"));
-            let options = Options { matrices, name: name.to_string() };
+            let options = Options { matrices, name: name.to_string(), ..Options::default() };
             export_gguf(&path, family.as_ref(), &weights, None, &options)?;
         }
     }

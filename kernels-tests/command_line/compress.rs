@@ -1,6 +1,7 @@
 //! `kiln compress`, `kiln sweep` and `kiln report`: recipes of passes.
 
 use super::Bench;
+use kiln::formats::gguf::Gguf;
 use serde_json::Value;
 
 /// A folder with a model that was trained for a moment, and a recipe that trains on and makes codes.
@@ -50,6 +51,22 @@ fn a_recipe_runs_to_the_end_leaves_a_record_and_gives_the_same_bytes_again() {
     assert!(!resumed.err.contains("pass 2 of 3"), "{}", resumed.err);
     compress("four", &[]).fine();
     assert_eq!(read(&bench, "three/model.safetensors"), read(&bench, "four/model.safetensors"));
+}
+
+#[test]
+fn a_gguf_file_holds_the_record_and_a_second_recipe_keeps_the_first_ones() {
+    let bench = trained();
+    bench.write("half.toml", "[[pass]]\nkind = \"prune\"\nsparsity = 0.5\n");
+    bench.write("codes.toml", "[[pass]]\nkind = \"quantize\"\nscheme = \"Q8_0\"\n");
+    bench.kiln(&["compress", "run", "-r", "half.toml", "-o", "half"]).fine();
+    let told = bench.kiln(&["compress", "half", "-r", "codes.toml", "-o", "codes.gguf"]).fine().out;
+    assert!(told.contains("codes.gguf") && told.contains("kiln.compression"), "{told}");
+    let file = Gguf::open(&bench.path("codes.gguf")).unwrap();
+    let record: Value = serde_json::from_str(file.metadata().text("kiln.compression").unwrap()).unwrap();
+    assert_eq!(record["passes"][0]["pass"], "quantize");
+    assert_eq!(record["before"]["passes"][0]["pass"], "prune");
+    let hash = |name: &str| record[name]["recipe_sha256"].as_str().map(str::len);
+    assert_eq!((record["recipe_sha256"].as_str().map(str::len), hash("before")), (Some(64), Some(64)));
 }
 
 #[test]

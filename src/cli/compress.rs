@@ -4,9 +4,9 @@ use super::folder::resolve;
 use super::quantize::{CalibrationText, Format, Output};
 use super::train::stop_on_interrupt;
 use super::{Usage, mebibytes};
-use crate::compress::{Done, Error, Pipeline, RECORD_FILE, Recipe, Record, Subject};
+use crate::compress::{Done, Error, Pipeline, RECORD_FILE, RECORD_KEY, Recipe, Record, Subject};
 use crate::data::windows::Batch;
-use crate::exchange::{self, Opened};
+use crate::exchange::{self, Opened, is_gguf};
 use crate::model::Family;
 use crate::train::Target;
 use anyhow::Context;
@@ -147,7 +147,8 @@ impl How {
             return self.print_plan(recipe, &source, done);
         }
         let before = source.model.weights.count_elements();
-        let (made, record) = pipeline.run(source.model.copy()?)?;
+        let (made, mut record) = pipeline.run(source.model.copy()?)?;
+        record.before = Record::of_folder(&source.folder).map(Box::new);
         let tokenizer = made.tokenizer.as_ref();
         output.write(&source.folder, made.family.as_ref(), &made.weights, tokenizer, Some(&record))?;
         if !self.keep_passes {
@@ -199,12 +200,8 @@ impl How {
         if after != before {
             writeln!(out, "weights  {after} of {before} elements")?;
         }
-        writeln!(
-            out,
-            "{} ({}); what was done is in its {RECORD_FILE}",
-            self.output.display(),
-            mebibytes(bytes)
-        )?;
+        let place = if is_gguf(&self.output) { RECORD_KEY } else { RECORD_FILE };
+        writeln!(out, "{} ({}); what was done is in its {place}", self.output.display(), mebibytes(bytes))?;
         Ok(())
     }
 }

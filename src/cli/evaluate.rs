@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// eval_val_offsets of the validation part are.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln evaluate --model runs/shakespeare --data unseen.txt\n  kiln evaluate --model runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate --model init --tokenizer char --data input.txt --windows batches.safetensors"
+    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
 )]
 pub struct Evaluate {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! The folder that `--model` names: a run, one of its checkpoints, or a Hugging Face model.
+//! The folder that a model's place names: a run, one of its checkpoints, or a Hugging Face model.
 
 use crate::exchange::is_gguf;
 use crate::formats::write_whole_folder;
@@ -12,8 +12,11 @@ use std::path::{Path, PathBuf};
 #[derive(Args)]
 pub struct ModelFolder {
     /// A run folder, a checkpoint, a Hugging Face folder, or a GGUF file.
-    #[arg(long, value_name = "FOLDER")]
-    model: PathBuf,
+    #[arg(value_name = "MODEL", required_unless_present = "named")]
+    model: Option<PathBuf>,
+    /// The same, by name.
+    #[arg(long = "model", value_name = "MODEL", conflicts_with = "model")]
+    named: Option<PathBuf>,
     /// Of a run folder: the checkpoint with the lowest validation loss instead of the newest.
     #[arg(long)]
     best: bool,
@@ -24,7 +27,8 @@ impl ModelFolder {
     ///
     /// Says on stderr which checkpoint of a run is taken, and which were damaged.
     pub fn resolve(&self) -> anyhow::Result<PathBuf> {
-        resolve(&self.model, self.best)
+        let given = self.model.as_ref().or(self.named.as_ref()).expect("one of them is required");
+        resolve(given, self.best)
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// The best token is taken each time, unless one of --do-sample, --temperature, --top-k or --top-p asks for chance.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln generate --model runs/stories --prompt \"Once upon a time\"\n  kiln generate --model runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate --model gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate --model runs/stories/checkpoints/step-000500 --device cpu"
+    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
 )]
 pub struct Generate {
     #[command(flatten)]

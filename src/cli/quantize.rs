@@ -3,7 +3,8 @@
 use super::folder::{copy_companions, resolve, write_folder};
 use super::{Usage, count};
 use crate::compress::{
-    Gptq, Method, Observer, Outcome, Record, Request, Selection, calibration_windows, named, quantize,
+    Gptq, Method, Observer, Outcome, RECORD_KEY, Record, Request, Selection, calibration_windows, named,
+    quantize,
 };
 use crate::data::text::Text;
 use crate::data::tokenizer::{Spec, Tokenizer};
@@ -185,7 +186,9 @@ impl Output<'_> {
         let convention = match self.format {
             _ if self.is_gguf() => {
                 let name = self.from.file_stem().map_or("model".into(), |name| name.to_string_lossy());
-                let options = Options { name: name.into_owned(), ..Options::default() };
+                let told = record.map(|record| (RECORD_KEY.to_string(), record.to_json()));
+                let texts = told.into_iter().collect();
+                let options = Options { name: name.into_owned(), texts, ..Options::default() };
                 let exported = export_gguf(self.path, family, weights, tokenizer, &options)?;
                 exported.notes.iter().for_each(|note| eprintln!("note     {note}"));
                 return Ok(());

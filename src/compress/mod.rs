@@ -34,7 +34,7 @@ pub use grid::{Axis, Point, grid, plain};
 pub use linear::{Linear, Selection, linears, matches};
 pub use method::{Assignment, Method, Outcome, Request, quantize, rescaled};
 pub use observe::{Magnitudes, Observer};
-pub use pipeline::{Done, Pipeline, RECORD_FILE, Record, checked};
+pub use pipeline::{Done, Pipeline, RECORD_FILE, RECORD_KEY, Record, checked};
 pub use recipe::{Entry, Recipe};
 pub use scheme::{Form, Named, named, names};
 pub use sensitivity::{LayerScore, Sensitivity, sensitivity};

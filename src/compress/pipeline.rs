@@ -24,6 +24,9 @@ use std::sync::atomic::AtomicBool;
 /// The file in a compressed model's folder that tells how it came about.
 pub const RECORD_FILE: &str = "compression.json";
 
+/// The key of a GGUF file that holds the same.
+pub const RECORD_KEY: &str = "kiln.compression";
+
 /// Bytes of statistics that are kept for passes to share; what would take more is measured by each pass, piece by piece.
 const KEPT_BYTES: usize = 1 << 30;
 
@@ -43,6 +46,9 @@ pub struct Record {
     pub calibration_sha256: Option<String>,
     /// What each pass did.
     pub passes: Vec<Done>,
+    /// The record of the model that came in, where it was compressed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Box<Record>>,
 }
 
 /// A pass that was done.
@@ -144,6 +150,7 @@ impl Pipeline<'_> {
             model_sha256: hash_of(subject.family.as_ref(), &subject.weights)?,
             calibration_sha256: (!self.batches.is_empty()).then(|| hex(tokens.finalize())),
             passes: vec![],
+            before: None,
         })
     }
 
@@ -325,12 +332,21 @@ fn save_model(subject: &Subject, folder: &Path) -> Result<()> {
 }
 
 impl Record {
+    /// Its text.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a record is plain data") + "\n"
+    }
+
     /// Writes it into a model's folder.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(RECORD_FILE);
-        let text = serde_json::to_string_pretty(self).expect("a record is plain data");
-        std::fs::write(&path, text + "\n")
+        std::fs::write(&path, self.to_json())
             .map_err(|source| Error::File { path: path.display().to_string(), source })
+    }
+
+    /// The record in a model's folder; none where there is none that this version reads.
+    pub fn of_folder(folder: &Path) -> Option<Record> {
+        serde_json::from_slice(&std::fs::read(folder.join(RECORD_FILE)).ok()?).ok()
     }
 }
 

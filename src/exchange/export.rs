@@ -22,11 +22,13 @@ pub struct Options {
     /// How matrices of plain floats are stored; vectors stay F32. Rows that are no whole blocks become the
     /// nearest that they are, as [`Block::fitting`] says.
     pub matrices: Block,
+    /// Further keys and their texts, such as where the model comes from. Programs pass over keys they do not know.
+    pub texts: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { name: "model".into(), matrices: Block::F32 }
+        Options { name: "model".into(), matrices: Block::F32, texts: vec![] }
     }
 }
 
@@ -68,6 +70,7 @@ pub fn export_gguf(
     // Version 2 of the blocks is the only one in use since 2023.
     metadata.set("general.quantization_version", 2u32);
     described.keys.into_iter().for_each(|(key, value)| metadata.set(key, value));
+    options.texts.iter().for_each(|(key, text)| metadata.set(key.as_str(), text.as_str()));
     match tokenizer {
         None => {
             exported.notes.push("the file has no tokenizer, and most programs do not load such files".into())
