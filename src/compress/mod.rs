@@ -22,6 +22,7 @@ mod sensitivity;
 mod smooth;
 mod stage;
 pub mod stages;
+pub mod structured;
 mod windows;
 
 pub use assign::{Choice, assign};
@@ -220,6 +221,22 @@ pub enum Error {
         name: String,
         /// Why.
         source: prune::Error,
+    },
+    /// A part of a model has nothing that could be taken out.
+    #[error("this model has no {part} that could go: {reason}")]
+    NoUnits {
+        /// What was to go.
+        part: &'static str,
+        /// Why it cannot.
+        reason: String,
+    },
+    /// Something holds on to what was to be taken out.
+    #[error("nothing of `{scope}` can go: {source}")]
+    Coupled {
+        /// Where in the model.
+        scope: String,
+        /// What holds on to it.
+        source: graph::Uncut,
     },
     /// Weights that were removed came back.
     #[error(

@@ -306,7 +306,7 @@ pub fn checked(stage: &dyn Stage, subject: &mut Subject, setting: &Setting) -> R
 }
 
 /// Some tokens to try a model with.
-fn probe_batch(family: &dyn Family, seed: u64) -> Batch {
+pub(super) fn probe_batch(family: &dyn Family, seed: u64) -> Batch {
     let context = family.context().min(32);
     let mut random = Stream::new(&[seed as u32, (seed >> 32) as u32, 0x7072_6f62]);
     let tokens = (0..context).map(|_| random.below(family.vocabulary() as u64) as u32).collect();

@@ -106,6 +106,10 @@ macro_rules! entries {
 }
 
 entries! {
+    /// Blocks go.
+    DropLayers,
+    /// Heads, neurons and channels go.
+    PruneStructured,
     /// Scales move from activations to weights.
     Smoothquant,
     /// Scales move to where a scheme would lose most.
@@ -230,6 +234,37 @@ mod tests {
         assert!(pass("kind = \"quantize\"\nscheme = \"int8\"\nmethod = \"best\"").contains("rtn or gptq"));
         assert!(Recipe::parse("r.toml", "").unwrap_err().to_string().contains("[[pass]]"));
         assert!(Recipe::parse("r.toml", "[calibratoin]").is_err());
+    }
+
+    #[test]
+    fn amounts_and_scores_of_structured_pruning_are_checked_before_anything_runs() {
+        let pass = |text: &str| {
+            Recipe::parse("r.toml", &format!("[[pass]]\nkind = {text}")).unwrap_err().to_string()
+        };
+        for (text, hint) in [
+            ("\"prune_structured\"", "at least one of heads"),
+            ("\"prune_structured\"\nheads = 1.0", "heads is 1, expected a share above 0 and below 1"),
+            ("\"prune_structured\"\nneurons = 0", "neurons is 0"),
+            ("\"prune_structured\"\nwidth = -0.5", "width is -0.5"),
+            ("\"prune_structured\"\nheads = 0.5\nscore = \"random\"", "magnitude, activation, taylor"),
+            ("\"prune_structured\"\nhead = 0.5", "did you mean `heads`"),
+            ("\"drop_layers\"", "neither"),
+            ("\"drop_layers\"\nlayers = [1]\ncount = 1", "both"),
+            ("\"drop_layers\"\nlayers = []", "at least one"),
+            ("\"drop_layers\"\ncount = 1\nscore = \"depth\"", "block_influence"),
+        ] {
+            let error = pass(text);
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+        let text = "[[pass]]\nkind = \"prune_structured\"\nheads = 0.3\nneurons = 128\n\n[[pass]]\nkind = \"drop_layers\"\ncount = 2";
+        let recipe = Recipe::parse("r.toml", text).unwrap();
+        assert_eq!(Recipe::parse("again", &recipe.to_toml()).unwrap(), recipe);
+        let error = Recipe::parse(
+            "r.toml",
+            "[[pass]]\nkind = \"prune\"\nsparsity = 0.5\n[[pass]]\nkind = \"drop_layers\"\ncount = 1",
+        );
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("put it before `prune`"), "{error}");
     }
 
     #[test]

@@ -77,6 +77,8 @@ impl Writer<'_> {
         }
         self.expect("scale_attn_weights", &[json!(true)])?;
         self.expect("scale_attn_by_inverse_layer_idx", &[json!(false)])?;
+        // Heads that no longer share the width, as pruning leaves them, have no key there.
+        self.expect("head_dim", &[Json::Null])?;
         self.size("vocab_size", "vocab_size")?;
         self.size("context_length", "n_positions")?;
         self.size("embedding_length", "n_embd")?;

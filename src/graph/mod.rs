@@ -3,12 +3,14 @@
 //! Nodes stand in an order in which every value is made before it is read. The graph is plain data: it is built, printed,
 //! differentiated and interpreted without a device.
 
+mod coupling;
 mod edit;
 mod gradient;
 mod interpret;
 mod text;
 mod verify;
 
+pub use coupling::{Coupling, Marks, Member, Uncut, coupling};
 pub use edit::{Rewriter, storage_roots, without_dead_nodes};
 pub use gradient::{gradient, gradient_from};
 pub use interpret::{Feeds, Trace, evaluate, trace};

@@ -155,6 +155,23 @@ impl Config {
     }
 }
 
+/// Channels of a head: `head_dim` where it is given, and else the width shared among the heads.
+pub(super) fn head_size(config: &Config, key: &'static str, width: usize, heads: usize) -> Result<usize> {
+    match config.find(&["head_dim"]) {
+        Some(_) => config.count(&["head_dim"], 1),
+        None => shared_width(config.place(), key, width, heads),
+    }
+}
+
+/// The width shared among heads, which must divide it; an error calls their number `key`.
+pub(super) fn shared_width(place: &str, key: &str, width: usize, heads: usize) -> Result<usize> {
+    if heads > 0 && width > 0 && width.is_multiple_of(heads) {
+        return Ok(width / heads);
+    }
+    let expected = format!("a divisor of the width, {width}");
+    Err(Error::Setting { place: place.into(), key: key.into(), expected, got: heads.to_string() })
+}
+
 /// An f32 as the shortest decimal that gives it back: 0.1, not 0.10000000149.
 pub fn shortest(x: f32) -> f64 {
     x.to_string().parse().expect("a float prints as a float")

@@ -6,13 +6,14 @@
 //! h = h + dropout(c_proj(activation(c_fc(ln_2(h)))))
 //! logits = ln_f(h) wte^T                                   or lm_head, untied
 //! ```
-//! Linear weights are stored as [in, out] (the checkpoints' "Conv1D"), the head as [V, C].
+//! Linear weights are stored as [in, out] (the checkpoints' "Conv1D"), the head as [V, C]. A model from which heads or channels
+//! were pruned says the size of its heads in a key of our own, `head_dim`; without it the heads share the width.
 
 mod forward;
 #[cfg(test)]
 mod tests;
 
-use super::config::shortest;
+use super::config::{head_size, shared_width, shortest};
 use super::{
     Activation, Config, Design, Error, Extent, Family, Forward, Init, Mode, ParameterSpec, Result,
     count_elements,
@@ -34,6 +35,7 @@ const OWN_KEYS: &[&str] = &[
     "num_hidden_layers",
     "n_head",
     "num_attention_heads",
+    "head_dim",
     "n_inner",
     "activation_function",
     "layer_norm_epsilon",
@@ -73,6 +75,8 @@ pub struct Gpt2 {
     pub layers: usize,
     /// Attention heads in each block, H.
     pub heads: usize,
+    /// Channels of a head, D.
+    pub head_size: usize,
     /// Width inside the feed-forward part.
     pub hidden: usize,
     /// Activation of the feed-forward part.
@@ -100,12 +104,14 @@ impl Gpt2 {
     pub fn from_config(config: &Config) -> Result<Self> {
         config.refuse_set(&["add_cross_attention"])?;
         let width = config.count(&["n_embd", "hidden_size"], 768)?;
+        let heads = config.count(&["n_head", "num_attention_heads"], 12)?;
         let gpt = Gpt2 {
             vocabulary: config.count(&["vocab_size"], 50257)?,
             context: config.count(&["n_positions", "max_position_embeddings"], 1024)?,
             width,
             layers: config.count(&["n_layer", "num_hidden_layers"], 12)?,
-            heads: config.count(&["n_head", "num_attention_heads"], 12)?,
+            heads,
+            head_size: head_size(config, "n_head", width, heads)?,
             hidden: config.count(&["n_inner"], 4 * width)?,
             activation: config.activation("activation_function", "gelu_new")?,
             norm_epsilon: config.number(&["layer_norm_epsilon"], 1e-5)? as f32,
@@ -121,7 +127,7 @@ impl Gpt2 {
             deviation: config.number(&["initializer_range"], 0.02)?,
             kept: config.except(&[OWN_KEYS]),
         };
-        gpt.check(config.place(), "n_head")?;
+        gpt.check(config.place())?;
         Ok(gpt)
     }
 
@@ -135,6 +141,7 @@ impl Gpt2 {
             width: design.width,
             layers: design.layers,
             heads: design.heads,
+            head_size: shared_width("the recipe", "heads", design.width, design.heads)?,
             hidden: design.hidden.unwrap_or(4 * design.width),
             activation: design.activation,
             norm_epsilon: design.norm_epsilon,
@@ -146,11 +153,11 @@ impl Gpt2 {
             deviation: 0.02,
             kept: Map::new(),
         };
-        gpt.check("the recipe", "heads")?;
+        gpt.check("the recipe")?;
         Ok(gpt)
     }
 
-    fn check(&self, place: &str, heads_key: &str) -> Result<()> {
+    fn check(&self, place: &str) -> Result<()> {
         let refuse = |key: &str, expected: &str, got: String| {
             Err(Error::Setting { place: place.into(), key: key.into(), expected: expected.into(), got })
         };
@@ -165,10 +172,6 @@ impl Gpt2 {
         if let Some((key, size)) = sizes.iter().find(|(_, size)| *size == 0) {
             return refuse(key, "above zero", size.to_string());
         }
-        if !self.width.is_multiple_of(self.heads) {
-            let expected = format!("a divisor of the width, {}", self.width);
-            return refuse(heads_key, &expected, self.heads.to_string());
-        }
         if self.activation == Activation::Prelu {
             return refuse("activation", "one without a learned slope", "prelu".into());
         }
@@ -179,18 +182,23 @@ impl Gpt2 {
         }
     }
 
+    /// Channels of all heads together.
+    fn inner(&self) -> usize {
+        self.heads * self.head_size
+    }
+
     fn block_parameters(&self, layer: usize, list: &mut Vec<ParameterSpec>) {
-        let (c, inner) = (self.width, self.hidden);
+        let (c, heads, hidden) = (self.width, self.inner(), self.hidden);
         let normal = Init::Normal { deviation: self.deviation };
         // Each block adds twice to the residual stream: scaled so, its variance does not grow with depth.
         let residual = Init::Normal { deviation: self.deviation / (2.0 * self.layers as f64).sqrt() };
         let module = |name: &str| format!("transformer.h.{layer}.{name}");
         self.norm_parameters(&module("ln_1"), list);
-        self.linear_parameters(&module("attn.c_attn"), [c, 3 * c], normal, list);
-        self.linear_parameters(&module("attn.c_proj"), [c, c], residual, list);
+        self.linear_parameters(&module("attn.c_attn"), [c, 3 * heads], normal, list);
+        self.linear_parameters(&module("attn.c_proj"), [heads, c], residual, list);
         self.norm_parameters(&module("ln_2"), list);
-        self.linear_parameters(&module("mlp.c_fc"), [c, inner], normal, list);
-        self.linear_parameters(&module("mlp.c_proj"), [inner, c], residual, list);
+        self.linear_parameters(&module("mlp.c_fc"), [c, hidden], normal, list);
+        self.linear_parameters(&module("mlp.c_proj"), [hidden, c], residual, list);
     }
 
     fn norm_parameters(&self, module: &str, list: &mut Vec<ParameterSpec>) {
@@ -277,6 +285,9 @@ impl Family for Gpt2 {
         let Json::Object(mut keys) = keys else { unreachable!("the literal above is an object") };
         if !self.bias {
             keys.insert("bias".into(), json!(false));
+        }
+        if self.inner() != self.width {
+            keys.insert("head_dim".into(), json!(self.head_size));
         }
         keys.extend(self.kept.clone());
         keys

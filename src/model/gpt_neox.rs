@@ -6,13 +6,14 @@
 //! logits = final_layer_norm(h) embed_out^T
 //! ```
 //! Without `use_parallel_residual` the feed-forward part reads what attention has added. Linear weights are stored as
-//! [out, in]; the joint projection holds query, key and value of the first head, then of the second, and so on.
+//! [out, in]; the joint projection holds query, key and value of the first head, then of the second, and so on. A model from which
+//! heads or channels were pruned says the size of its heads in a key of our own, `head_dim`.
 
 mod forward;
 #[cfg(test)]
 mod tests;
 
-use super::config::shortest;
+use super::config::{head_size, shared_width, shortest};
 use super::rope::{ROPE_KEYS, Rope, Scaling, Spelling};
 use super::{
     Activation, Config, Design, Dropouts, Error, Extent, Family, Forward, Init, Mode, ParameterSpec, Result,
@@ -31,6 +32,7 @@ const OWN_KEYS: &[&str] = &[
     "intermediate_size",
     "num_hidden_layers",
     "num_attention_heads",
+    "head_dim",
     "hidden_act",
     "layer_norm_eps",
     "attention_dropout",
@@ -71,6 +73,8 @@ pub struct GptNeoX {
     pub layers: usize,
     /// Attention heads in each block, H.
     pub heads: usize,
+    /// Channels of a head, D.
+    pub head_size: usize,
     /// Width inside the feed-forward part.
     pub hidden: usize,
     /// Activation of the feed-forward part.
@@ -99,12 +103,15 @@ impl GptNeoX {
         config.refuse_set(&["add_cross_attention"])?;
         let dropout = config.share(&["hidden_dropout"], 0.0)? as f32;
         let attention = config.share(&["attention_dropout"], 0.0)? as f32;
+        let width = config.needed_count("hidden_size")?;
+        let heads = config.needed_count("num_attention_heads")?;
         let neox = GptNeoX {
             vocabulary: config.needed_count("vocab_size")?,
             context: config.needed_count("max_position_embeddings")?,
-            width: config.needed_count("hidden_size")?,
+            width,
             layers: config.needed_count("num_hidden_layers")?,
-            heads: config.needed_count("num_attention_heads")?,
+            heads,
+            head_size: head_size(config, "num_attention_heads", width, heads)?,
             hidden: config.needed_count("intermediate_size")?,
             activation: config.activation("hidden_act", "gelu")?,
             norm_epsilon: config.number(&["layer_norm_eps"], 1e-5)? as f32,
@@ -135,6 +142,7 @@ impl GptNeoX {
             width: design.width,
             layers: design.layers,
             heads: design.heads,
+            head_size: shared_width("the recipe", "heads", design.width, design.heads)?,
             hidden: design.hidden.unwrap_or(4 * design.width),
             activation: design.activation,
             norm_epsilon: design.norm_epsilon,
@@ -150,9 +158,9 @@ impl GptNeoX {
         Ok(neox)
     }
 
-    /// Channels of a head, D.
-    fn head_size(&self) -> usize {
-        self.width / self.heads
+    /// Channels of all heads together.
+    fn inner(&self) -> usize {
+        self.heads * self.head_size
     }
 
     fn check(&self, place: &str, key_of: impl Fn(&'static str) -> &'static str) -> Result<()> {
@@ -174,14 +182,7 @@ impl GptNeoX {
         if self.layers > MOST_LAYERS {
             return refuse("layers", &format!("at most {MOST_LAYERS}"), self.layers.to_string());
         }
-        if !self.width.is_multiple_of(self.heads) {
-            return refuse(
-                "heads",
-                &format!("a divisor of the width, {}", self.width),
-                self.heads.to_string(),
-            );
-        }
-        self.rope.check(place, key_of("heads"), self.head_size())?;
+        self.rope.check(place, key_of("heads"), self.head_size)?;
         if self.activation == Activation::Prelu {
             return refuse("activation", "one without a learned slope", "prelu".into());
         }
@@ -193,7 +194,7 @@ impl GptNeoX {
     }
 
     fn block_parameters(&self, layer: usize, list: &mut Vec<ParameterSpec>) {
-        let (c, inner) = (self.width, self.hidden);
+        let (c, heads, hidden) = (self.width, self.inner(), self.hidden);
         let normal = Init::Normal { deviation: self.deviation };
         // Each block adds twice to the residual stream: scaled so, its variance does not grow with depth.
         let residual = Init::Normal { deviation: self.deviation / (2.0 * self.layers as f64).sqrt() };
@@ -206,10 +207,10 @@ impl GptNeoX {
                 list.push(ParameterSpec::new(format!("{}.bias", module(name)), [size[0]], Init::Zeros));
             }
         };
-        linear("attention.query_key_value", [3 * c, c], normal, self.attention_bias);
-        linear("attention.dense", [c, c], residual, self.attention_bias);
-        linear("mlp.dense_h_to_4h", [inner, c], normal, true);
-        linear("mlp.dense_4h_to_h", [c, inner], residual, true);
+        linear("attention.query_key_value", [3 * heads, c], normal, self.attention_bias);
+        linear("attention.dense", [c, heads], residual, self.attention_bias);
+        linear("mlp.dense_h_to_4h", [hidden, c], normal, true);
+        linear("mlp.dense_4h_to_h", [c, hidden], residual, true);
     }
 }
 
@@ -284,6 +285,9 @@ impl Family for GptNeoX {
             "torch_dtype": "float32",
         });
         let Json::Object(mut keys) = keys else { unreachable!("the literal above is an object") };
+        if self.inner() != self.width {
+            keys.insert("head_dim".into(), json!(self.head_size));
+        }
         self.rope.write(&mut keys, &SPELLING);
         keys.extend(self.kept.clone());
         keys

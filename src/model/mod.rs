@@ -18,6 +18,7 @@ mod layers;
 mod llama;
 mod mlp;
 mod quantized;
+mod resize;
 mod rope;
 mod weights;
 
@@ -33,6 +34,7 @@ pub use init::{Init, initial};
 pub use llama::{Dialect, Llama};
 pub use mlp::Mlp;
 pub use quantized::{Convention, Quantized, Stored, turn};
+pub use resize::{Sizes, resized};
 pub use rope::{Rope, Scaling};
 pub use weights::Weights;
 

@@ -13,6 +13,7 @@ use super::embedding_coded::EmbeddingCoded;
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::reshape::ReshapeEmit;
 use super::slice::{pack, wide};
+use super::ties::{Port, Tie, same};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_inputs,
     expect_shape, in_precision,
@@ -93,6 +94,12 @@ fn launch(inputs: &[Type], outputs: &[Type]) -> Vec<Variant> {
     vec![Variant::single(if width == 4 { "embedding_wide" } else { "embedding" }, launch)]
 }
 
+/// A column of the table is one of every row looked up; the rows of the table are called by number.
+fn columns(inputs: &[Type], outputs: &[Type]) -> Vec<Tie> {
+    let last = outputs[0].shape.len() - 1;
+    vec![same((Port::Input(0), 1), (Port::Output(0), last), inputs[0].shape[1])]
+}
+
 impl Operator for Embedding {
     fn name(&self) -> &'static str {
         "embedding"
@@ -118,6 +125,10 @@ impl Operator for Embedding {
 
     fn reading_codes(&self, input: usize, layout: Layout, turned: bool) -> Option<Arc<dyn Operator>> {
         (input == 0 && !turned).then(|| Arc::new(EmbeddingCoded { layout }) as _)
+    }
+
+    fn ties(&self, inputs: &[Type], outputs: &[Type]) -> Vec<Tie> {
+        columns(inputs, outputs)
     }
 
     fn launch(&self, inputs: &[Type], outputs: &[Type], _caps: &Caps) -> Vec<Variant> {
@@ -160,6 +171,10 @@ impl Operator for EmbeddingTrained {
         let rows = emit.reshape(up, [count, columns].into())?;
         let dweight = emit.apply_one(Arc::new(EmbeddingGradient), &[rows, site.input(2), site.input(3)])?;
         Ok(vec![Some(dweight), None, None, None])
+    }
+
+    fn ties(&self, inputs: &[Type], outputs: &[Type]) -> Vec<Tie> {
+        columns(inputs, outputs)
     }
 
     fn launch(&self, inputs: &[Type], outputs: &[Type], _caps: &Caps) -> Vec<Variant> {

@@ -8,6 +8,7 @@ mod fast;
 use super::launch::{Bind, Caps, Kernel, Variant};
 use super::norm_weight::NormWeightGradient;
 use super::pointwise::PointwiseEmit;
+use super::ties::{self, Tie};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape,
     in_precision, rows,
@@ -169,6 +170,11 @@ impl Operator for LayerNorm {
 
     fn with_residual(&self) -> Option<Arc<dyn Operator>> {
         (!self.residual).then(|| Arc::new(LayerNorm { residual: true, ..self.clone() }) as _)
+    }
+
+    fn ties(&self, inputs: &[Type], _outputs: &[Type]) -> Vec<Tie> {
+        let vectors = self.weight_input().into_iter().chain(self.bias_input());
+        if self.residual { vec![] } else { ties::of_norm(inputs, vectors) }
     }
 
     fn launch(&self, inputs: &[Type], _outputs: &[Type], caps: &Caps) -> Vec<Variant> {

@@ -49,6 +49,7 @@ mod side_by_side;
 pub mod slice;
 pub mod softmax;
 pub mod split;
+pub mod ties;
 pub mod transpose;
 
 pub use case::{Case, Cases};
@@ -58,6 +59,7 @@ use crate::tensor::{DType, Data, Shape, Tensor, Type, View, ViewMut};
 use launch::{Caps, Variant};
 use std::fmt::Debug;
 use std::sync::Arc;
+use ties::Tie;
 
 /// What can go wrong when an operator is built or applied.
 #[derive(Debug, thiserror::Error, Clone, PartialEq)]
@@ -290,6 +292,11 @@ pub trait Operator: Debug + Send + Sync {
     /// Inputs whose elements, one for each channel of the output, scale it: gains and biases of a norm.
     fn gains(&self) -> &'static [usize] {
         &[]
+    }
+
+    /// Which positions of inputs and outputs stand and fall together; without any, nothing of them can be left out.
+    fn ties(&self, _inputs: &[Type], _outputs: &[Type]) -> Vec<Tie> {
+        vec![]
     }
 
     /// The operator with its float storage exchanged, if it carries a storage type of its own (a cast does).

@@ -1,6 +1,7 @@
 //! The same elements under another shape: a view, no kernel runs.
 
 use super::launch::{Caps, Variant};
+use super::ties::{self, Tie};
 use super::{Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_inputs};
 use crate::tensor::{Data, Shape, Tensor, Type};
 use std::sync::Arc;
@@ -46,6 +47,10 @@ impl Operator for Reshape {
         let Some(up) = up[0] else { return Ok(vec![None]) };
         let shape = emit.type_of(site.input(0)).shape;
         Ok(vec![Some(emit.reshape(up, shape)?)])
+    }
+
+    fn ties(&self, inputs: &[Type], _outputs: &[Type]) -> Vec<Tie> {
+        ties::of_reshape(&inputs[0].shape, &self.shape)
     }
 
     fn launch(&self, _inputs: &[Type], _outputs: &[Type], _caps: &Caps) -> Vec<Variant> {

@@ -7,6 +7,7 @@ mod fast;
 use super::launch::{Bind, Caps, Kernel, Variant};
 use super::norm_weight::NormWeightGradient;
 use super::pointwise::PointwiseEmit;
+use super::ties::{self, Tie};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_inputs,
     expect_shape, in_precision, rows,
@@ -128,6 +129,10 @@ impl Operator for RmsNorm {
 
     fn with_residual(&self) -> Option<Arc<dyn Operator>> {
         (!self.residual).then(|| Arc::new(RmsNorm { residual: true, ..self.clone() }) as _)
+    }
+
+    fn ties(&self, inputs: &[Type], _outputs: &[Type]) -> Vec<Tie> {
+        if self.residual { vec![] } else { ties::of_norm(inputs, [1]) }
     }
 
     fn launch(&self, inputs: &[Type], _outputs: &[Type], caps: &Caps) -> Vec<Variant> {

@@ -5,6 +5,7 @@
 //! large positions, and scaled forms of the embedding need no other kernel.
 
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
+use super::ties::{Port, Tie, same};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape,
     in_precision,
@@ -173,6 +174,13 @@ impl Operator for Rotary {
             gradients[0] = Some(emit.apply_one(Arc::new(back), &inputs)?);
         }
         Ok(gradients)
+    }
+
+    /// Which channels of a head turn together is a matter of their number: none can go. Of heads that are not all turned, neither.
+    fn ties(&self, inputs: &[Type], _outputs: &[Type]) -> Vec<Tie> {
+        let shape = &inputs[0].shape;
+        let axes = if shape[2] == self.heads { 0..3 } else { 0..2 };
+        axes.map(|axis| same((Port::Input(0), axis), (Port::Output(0), axis), shape[axis])).collect()
     }
 
     fn launch(&self, inputs: &[Type], outputs: &[Type], _caps: &Caps) -> Vec<Variant> {

@@ -4,6 +4,7 @@
 
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::reduce::split;
+use super::ties::{Digit, Port, Tie, same};
 use super::{Cases, Emit, Error, Operator, Result, Site, Value, expect_inputs, expect_nameable, in_type};
 use crate::tensor::{Data, Tensor, Type};
 use rayon::prelude::*;
@@ -68,6 +69,18 @@ impl Operator for Slice {
         let length = emit.type_of(site.input(0)).shape[self.axis];
         let op = SliceGradient { axis: self.axis, start: self.start, length };
         Ok(vec![Some(emit.apply_one(Arc::new(op), &[up])?)])
+    }
+
+    fn ties(&self, inputs: &[Type], _outputs: &[Type]) -> Vec<Tie> {
+        let (shape, x, y) = (&inputs[0].shape, Port::Input(0), Port::Output(0));
+        let tie = |axis| match axis == self.axis {
+            false => same((x, axis), (y, axis), shape[axis]),
+            true => {
+                let size = self.end - self.start;
+                Tie::Same(Digit::range(x, axis, self.start, size), Digit::axis(y, axis, size))
+            }
+        };
+        (0..shape.len()).map(tie).collect()
     }
 
     fn launch(&self, inputs: &[Type], outputs: &[Type], _caps: &Caps) -> Vec<Variant> {

@@ -4,6 +4,7 @@ use super::cast::CastEmit;
 use super::concat::ConcatEmit;
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::slice::{pack, wide};
+use super::ties::{Digit, Port, Tie, same};
 use super::{Cases, Emit, Error, Operator, Result, Site, Value, expect_inputs, expect_nameable, in_type};
 use crate::tensor::{Data, Tensor, Type};
 use std::fmt::Write;
@@ -87,6 +88,20 @@ impl Operator for Split {
             });
         }
         Ok(vec![Some(emit.concat(&pieces, self.axis)?)])
+    }
+
+    fn ties(&self, inputs: &[Type], _outputs: &[Type]) -> Vec<Tie> {
+        let (x, mut start, mut ties) = (&inputs[0].shape, 0, vec![]);
+        for (number, &size) in self.sizes.iter().enumerate() {
+            let piece = Port::Output(number);
+            for axis in (0..x.len()).filter(|&axis| axis != self.axis) {
+                ties.push(same((Port::Input(0), axis), (piece, axis), x[axis]));
+            }
+            let part = Digit::range(Port::Input(0), self.axis, start, size);
+            ties.push(Tie::Same(part, Digit::axis(piece, self.axis, size)));
+            start += size;
+        }
+        ties
     }
 
     fn launch(&self, inputs: &[Type], _outputs: &[Type], _caps: &Caps) -> Vec<Variant> {

@@ -3,9 +3,11 @@
 mod prune;
 mod quantize;
 mod rescale;
+mod structured;
 mod train;
 
 pub use prune::Prune;
 pub use quantize::{AssignBits, Quantize};
 pub use rescale::{Awq, Smoothquant};
+pub use structured::{DropLayers, PruneStructured};
 pub use train::Train;

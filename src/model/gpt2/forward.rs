@@ -73,20 +73,20 @@ impl Gpt2 {
             how = how.dropout(self.dropout.attention, salt);
         }
         let mixed = located(graph, &module("attn"), |g| {
-            let packed = g.reshape(packed, [extent.batch, extent.context, 3 * self.width].into())?;
+            let packed = g.reshape(packed, [extent.batch, extent.context, 3 * self.inner()].into())?;
             let mixed = match course {
                 Course::Whole => {
                     g.attention_packed(&how, packed, [self.heads; 2], None, draw.map(|(rng, _)| rng))?
                 }
                 Course::Behind(_) => {
-                    let pieces = g.split(packed, 2, &[self.width; 3])?;
-                    let heads = [extent.batch, extent.context, self.heads, self.width / self.heads];
+                    let pieces = g.split(packed, 2, &[self.inner(); 3])?;
+                    let heads = [extent.batch, extent.context, self.heads, self.head_size];
                     let mut source = |i: usize| g.reshape(pieces[i], heads.into());
                     let sources = [source(0)?, source(1)?, source(2)?];
                     course.attend(g, &module("attn"), &how, sources, None)?
                 }
             };
-            g.reshape(mixed, [extent.positions(), self.width].into())
+            g.reshape(mixed, [extent.positions(), self.inner()].into())
         })?;
         let y = layers.linear(graph, &module("attn.c_proj"), Form::Nn, mixed)?;
         layers.dropout(graph, &module("attn.resid_dropout"), self.dropout.residual, y)
@@ -97,7 +97,7 @@ impl Gpt2 {
         if self.scale_scores && !self.scale_by_layer {
             return None;
         }
-        let head = if self.scale_scores { ((self.width / self.heads) as f64).sqrt() } else { 1.0 };
+        let head = if self.scale_scores { (self.head_size as f64).sqrt() } else { 1.0 };
         let depth = if self.scale_by_layer { (layer + 1) as f64 } else { 1.0 };
         Some((1.0 / (head * depth)) as f32)
     }

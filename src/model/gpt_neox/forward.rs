@@ -24,7 +24,7 @@ impl GptNeoX {
         })?;
         let mut x = layers.dropout(graph, "gpt_neox.emb_dropout", embedding, rows)?;
         let course = Course::declare(graph, extent, mode);
-        let tables = self.rope.tables(graph, course.positions(extent), self.head_size());
+        let tables = self.rope.tables(graph, course.positions(extent), self.head_size);
         let mut hidden = vec![];
         for layer in 0..self.layers {
             hidden.push(x);
@@ -60,7 +60,7 @@ impl GptNeoX {
             how = how.dropout(self.dropout.attention, salt);
         }
         let mixed = located(graph, &module("attention"), |g| {
-            let (size, heads) = (self.head_size(), self.heads);
+            let (size, heads) = (self.head_size, self.heads);
             let joint = g.reshape(joint, [extent.positions() * heads, 3 * size].into())?;
             let pieces = g.split(joint, 1, &[size; 3])?;
             let mut source =
@@ -70,7 +70,7 @@ impl GptNeoX {
             let [q, k] = [q, k].map(|x| g.rotary(&turn, x, tables, course.given()));
             let rng = draw.map(|(rng, _)| rng);
             let mixed = course.attend(g, &module("attention"), &how, [q?, k?, v], rng)?;
-            g.reshape(mixed, [extent.positions(), self.width].into())
+            g.reshape(mixed, [extent.positions(), self.inner()].into())
         })?;
         let y = layers.linear(graph, &module("attention.dense"), Form::Nt, mixed)?;
         layers.dropout(graph, &module("post_attention_dropout"), self.dropout.residual, y)

@@ -16,7 +16,7 @@ fn pythia() -> Map<String, Json> {
 fn the_parameter_count_of_pythia_is_the_published_one() {
     let neox = GptNeoX::from_config(&Config::new("config.json", pythia())).unwrap();
     assert_eq!(count_elements(&neox.parameters()), 70_426_624);
-    assert_eq!(neox.rope.rotated(neox.head_size()), 16);
+    assert_eq!(neox.rope.rotated(neox.head_size), 16);
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub use coded::AttentionCoded;
 pub use gradient::AttentionGradient;
 
 use super::launch::{Caps, Variant};
+use super::ties::{Digit, Port, Tie};
 use super::{
     Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape, in_precision,
 };
@@ -119,6 +120,14 @@ impl Attention {
     /// Number of inputs that hold queries, keys and values.
     fn sources(&self) -> usize {
         if self.layout == Layout::Separate { 3 } else { 1 }
+    }
+
+    /// Heads of the keys and values, for these inputs.
+    pub fn key_heads(&self, inputs: &[Type]) -> usize {
+        match self.layout {
+            Layout::Separate => inputs[1].shape[2],
+            Layout::Packed { key_heads, .. } => key_heads,
+        }
     }
 
     /// Settings as text, for this operator and its gradient.
@@ -255,6 +264,33 @@ impl Operator for Attention {
             gradients[i] = site.needs(i).then_some(gradient);
         }
         Ok(gradients)
+    }
+
+    /// A head of the keys goes with that of the values and with all queries that read it; some of these may go alone if each
+    /// head of the keys loses equally many.
+    fn ties(&self, inputs: &[Type], _outputs: &[Type]) -> Vec<Tie> {
+        let n = self.sources();
+        let g = self.geometry(self.name(), &inputs[..n], &inputs[n..]).expect("the signature was checked");
+        let (heads, key_heads, shared) = (g.heads, g.key_heads, g.heads / g.key_heads);
+        let out = Digit::axis(Port::Output(0), 2, heads);
+        let [query, group, key, value] = match self.layout {
+            Layout::Separate => [
+                Digit::axis(Port::Input(0), 2, heads),
+                Digit::runs(Port::Input(0), 2, 0, key_heads, shared),
+                Digit::axis(Port::Input(1), 2, key_heads),
+                Digit::axis(Port::Input(2), 2, key_heads),
+            ],
+            Layout::Packed { .. } => {
+                let runs = |start, count, inner| Digit::runs(Port::Input(0), 2, start, count, inner);
+                [
+                    runs(0, heads, g.size),
+                    runs(0, key_heads, shared * g.size),
+                    runs(heads * g.size, key_heads, g.size),
+                    runs((heads + key_heads) * g.size, key_heads, g.size),
+                ]
+            }
+        };
+        vec![Tie::Same(query, out), Tie::Same(group, key), Tie::Same(key, value), Tie::Even(group)]
     }
 
     fn launch(&self, inputs: &[Type], _outputs: &[Type], caps: &Caps) -> Vec<Variant> {

@@ -29,6 +29,7 @@ use super::matmul_int8::MatmulInt8;
 use super::pointwise::Pointwise;
 use super::reduce::ReduceEmit;
 use super::reshape::ReshapeEmit;
+use super::ties::{Port, Tie, same};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_any_float, expect_dtype, expect_shape,
     is_double,
@@ -291,6 +292,28 @@ impl Operator for Matmul {
         let simple = program.inputs == 1 && program.outputs.len() == 1;
         (self.activation.is_none() && simple)
             .then(|| Arc::new(self.clone().with_activation(program.clone())) as _)
+    }
+
+    fn ties(&self, inputs: &[Type], outputs: &[Type]) -> Vec<Tie> {
+        let (a, b, c) = (&inputs[0].shape, &inputs[1].shape, &outputs[0].shape);
+        let (in_a, in_b, out) = (Port::Input(0), Port::Input(1), Port::Output(0));
+        if b.len() != 2 {
+            return vec![];
+        }
+        let (behind, columns) = (a.len() - 1, c.len() - 1);
+        let [[m, k], [n, summed]] = match self.form {
+            Form::Nn => [[behind - 1, behind], [1, 0]],
+            Form::Nt => [[behind - 1, behind], [0, 1]],
+            Form::Tn => [[behind, behind - 1], [1, 0]],
+        };
+        let mut ties = vec![
+            same((in_a, k), (in_b, summed), a[k]),
+            same((in_a, m), (out, columns - 1), a[m]),
+            same((in_b, n), (out, columns), b[n]),
+        ];
+        ties.extend((0..behind - 1).map(|axis| same((in_a, axis), (out, axis), a[axis])));
+        ties.extend(self.has_bias.then(|| same((Port::Input(2), 0), (out, columns), b[n])));
+        ties
     }
 
     fn launch(&self, inputs: &[Type], outputs: &[Type], caps: &Caps) -> Vec<Variant> {

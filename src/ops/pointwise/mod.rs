@@ -11,6 +11,7 @@ pub(crate) use lower::ending;
 pub use table::{FUNCTIONS, Function, function};
 
 use super::reduce::ReduceEmit;
+use super::ties::{self, Tie};
 use super::{Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_float, in_precision};
 use crate::ops::launch::{Caps, Variant};
 use crate::tensor::{Real, Shape, Tensor, Type, View, ViewMut};
@@ -208,6 +209,10 @@ impl Operator for Pointwise {
             let results = self.emit_steps(emit, inputs)?;
             Ok(self.outputs.iter().map(|&s| results[s]).collect())
         })
+    }
+
+    fn ties(&self, inputs: &[Type], outputs: &[Type]) -> Vec<Tie> {
+        ties::of_broadcast(inputs, &outputs[0].shape)
     }
 
     fn launch(&self, inputs: &[Type], outputs: &[Type], caps: &Caps) -> Vec<Variant> {
