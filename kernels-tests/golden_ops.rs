@@ -3,6 +3,8 @@
 //! Cases stand in `dev/ops` and `dev/loss` of the golden folder; a row of the tables below says how to build one here.
 
 mod golden;
+#[path = "golden_ops/relations.rs"]
+mod relations;
 
 use golden::Tensors;
 use kiln::graph::{Feeds, Graph, evaluate, gradient};
@@ -97,18 +99,15 @@ const LOSSES: &[(&str, &str, Build)] = &[
     }),
     ("kd_T1", "z", |g, of| g.divergence(of["z2"], of["z"], 1.0)),
     ("kd_T2", "z", |g, of| g.divergence(of["z2"], of["z"], 2.0)),
-    ("kd_T4", "z", |g, of| g.divergence(of["z2"], of["z"], 4.0)),
+    ("kd_T4", "z", |g, of| of_rows(g, of, Divergence::Forward, 4.0)),
     ("kd_mix", "z", |g, of| {
         let hard = g.cross_entropy(of["z"], of["y"], CrossEntropy::default())?;
         let soft = g.divergence(of["z2"], of["z"], 2.0)?;
         let (hard, soft) = (g.scale(hard, 0.3)?, g.scale(soft, 0.7)?);
         g.add(hard, soft)
     }),
-    ("kd_reverse", "z", |g, of| g.divergence(of["z"], of["z2"], 1.0)),
-    ("jsd", "z", |g, of| {
-        let each = g.row_divergence(of["z2"], of["z"], Divergence::Between { beta: 0.5 }, 1.0)?;
-        g.shared_mean(each, None)
-    }),
+    ("kd_reverse", "z", |g, of| of_rows(g, of, Divergence::Reverse, 1.0)),
+    ("jsd", "z", |g, of| of_rows(g, of, Divergence::Between { beta: 0.5 }, 1.0)),
     ("kl_logits_hidden", "z", |g, of| {
         let hard = g.cross_entropy(of["z"], of["y"], CrossEntropy::default())?;
         let soft = g.divergence(of["z2"], of["z"], 2.0)?;
@@ -134,7 +133,10 @@ const LOSSES: &[(&str, &str, Build)] = &[
         let each = g.add(apart, near)?;
         g.mean_all(each)
     }),
-    ("mse", "a", |g, of| g.squared_error(of["a"], of["b"], Reduction::Mean)),
+    ("mse", "a", |g, of| {
+        let each = g.row_squared_error(of["a"], of["b"])?;
+        g.shared_mean(each, None)
+    }),
     ("l1", "a", |g, of| g.absolute_error(of["a"], of["b"], Reduction::Mean)),
     ("huber", "a", |g, of| g.huber(of["a"], of["b"], 0.7, Reduction::Mean)),
     ("smooth_l1", "a", |g, of| g.smooth_absolute_error(of["a"], of["b"], 0.5, Reduction::Mean)),
@@ -143,6 +145,12 @@ const LOSSES: &[(&str, &str, Build)] = &[
 
 /// Computes a graph: on the host, or on a device if there is one.
 type Evaluate = Arc<dyn Fn(&Graph, &Feeds) -> Result<HashMap<String, Tensor>, Failed> + Send + Sync>;
+
+/// The mean divergence of a student's logits `z` from a teacher's, `z2`.
+fn of_rows(g: &mut Graph, of: &Inputs, how: Divergence, temperature: f32) -> ops::Result<Value> {
+    let each = g.row_divergence(of["z2"], of["z"], how, temperature)?;
+    g.shared_mean(each, None)
+}
 
 /// PyTorch's attention has heads before time.
 fn attention(g: &mut Graph, of: &Inputs, how: Attention) -> ops::Result<Value> {
@@ -180,6 +188,12 @@ fn main() {
             let check = move |folder: &Path, e: &Evaluate| check_loss(folder, name, wrt, build, e);
             trial(format!("{place}/loss_{name}"), "loss", evaluate.clone(), check)
         }));
+        trials.extend(relations::CHECKS.iter().map(|&(name, check)| {
+            let evaluate = evaluate.clone();
+            let absent = evaluate.is_none() && !requires_gpu();
+            let run = move || check(&evaluate.ok_or("no adapter")?);
+            Trial::test(format!("{place}/{name}"), run).with_ignored_flag(absent)
+        }));
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -203,6 +217,10 @@ fn on_device() -> Option<Evaluate> {
     None
 }
 
+fn requires_gpu() -> bool {
+    std::env::var("KILN_REQUIRE_GPU").is_ok_and(|v| v == "1")
+}
+
 fn trial(
     name: String,
     kind: &str,
@@ -211,8 +229,7 @@ fn trial(
 ) -> Trial {
     let folder = golden::folder().join("dev").join(kind);
     let absent = golden::is_absent(&folder);
-    let required = std::env::var("KILN_REQUIRE_GPU").is_ok_and(|v| v == "1");
-    let ignored = absent || (evaluate.is_none() && !required);
+    let ignored = absent || (evaluate.is_none() && !requires_gpu());
     let run = move || check(&folder, &evaluate.ok_or("no adapter")?);
     Trial::test(name, run).with_ignored_flag(ignored)
 }

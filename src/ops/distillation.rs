@@ -10,12 +10,24 @@
 //! each times T^2, which keeps gradients as large as at temperature one. Everything is computed from logarithms, so that
 //! logits of any size give finite numbers: with `a = log p + log b` and `c = log q + log(1 - b)` it holds that
 //! `log p - log m = -log b - softplus(c - a)`, and no mixture is ever taken the logarithm of.
+//!
+//! Of a teacher that has run ahead only the K likeliest tokens of each row are known, and how likely all others are together. Both
+//! sides' other tokens count then as one:
+//!
+//! ```text
+//! top       sum over the K of p (log p - log q)  +  P (log P - log Q),  P and Q what is left of p and q
+//! ```
+//! By the log-sum inequality this is never above the whole KL(p || q), and with K = V it is the same. Why the rest is kept: with the K
+//! alone, made to sum to one, the student would learn to be too sure (Anshumann et al. 2025, arXiv:2503.16870).
 
 use super::cast::CastEmit;
+use super::concat::ConcatEmit;
+use super::gather::GatherEmit;
 use super::matmul::{Form, MatmulEmit};
 use super::pointwise::PointwiseEmit;
 use super::reduce::{Kind, ReduceEmit};
 use super::reshape::ReshapeEmit;
+use super::slice::SliceEmit;
 use super::softmax::SoftmaxEmit;
 use super::transpose::TransposeEmit;
 use super::{Emit, Error, Result, Value, expect_shape};
@@ -25,7 +37,7 @@ use crate::tensor::{DType, Shape, Tensor};
 const TINY: f32 = 1e-12;
 
 /// A score so low that nothing is left of its probability, and so high that a sum of two is still a number.
-const HIDDEN: f32 = -1e9;
+pub const HIDDEN: f32 = -1e9;
 
 /// How far apart two distributions are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,6 +62,16 @@ pub trait DistillationEmit {
         teacher: Value,
         student: Value,
         how: Divergence,
+        temperature: f32,
+    ) -> Result<Value>;
+
+    /// T^2 times the divergence of the student's logits [N, V] from a teacher of whom `logs` [N, K + 1] are known: logarithms of the
+    /// probabilities, at this temperature, of the tokens in `columns` [N, K], and of all others together. As `[N]` in f32.
+    fn row_divergence_of_top(
+        &mut self,
+        logs: Value,
+        columns: Value,
+        student: Value,
         temperature: f32,
     ) -> Result<Value>;
 
@@ -80,24 +102,42 @@ impl<E: Emit + ?Sized> DistillationEmit for E {
     ) -> Result<Value> {
         let op = "row_divergence";
         expect_shape(op, "teacher", &self.type_of(teacher), &self.type_of(student).shape)?;
-        let setting = |setting, expected: &str, got: f32| {
-            Err(Error::Setting { op, setting, expected: expected.to_string(), got: got.to_string() })
-        };
-        if !(temperature > 0.0 && temperature.is_finite()) {
-            return setting("temperature", "a positive number", temperature);
-        }
-        let mut log_of = |x: Value| {
-            let x = self.cast(x, DType::F32)?;
-            let cooled = self.scale(x, 1.0 / temperature)?;
-            self.log_softmax(cooled)
-        };
-        let (log_p, log_q) = (log_of(teacher)?, log_of(student)?);
+        let [log_p, log_q] =
+            [cooled(self, op, teacher, temperature)?, cooled(self, op, student, temperature)?];
         let each = match how {
             Divergence::Forward => self.row_divergence_of_logs(log_p, log_q)?,
             Divergence::Reverse => self.row_divergence_of_logs(log_q, log_p)?,
             Divergence::Between { beta } if beta > 0.0 && beta < 1.0 => between(self, log_p, log_q, beta)?,
-            Divergence::Between { beta } => return setting("beta", "above 0 and below 1", beta),
+            Divergence::Between { beta } => {
+                return Err(refused(op, "beta", "above 0 and below 1", beta));
+            }
         };
+        self.scale(each, temperature * temperature)
+    }
+
+    fn row_divergence_of_top(
+        &mut self,
+        logs: Value,
+        columns: Value,
+        student: Value,
+        temperature: f32,
+    ) -> Result<Value> {
+        let op = "row_divergence_of_top";
+        let (picks, vocabulary) = (self.type_of(columns).shape.last(), self.type_of(student).shape.last());
+        let rows = self.type_of(columns).shape[0];
+        expect_shape(op, "logs", &self.type_of(logs), &[rows, picks + 1])?;
+        let log_q = cooled(self, op, student, temperature)?;
+        let picked = self.gather(log_q, columns)?;
+        // What is left of q, without ever taking the logarithm of a difference: the picked ones are hidden from a sum.
+        let top = self.slice(logs, 1, 0, picks)?;
+        let nothing = self.scale(top, 0.0)?;
+        let hidden = self.shift(nothing, HIDDEN)?;
+        let hidden = self.scatter(hidden, columns, vocabulary)?;
+        let others = self.add(log_q, hidden)?;
+        let rest = self.log_sum_exp(others)?;
+        let rest = self.reshape(rest, [rows, 1].into())?;
+        let log_q = self.concat(&[picked, rest], 1)?;
+        let each = self.row_divergence_of_logs(logs, log_q)?;
         self.scale(each, temperature * temperature)
     }
 
@@ -181,6 +221,25 @@ fn between<E: Emit + ?Sized>(emit: &mut E, log_p: Value, log_q: Value, beta: f32
     let each = emit.add(of_teacher, of_student)?;
     let total = of_rows(emit, Kind::Sum, each)?;
     emit.shift(total, (-teacher * teacher.ln() - student * student.ln()) as f32)
+}
+
+/// Logarithms of the probabilities at a temperature, in f32.
+fn cooled<E: Emit + ?Sized>(
+    emit: &mut E,
+    op: &'static str,
+    logits: Value,
+    temperature: f32,
+) -> Result<Value> {
+    if !(temperature > 0.0 && temperature.is_finite()) {
+        return Err(refused(op, "temperature", "a positive number", temperature));
+    }
+    let logits = emit.cast(logits, DType::F32)?;
+    let cooled = emit.scale(logits, 1.0 / temperature)?;
+    emit.log_softmax(cooled)
+}
+
+fn refused(op: &'static str, setting: &'static str, expected: &str, got: f32) -> Error {
+    Error::Setting { op, setting, expected: expected.to_string(), got: got.to_string() }
 }
 
 /// Two values of one shape in f32.

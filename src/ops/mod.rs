@@ -25,6 +25,7 @@ mod emit;
 pub mod expand;
 pub mod fake_quantize;
 mod fast;
+pub mod gather;
 pub mod launch;
 pub mod layer_norm;
 pub mod linear_codes;
@@ -348,6 +349,7 @@ pub fn families() -> Vec<Family> {
         ("gradient_norm", optimizer::norm::cases),
         ("accumulate", optimizer::accumulate::cases),
         ("cross_entropy", cross_entropy::cases),
+        ("gather", gather::cases),
         ("attention", attention::cases),
         ("rotary", rotary::cases),
         ("cache_write", cache_write::cases),

@@ -4,6 +4,9 @@ mod loss;
 mod relation;
 #[cfg(test)]
 mod tests;
+mod top;
+
+pub use top::Top;
 
 use super::frozen::Frozen;
 use super::recipe::{Distill, Knob, TeacherPrecision};
