@@ -4,7 +4,7 @@
 use super::Evaluate;
 use kiln::graph::{Feeds, Graph, gradient};
 use kiln::ops::distillation::{DistillationEmit, Divergence};
-use kiln::ops::pointwise::PointwiseEmit;
+use kiln::ops::reduce::ReduceEmit;
 use kiln::tensor::Tensor;
 use kiln::tensor::random::Stream;
 use libtest_mimic::Failed;
