@@ -88,7 +88,7 @@ fn a_student_that_is_its_teacher_has_nothing_to_learn_of_it() {
         let mut trainer: Trainer = job.trainer(&Target::Host).unwrap();
         let sampler = job.sampler().unwrap();
         let mut batches = kiln::data::prefetch::Prefetch::start_split(sampler, job.family.vocabulary(), 1, 2);
-        let feeds = job.training_feeds(batches.next_batch().unwrap(), 0);
+        let feeds = job.training_feeds(batches.next_batch().unwrap(), 0, 0).unwrap();
         let loss = trainer.differentiate(feeds).unwrap();
         assert!(loss.abs() < 1e-5, "{term}: {loss}");
         for (name, gradient) in trainer.gradients().unwrap() {
@@ -135,4 +135,85 @@ fn a_teacher_that_does_not_fit_is_refused_with_what_would() {
     std::fs::write(&path, other).unwrap();
     let text = refused(&teacher, &[]);
     assert!(text.contains("\"%\"") && text.contains("\"j\""), "{text}");
+}
+
+/// A recipe in which the teacher runs ahead.
+const AHEAD: [&str; 5] =
+    ["distill.kl=0.9", "distill.ce=0.1", "train.accumulate=2", "train.micro_batch=2", "model.layers=2"];
+
+#[test]
+fn a_teacher_that_ran_ahead_and_kept_everything_teaches_as_one_in_the_step() {
+    let root = tempfile::tempdir().unwrap();
+    let teacher = teacher(root.path(), &[]);
+    for device in devices() {
+        let folder = |name: &str| root.path().join(format!("{device}-{name}"));
+        let cache = format!("distill.cache={}", folder("said").display());
+        train(with_teacher(&folder("step"), device, &teacher, &AHEAD), false).unwrap();
+        let sets = [&AHEAD[..], &[&cache, "distill.top_k=10000"]].concat();
+        train(with_teacher(&folder("ahead"), device, &teacher, &sets), false).unwrap();
+        for ((step, a, _), (_, b, _)) in losses(&folder("step")).iter().zip(&losses(&folder("ahead"))) {
+            assert!((a - b).abs() < 1e-3, "{device}, step {step}: {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn what_a_teacher_said_serves_runs_that_are_stopped_go_on_and_come_again() {
+    let root = tempfile::tempdir().unwrap();
+    let teacher = teacher(root.path(), &[]);
+    let folder = |name: &str| root.path().join(name);
+    let run = |name: &str, cache: &str, steps: &str, resume: bool| {
+        let cache = format!("distill.cache={}", folder(cache).display());
+        let steps = format!("train.steps={steps}");
+        let sets = [&AHEAD[..], &[&cache, "distill.top_k=4", &steps]].concat();
+        train(with_teacher(&folder(name), "cpu", &teacher, &sets), resume)
+    };
+    run("whole", "one", "12", false).unwrap();
+    // A shorter run first, to which the longer one adds.
+    run("parts", "two", "5", false).unwrap();
+    run("parts", "two", "12", true).unwrap();
+    assert_eq!(losses(&folder("whole")), losses(&folder("parts")));
+    assert!(last_weights(&folder("whole")) == last_weights(&folder("parts")));
+    let bytes = |cache: &str| std::fs::read(folder(cache).join("000000.safetensors")).unwrap();
+    assert_eq!(bytes("one"), bytes("two"));
+    // What is damaged is said again.
+    let piece = folder("two").join("000000.safetensors");
+    std::fs::write(&piece, &bytes("one")[..50]).unwrap();
+    run("again", "two", "12", false).unwrap();
+    assert_eq!(losses(&folder("whole")), losses(&folder("again")));
+    assert_eq!(bytes("one"), bytes("two"));
+}
+
+#[test]
+fn a_cache_that_was_made_for_something_else_is_refused_with_what_differs() {
+    let root = tempfile::tempdir().unwrap();
+    let teacher = teacher(root.path(), &[]);
+    let cache = format!("distill.cache={}", root.path().join("said").display());
+    let mut count = 0;
+    let mut run = |sets: &[&str]| {
+        count += 1;
+        let sets = [&AHEAD[..], &[&cache], sets].concat();
+        train(with_teacher(&root.path().join(format!("run-{count}")), "cpu", &teacher, &sets), false)
+    };
+    run(&["distill.top_k=4"]).unwrap();
+    for (set, name) in [
+        ("distill.top_k=5", "top_k 4, this run has 5"),
+        ("distill.temperature=3", "temperature"),
+        ("train.seed=5", "windows"),
+        ("train.context=8", "context"),
+        ("distill.teacher_precision=f16", "precision"),
+    ] {
+        let error = run(&["distill.top_k=4", set]).unwrap_err();
+        assert!(matches!(error, Error::Cache { .. }), "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    let path = teacher.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = run(&["distill.top_k=4"]).unwrap_err().to_string();
+    assert!(error.contains("teacher"), "{error}");
+    let error =
+        Recipe::from_text("[distill]\nteacher = \"t\"\ncache = \"c\"\njsd = 1.0", "test", &[]).unwrap_err();
+    assert!(error.to_string().contains("distill.jsd"), "{error}");
 }

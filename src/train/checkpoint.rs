@@ -20,13 +20,31 @@ mod tensors;
 mod tests;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use thiserror::Error;
 
 pub use store::Store;
 pub use tensors::Stored;
+
+/// Writes tensors as a safetensors file that is there whole or not at all.
+pub(super) fn write_tensors(path: &Path, list: &[(String, Stored)]) -> io::Result<()> {
+    let mut bytes = vec![];
+    tensors::write(&mut bytes, list)?;
+    write_bytes(path, &bytes)
+}
+
+/// The tensors of a safetensors file.
+pub(super) fn read_tensors(path: &Path) -> Result<Vec<(String, Stored<'static>)>, String> {
+    tensors::read(&std::fs::read(path).map_err(|error| error.to_string())?)
+}
+
+/// Writes a file that is there whole or not at all.
+pub(super) fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    durable::replace_file(&durable::real_disk(), path, bytes)
+}
 
 /// Everything a checkpoint holds, as the caller gives it.
 #[derive(Clone, Copy, Debug)]

@@ -96,6 +96,16 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// What a teacher said before is of no use, or cannot be kept.
+    #[error("distill.cache {folder}: {problem}\n  hint: {hint}")]
+    Cache {
+        /// The folder.
+        folder: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        hint: String,
+    },
     /// A run folder that cannot be used.
     #[error("{path}: {problem}\n  hint: {hint}")]
     Folder {

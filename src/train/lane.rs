@@ -158,7 +158,7 @@ impl<'a> Lane<'a> {
     /// Times one more step, which no checkpoint sees, and leaves table and trace in the run folder.
     fn profile(&mut self) -> Result<()> {
         let batches = (0..self.job.recipe.train.passes())
-            .map(|_| Ok(self.job.training_feeds(self.batches.next_batch()?, self.trainer.steps_done())))
+            .map(|pass| self.job.training_feeds(self.batches.next_batch()?, self.trainer.steps_done(), pass))
             .collect::<Result<Vec<_>>>()?;
         let rows = self.trainer.profile(batches, 0.0)?;
         let (table, folder) = (profile::table(&rows), &self.job.recipe.run.folder);
@@ -179,10 +179,10 @@ impl<'a> Lane<'a> {
         let passes = self.job.recipe.train.passes();
         let mut feeds = vec![];
         let mut cursor = self.state.cursor;
-        for _ in 0..passes {
+        for pass in 0..passes {
             let prepared = self.batches.next_batch()?;
             cursor = prepared.cursor;
-            feeds.push(self.job.training_feeds(prepared, self.trainer.steps_done()));
+            feeds.push(self.job.training_feeds(prepared, self.trainer.steps_done(), pass)?);
         }
         let rate = self.job.recipe.train.learning_rate.rate(self.trainer.steps_done(), &self.state.plateau);
         self.trainer.submit(feeds, rate)?;

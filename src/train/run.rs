@@ -65,6 +65,7 @@ pub fn run_watched(recipe: Recipe, resume: bool, watch: &mut Watch) -> Result<Su
     if let Some(told) = job.settle(&target)? {
         (watch.say)(&told);
     }
+    job.run_ahead(&target, watch)?;
     let mut begin = Begin { loaded, recovery: None };
     let mut patience = Patience::default();
     loop {

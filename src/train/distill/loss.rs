@@ -23,12 +23,26 @@ pub const SHARE: &str = "share";
 /// Input F32 [terms]: the weight of each term at this step.
 pub const MIX: &str = "mix";
 
+/// Input U32 [N, K]: the tokens that a teacher deemed likeliest when it ran ahead.
+pub const COLUMNS: &str = "teacher.columns";
+
+/// Input F32 [N, K + 1]: the logarithms of how likely it deemed them, and all others.
+pub const LOGS: &str = "teacher.logs";
+
 /// One of the two models in the common graph.
 struct Side {
     logits: Value,
     hidden: Vec<Value>,
     /// Logarithms of relations by term and pair of layers.
     relations: Vec<(Term, Vec<Relation>)>,
+}
+
+/// What is known of the teacher.
+enum Known {
+    /// It is part of the graph.
+    All(Side),
+    /// Columns and logarithms of what it said when it ran ahead.
+    Top([Value; 2]),
 }
 
 impl Teacher {
@@ -41,7 +55,10 @@ impl Teacher {
         smoothing: f32,
     ) -> Result<Value> {
         self.check_context(extent.context)?;
-        let [student, teacher] = self.sides(student, graph, extent)?;
+        let (student, teacher) = match self.top() {
+            None => self.sides(student, graph, extent)?,
+            Some(count) => (alone(student, graph, extent)?, Known::Top(said(graph, extent, count))),
+        };
         let share = graph.input(SHARE, Type::f32([extent.positions()]));
         let mix = graph.input(MIX, Type::f32([self.terms.len()]));
         let mut total = None;
@@ -61,7 +78,7 @@ impl Teacher {
     }
 
     /// Both models in one graph, the teacher first.
-    fn sides(&self, student: &dyn Family, graph: &mut Graph, extent: Extent) -> Result<[Side; 2]> {
+    fn sides(&self, student: &dyn Family, graph: &mut Graph, extent: Extent) -> Result<(Side, Known)> {
         let mut graphs = [Graph::new(), Graph::new()];
         let forwards = [
             student.forward(&mut graphs[0], extent, Mode::Train)?,
@@ -79,7 +96,7 @@ impl Teacher {
         let [first, second] = forwards;
         let teacher = bring(graph, &graphs[1], PREFIX, second, of_teacher)?;
         let student = bring(graph, &graphs[0], "", first, of_student)?;
-        Ok([student, teacher])
+        Ok((student, Known::All(teacher)))
     }
 
     fn term(
@@ -87,14 +104,13 @@ impl Teacher {
         graph: &mut Graph,
         term: Term,
         student: &Side,
-        teacher: &Side,
+        teacher: &Known,
         share: Value,
         smoothing: f32,
     ) -> Result<Value> {
         let temperature = self.recipe.temperature as f32;
-        let between = Divergence::Between { beta: self.recipe.beta as f32 };
-        let each = match term {
-            Term::Text => {
+        let each = match (term, teacher) {
+            (Term::Text, _) => {
                 let positions = graph.kind(student.logits).shape.rows();
                 let targets = graph.input("targets", Type::new(DType::I32, [positions]));
                 let settings = CrossEntropy {
@@ -104,15 +120,22 @@ impl Teacher {
                 };
                 return Ok(graph.cross_entropy(student.logits, targets, settings)?);
             }
-            Term::Forward => {
-                graph.row_divergence(teacher.logits, student.logits, Divergence::Forward, temperature)?
+            (Term::Forward, &Known::Top([columns, logs])) => {
+                graph.row_divergence_of_top(logs, columns, student.logits, temperature)?
             }
-            Term::Reverse => {
-                graph.row_divergence(teacher.logits, student.logits, Divergence::Reverse, temperature)?
+            (_, Known::Top(_)) => unreachable!("the recipe has no other term beside a cache"),
+            (Term::Forward | Term::Reverse | Term::Between, Known::All(teacher)) => {
+                let how = match term {
+                    Term::Forward => Divergence::Forward,
+                    Term::Reverse => Divergence::Reverse,
+                    _ => Divergence::Between { beta: self.recipe.beta as f32 },
+                };
+                graph.row_divergence(teacher.logits, student.logits, how, temperature)?
             }
-            Term::Between => graph.row_divergence(teacher.logits, student.logits, between, temperature)?,
-            Term::Hidden | Term::Cosine => self.hidden(graph, term, student, teacher)?,
-            Term::Attention | Term::Values => {
+            (Term::Hidden | Term::Cosine, Known::All(teacher)) => {
+                self.hidden(graph, term, student, teacher)?
+            }
+            (Term::Attention | Term::Values, Known::All(teacher)) => {
                 relation::compare(graph, term, &student.relations, &teacher.relations)?
             }
         };
@@ -151,6 +174,18 @@ pub(super) fn mean(graph: &mut Graph, all: &[Value]) -> crate::ops::Result<Value
         total = graph.add(total, each)?;
     }
     graph.scale(total, 1.0 / all.len() as f32)
+}
+
+/// The student without a teacher beside it.
+fn alone(student: &dyn Family, graph: &mut Graph, extent: Extent) -> Result<Side> {
+    let Forward { logits, hidden, .. } = student.forward(graph, extent, Mode::Train)?;
+    Ok(Side { logits, hidden, relations: vec![] })
+}
+
+fn said(graph: &mut Graph, extent: Extent, count: usize) -> [Value; 2] {
+    let positions = extent.positions();
+    let columns = graph.input(COLUMNS, Type::new(DType::U32, [positions, count]));
+    [columns, graph.input(LOGS, Type::f32([positions, count + 1]))]
 }
 
 fn bring(

@@ -1,11 +1,13 @@
 //! A teacher as part of the training step: opened, checked against the student, its weights frozen.
 
+pub mod cache;
 mod loss;
 mod relation;
 #[cfg(test)]
 mod tests;
 mod top;
 
+pub use loss::{COLUMNS, LOGS};
 pub use top::Top;
 
 use super::frozen::Frozen;
@@ -19,6 +21,7 @@ use crate::ops::coded::Activations;
 use crate::passes;
 use crate::tensor::quant::{self, Scheme, Share, encode};
 use crate::tensor::{DType, Tensor};
+use std::path::Path;
 
 /// Stands before the names of a teacher's weights.
 pub const PREFIX: &str = "teacher.";
@@ -54,7 +57,7 @@ pub struct Teacher {
     pub recipe: Distill,
     /// Its architecture.
     pub family: Box<dyn Family>,
-    /// Its weights, under names with [`PREFIX`].
+    /// Its weights, under names with [`PREFIX`]; none where it runs ahead.
     pub frozen: Frozen,
     /// The terms of the loss that are not zero throughout.
     terms: Vec<(Term, Knob)>,
@@ -79,31 +82,12 @@ impl Teacher {
     /// `tokenizer` is the student's, where it is known: the teacher must have learnt from the same tokens.
     pub fn open(recipe: &Distill, student: &dyn Family, tokenizer: Option<&Tokenizer>) -> Result<Teacher> {
         let folder = &recipe.teacher;
-        let refuse = |problem: String, hint: &str| {
-            Err(Error::Teacher { folder: folder.display().to_string(), problem, hint: hint.to_string() })
-        };
         if !folder.exists() {
-            return refuse(
-                "there is no such folder".into(),
-                "distill.teacher is a folder with config.json and model.safetensors",
-            );
+            let hint = "distill.teacher is a folder with config.json and model.safetensors";
+            return Err(refused(folder, "there is no such folder".into(), hint));
         }
         let family = model::open(folder)?;
-        let (known, learns) = (family.vocabulary(), student.vocabulary());
-        if known != learns {
-            let problem = format!(
-                "it knows {known} tokens and the student {learns}: their logits are of different things"
-            );
-            return refuse(
-                problem,
-                "give both the same tokenizer and vocabulary, or train on text that the teacher has written",
-            );
-        }
-        if let (Some(ours), Some(theirs)) = (tokenizer, super::job::tokenizer_in(folder)?)
-            && let Some(problem) = differ(ours, &theirs)
-        {
-            return refuse(problem, "data.tokenizer = the teacher's tokenizer.json");
-        }
+        fits(folder, family.as_ref(), student, tokenizer)?;
         let [of_student, of_teacher] = [sizes_of(student)?, sizes_of(family.as_ref())?];
         let (hidden, related) = match &recipe.layers {
             Some(pairs) => (pairs.clone(), pairs.clone()),
@@ -122,7 +106,7 @@ impl Teacher {
                 "distill.layers pairs layer {s} of the student with layer {t} of the teacher, of {} and {}",
                 of_student.layers, of_teacher.layers
             );
-            return refuse(problem, "layers are counted from zero");
+            return Err(refused(folder, problem, "layers are counted from zero"));
         }
         let terms = terms_of(recipe);
         let compares = terms.iter().any(|(term, _)| matches!(term, Term::Hidden | Term::Cosine));
@@ -133,8 +117,10 @@ impl Teacher {
                 .collect(),
             false => vec![],
         };
-        let weights = held(recipe, family.as_ref())?;
-        let frozen = Frozen::of(&weights, PREFIX);
+        let frozen = match recipe.cache {
+            Some(_) => Frozen::default(),
+            None => Frozen::of(&held(recipe, family.as_ref())?, PREFIX),
+        };
         Ok(Teacher { recipe: recipe.clone(), family, frozen, terms, hidden, related, projections })
     }
 
@@ -156,7 +142,8 @@ impl Teacher {
         })
     }
 
-    /// Adds what the loss reads beside tokens and targets: each position's share in means, and the weights of the terms.
+    /// Adds what the loss reads beside tokens and targets: each position's share in means, and the weights of the terms; but for what
+    /// a teacher said that ran ahead.
     pub fn feed(&self, feeds: &mut Feeds, batch: &Batch, step: u64, extent: Extent) {
         let share = 1.0 / batch.counted().max(1) as f32;
         let mut shares: Vec<f32> =
@@ -167,6 +154,11 @@ impl Teacher {
         feeds.set(loss::MIX, Tensor::f32([mix.len()], mix));
     }
 
+    /// Of how many tokens of each position it is known how likely they are; none where it is part of the step.
+    pub fn top(&self) -> Option<usize> {
+        self.recipe.top_k.map(|count| count.min(self.family.vocabulary()))
+    }
+
     /// One line on what it is.
     pub fn describe(&self) -> String {
         let held = match self.recipe.teacher_precision {
@@ -174,8 +166,43 @@ impl Teacher {
             TeacherPrecision::F16 => "in f16",
             TeacherPrecision::Int8 => "in int8",
         };
-        format!("{}, held {held}", self.family.describe())
+        let kept = match (self.top(), &self.recipe.cache) {
+            (Some(count), Some(folder)) => {
+                format!(" while it ran ahead: {count} tokens of each position in {}", folder.display())
+            }
+            _ => String::new(),
+        };
+        format!("{}, held {held}{kept}", self.family.describe())
     }
+}
+
+fn refused(folder: &Path, problem: String, hint: &str) -> Error {
+    Error::Teacher { folder: folder.display().to_string(), problem, hint: hint.to_string() }
+}
+
+/// Whether a student can learn from a teacher: both must mean the same by their tokens.
+///
+/// `tokenizer` is the student's, where it is known.
+pub fn fits(
+    folder: &Path,
+    teacher: &dyn Family,
+    student: &dyn Family,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<()> {
+    let (known, learns) = (teacher.vocabulary(), student.vocabulary());
+    if known != learns {
+        let problem =
+            format!("it knows {known} tokens and the student {learns}: their logits are of different things");
+        let hint =
+            "give both the same tokenizer and vocabulary, or train on text that the teacher has written";
+        return Err(refused(folder, problem, hint));
+    }
+    if let (Some(ours), Some(theirs)) = (tokenizer, super::job::tokenizer_in(folder)?)
+        && let Some(problem) = differ(ours, &theirs)
+    {
+        return Err(refused(folder, problem, "data.tokenizer = the teacher's tokenizer.json"));
+    }
+    Ok(())
 }
 
 /// The terms that are not zero throughout.

@@ -15,6 +15,8 @@ const TERMS: [&str; 8] = ["ce", "kl", "reverse_kl", "jsd", "hidden", "cosine", "
 pub(super) const KEYS: &[&str] = &[
     "teacher",
     "teacher_precision",
+    "cache",
+    "top_k",
     "temperature",
     "beta",
     "layers",
@@ -29,6 +31,9 @@ pub(super) const KEYS: &[&str] = &[
     "values",
 ];
 
+/// Tokens kept of each position, unless the recipe says otherwise.
+const USUAL_TOP: usize = 32;
+
 /// A teacher, and what of it is learnt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Distill {
@@ -36,6 +41,12 @@ pub struct Distill {
     pub teacher: PathBuf,
     /// How its weights are held.
     pub teacher_precision: TeacherPrecision,
+    /// A folder for what the teacher says when it runs ahead, once for any number of runs. Absent: it is part of each step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+    /// Beside `cache`: of how many tokens of each position it is kept how likely they are, at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<usize>,
     /// Both sides' logits are divided by it before they are compared; above one it shows what the teacher deems possible.
     pub temperature: f64,
     /// For `jsd`: share of the teacher in the mixture.
@@ -148,9 +159,18 @@ pub(super) fn distill(section: &Section) -> Result<Option<Distill>, Error> {
     let usual = if compares.iter().any(|key| section.has(key)) { 0.0 } else { 0.5 };
     let heads =
         section.size("relation_heads")?.must(|&heads| heads > 0, "at least 1", "1 relates whole rows")?;
+    let cache = section.text("cache")?.take().map(PathBuf::from);
+    let top_k = section.size("top_k")?.must(|&count| count > 0, "at least 1", "32 is common")?.take();
+    if cache.is_none() && top_k.is_some() {
+        let hint =
+            "a teacher that is part of the step says all it knows; cache = \"FOLDER\" lets it run ahead";
+        return Err(section.refuse("top_k", "absent without `cache`", hint));
+    }
     let distill = Distill {
         teacher: PathBuf::from(teacher),
         teacher_precision: precision,
+        top_k: cache.as_ref().map(|_| top_k.unwrap_or(USUAL_TOP)),
+        cache,
         temperature: temperature.or(2.0),
         beta: beta.or(0.5),
         layers: layers(section)?,
@@ -164,6 +184,9 @@ pub(super) fn distill(section: &Section) -> Result<Option<Distill>, Error> {
         attention: knob(section, "attention", 0.0)?,
         values: knob(section, "values", 0.0)?,
     };
+    if distill.cache.is_some() {
+        refuse_beside_cache(section, &distill)?;
+    }
     let learns = [distill.kl, distill.reverse_kl, distill.jsd, distill.hidden];
     let relates = [distill.cosine, distill.attention, distill.values];
     if learns.iter().chain(&relates).all(Knob::is_zero) {
@@ -175,6 +198,26 @@ pub(super) fn distill(section: &Section) -> Result<Option<Distill>, Error> {
         ));
     }
     Ok(Some(distill))
+}
+
+/// What is kept of a teacher are its likeliest tokens: that is enough for one of the divergences alone.
+fn refuse_beside_cache(section: &Section, distill: &Distill) -> Result<(), Error> {
+    let Distill { reverse_kl, jsd, hidden, cosine, attention, values, .. } = distill;
+    let others = [
+        ("reverse_kl", reverse_kl),
+        ("jsd", jsd),
+        ("hidden", hidden),
+        ("cosine", cosine),
+        ("attention", attention),
+        ("values", values),
+    ];
+    match others.into_iter().find(|(_, knob)| !knob.is_zero()) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let hint = "of a teacher that runs ahead its likeliest tokens are kept: kl can be had of them, for all else leave cache out";
+            Err(section.refuse(key, "absent beside `cache`", hint))
+        }
+    }
 }
 
 fn knob(section: &Section, key: &str, usual: f64) -> Result<Knob, Error> {
