@@ -6,6 +6,8 @@ mod bench;
 mod compare;
 #[path = "command_line/compress.rs"]
 mod compress;
+#[path = "command_line/distill.rs"]
+mod distill;
 #[path = "command_line/quantize.rs"]
 mod quantize;
 

@@ -7,6 +7,7 @@ mod costs;
 mod demo;
 mod devices;
 mod diff;
+mod distill;
 mod doctor;
 mod evaluate;
 mod folder;
@@ -49,6 +50,8 @@ enum Command {
     Diff(diff::Diff),
     /// Compress a model by a recipe of passes.
     Compress(compress::Compress),
+    /// Train a small model on what a large one says.
+    Distill(distill::Distill),
     /// Compress a model by every combination of some of a recipe's values, and measure each.
     Sweep(sweep::Sweep),
     /// Tell what the runs of a sweep gave: a table, a CSV, a page.
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Compare(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Compress(command) => command.run(),
+        Command::Distill(command) => command.run(),
         Command::Sweep(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Sensitivity(command) => command.run(),
@@ -166,7 +170,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
 fn is_usage_of_run(error: &crate::train::Error) -> bool {
     use crate::train::Error;
     match error {
-        Error::Recipe(_) => true,
+        Error::Recipe(_) | Error::Teacher { .. } | Error::Cache { .. } => true,
         #[cfg(feature = "gpu")]
         Error::Gpu(crate::gpu::Error::NotFound { .. } | crate::gpu::Error::Tune { .. }) => true,
         _ => false,

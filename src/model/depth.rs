@@ -18,8 +18,7 @@ pub fn keep_layers(family: &dyn Family, kept: &[usize]) -> Result<Box<dyn Family
         expected,
         got: format!("{kept:?}"),
     };
-    let depth_key = DEPTH_KEYS.into_iter().find(|key| keys.contains_key(*key));
-    let Some((key, layers)) = depth_key.and_then(|key| Some((key, keys[key].as_u64()? as usize))) else {
+    let Some((key, layers)) = depth(&keys) else {
         return Err(refuse("absent: this family has no blocks that could be left out".into()));
     };
     let rising = kept.windows(2).all(|pair| pair[0] < pair[1]);
@@ -39,6 +38,22 @@ pub fn keep_layers(family: &dyn Family, kept: &[usize]) -> Result<Box<dyn Family
         keys.insert("layer_types".into(), kept.iter().map(|&layer| types[layer].clone()).collect());
     }
     from_config(&Config::new(place.clone(), keys))
+}
+
+/// How many blocks a model has.
+pub fn depth_of(family: &dyn Family) -> Result<usize> {
+    let keys = family.config();
+    depth(&keys).map(|(_, layers)| layers).ok_or_else(|| Error::Setting {
+        place: family.name().to_string(),
+        key: DEPTH_KEYS.join(" or "),
+        expected: "how many blocks there are".into(),
+        got: "nothing".into(),
+    })
+}
+
+fn depth(keys: &serde_json::Map<String, Json>) -> Option<(&'static str, usize)> {
+    let key = DEPTH_KEYS.into_iter().find(|key| keys.contains_key(*key))?;
+    Some((key, keys[key].as_u64()? as usize))
 }
 
 impl Weights {

@@ -25,7 +25,7 @@ mod weights;
 pub use activation::Activation;
 pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
 pub use config::{CONFIG_FILE, Config, shortest};
-pub use depth::keep_layers;
+pub use depth::{depth_of, keep_layers};
 pub use error::{Error, Result};
 pub use families::{Design, Usual, build, family_names, from_config, open, usual};
 pub use gpt_neox::GptNeoX;

@@ -10,4 +10,4 @@ pub use prune::Prune;
 pub use quantize::{AssignBits, Quantize};
 pub use rescale::{Awq, Smoothquant};
 pub use structured::{DropLayers, PruneStructured};
-pub use train::Train;
+pub use train::{ORIGINAL, Train};

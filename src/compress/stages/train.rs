@@ -17,6 +17,9 @@ pub const ORIGINAL: &str = "original";
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
+    /// Layers that are kept, dropout: as `[model]` beside `load`, which is the model so far.
+    #[serde(default, skip_serializing_if = "Table::is_empty")]
+    pub model: Table,
     /// Steps, batch, rates: as `[train]`.
     #[serde(default)]
     pub train: Table,
@@ -44,6 +47,10 @@ pub struct Train {
 }
 
 impl Train {
+    fn drops_layers(&self) -> bool {
+        self.model.contains_key("keep_layers")
+    }
+
     /// The training recipe: of a model in `start`, on a text as `[data]` has it, in a run folder, on a device.
     fn recipe(&self, data: Table, seed: u64, start: &Path, teacher: &Path, run: Table) -> Result<Recipe> {
         let path = |path: &Path| Value::String(path.display().to_string());
@@ -53,8 +60,13 @@ impl Train {
         if distill.get("teacher").and_then(Value::as_str) == Some(ORIGINAL) {
             distill.insert("teacher".into(), path(teacher));
         }
+        let mut model = self.model.clone();
+        if model.insert("load".into(), path(start)).is_some() {
+            let expected = "absent: the model is the recipe's".to_string();
+            return Err(Error::Setting { setting: "model.load", expected, got: "written".into() });
+        }
         let tables = [
-            ("model", Table::from_iter([("load".to_string(), path(start))])),
+            ("model", model),
             ("data", data),
             ("train", train),
             ("precision", self.precision.clone()),
@@ -85,11 +97,11 @@ impl Stage for Train {
     }
 
     fn order(&self) -> Order {
-        Order::Weights
+        if self.drops_layers() { Order::Shape } else { Order::Weights }
     }
 
     fn promise(&self) -> Promise {
-        Promise::Lossy
+        if self.drops_layers() { Promise::Shape } else { Promise::Lossy }
     }
 
     fn needs(&self) -> Needs {
