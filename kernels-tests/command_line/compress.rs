@@ -122,3 +122,22 @@ fn a_sweep_makes_every_point_once_and_its_report_is_a_table_a_csv_and_a_page() {
     sweep("sparsity=0.5").refused(2, &["no pass has the key `sparsity`", "pass.1.sparsity"]);
     bench.kiln(&["report", "run"]).refused(2, &["holds no finished run", "kiln sweep"]);
 }
+
+#[test]
+fn the_recipes_that_come_with_kiln_are_recipes() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/recipes");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let (place, text) = (path.display().to_string(), std::fs::read_to_string(&path).unwrap());
+        assert!(text.starts_with("# "), "{place} does not begin with what it is for");
+        if text.contains("[[pass]]") {
+            kiln::compress::Recipe::parse(&place, &text).unwrap_or_else(|error| panic!("{error}"));
+        } else {
+            kiln::train::recipe::Recipe::from_text(&text, &place, &[])
+                .unwrap_or_else(|error| panic!("{error}"));
+        }
+        count += 1;
+    }
+    assert!(count > 3, "{count} recipes");
+}
