@@ -96,24 +96,3 @@ pub fn cases() -> Cases {
     }
     cases
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::graph::{Graph, gradient};
-    use crate::ops::pointwise::PointwiseEmit;
-    use crate::ops::reduce::ReduceEmit;
-
-    #[test]
-    fn the_gradient_of_codes_is_that_of_their_numbers() {
-        let mut graph = Graph::new();
-        let q = graph.parameter("q", Type::new(DType::I8, [2, 3]));
-        let s = graph.parameter("s", Type::f32([1]));
-        let y = graph.block_numbers(q, s).unwrap();
-        let square = graph.pointwise("square", &[y], 0.0).unwrap();
-        let loss = graph.sum_all(square).unwrap();
-        let gradients = gradient(&mut graph, loss, &[q, s]).unwrap();
-        assert_eq!(graph.kind(gradients[0].unwrap()), &Type::f32([2, 3]));
-        assert_eq!(gradients[1], None);
-    }
-}

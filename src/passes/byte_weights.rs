@@ -104,7 +104,9 @@ impl Pass for Unheld {
 mod tests {
     use super::*;
     use crate::graph::gradient;
+    use crate::ops::block_numbers::BlockNumbersEmit;
     use crate::ops::matmul::{Form, MatmulEmit};
+    use crate::ops::pointwise::PointwiseEmit;
     use crate::ops::reduce::ReduceEmit;
 
     #[test]
@@ -131,5 +133,18 @@ mod tests {
         let apart = Unheld.rewrite(&graph).unwrap();
         apart.verify().unwrap();
         assert_eq!(count(&apart), 2, "one for the product, one for the gradient of x");
+    }
+
+    #[test]
+    fn the_gradient_of_codes_is_that_of_their_numbers() {
+        let mut graph = Graph::new();
+        let q = graph.parameter("q", Type::new(DType::I8, [2, 3]));
+        let s = graph.parameter("s", Type::f32([1]));
+        let y = graph.block_numbers(q, s).unwrap();
+        let square = graph.pointwise("square", &[y], 0.0).unwrap();
+        let loss = graph.sum_all(square).unwrap();
+        let gradients = gradient(&mut graph, loss, &[q, s]).unwrap();
+        assert_eq!(graph.kind(gradients[0].unwrap()), &Type::f32([2, 3]));
+        assert_eq!(gradients[1], None);
     }
 }
