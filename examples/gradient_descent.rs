@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         reduced: Reduced::default(),
         frozen: Frozen::default(),
         aside: vec![],
+        beside: vec![],
     };
     let loss = |graph: &mut Graph, _| {
         let theta = graph.parameter("theta", Type::f32([]));

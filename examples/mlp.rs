@@ -53,6 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         reduced: Reduced::default(),
         frozen: Frozen::default(),
         aside: vec![],
+        beside: vec![],
     };
     let mut trainer = Trainer::new(&target, &weights, &loss, settings)?;
     let first = initial(&parameters, 7);

@@ -200,6 +200,7 @@ fn settings(rule: Rule) -> Settings {
         reduced: Reduced::default(),
         frozen: Frozen::default(),
         aside: vec![],
+        beside: vec![],
     }
 }
 

@@ -196,6 +196,7 @@ fn trainer(
         reduced: Reduced::default(),
         frozen: Frozen::default(),
         aside: vec![],
+        beside: vec![],
     };
     let weight = |spec: model::ParameterSpec| Weight { name: spec.name, shape: spec.shape, decays: true };
     let list: Vec<Weight> = family.parameters().into_iter().map(weight).collect();

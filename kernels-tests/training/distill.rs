@@ -1,6 +1,10 @@
 //! Whole runs with a teacher: resumed, with every term of the loss, and refused.
 
 use super::{devices, last_weights, losses, recipe, train};
+use kiln::data::windows::Batch;
+use kiln::generate::{Sampling, Writer};
+use kiln::train::distill::Author;
+use kiln::train::job::Job;
 use kiln::train::recipe::Recipe;
 use kiln::train::trainer::Trainer;
 use kiln::train::{Error, Target};
@@ -216,4 +220,139 @@ fn a_cache_that_was_made_for_something_else_is_refused_with_what_differs() {
     let error =
         Recipe::from_text("[distill]\nteacher = \"t\"\ncache = \"c\"\njsd = 1.0", "test", &[]).unwrap_err();
     assert!(error.to_string().contains("distill.jsd"), "{error}");
+}
+
+/// A recipe in which both write and the text is read as well.
+const WRITTEN: [&str; 7] = [
+    "distill.jsd=1.0",
+    "distill.on_policy={ from = 0.6, to = 0.2, until = 10 }",
+    "distill.sequence=0.4",
+    "distill.prompt=5",
+    "train.accumulate=2",
+    "train.micro_batch=2",
+    "model.layers=2",
+];
+
+#[test]
+fn a_run_whose_windows_are_written_is_resumed_bit_for_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let teacher = teacher(root.path(), &[]);
+    for device in devices() {
+        for precision in ["distill.teacher_precision=int8", "precision.weights=bf16"] {
+            let folder = |name: &str| root.path().join(format!("{device}-{precision}-{name}"));
+            let (whole, parts) = (folder("whole"), folder("parts"));
+            let sets = [&WRITTEN[..], &[precision, "distill.ce=0.5"]].concat();
+            train(with_teacher(&whole, device, &teacher, &sets), false).unwrap();
+            let fewer = [&sets[..], &["train.steps=5"]].concat();
+            train(with_teacher(&parts, device, &teacher, &fewer), false).unwrap();
+            train(with_teacher(&parts, device, &teacher, &sets), true).unwrap();
+            assert_eq!(losses(&whole), losses(&parts), "{device} {precision}");
+            assert!(last_weights(&whole) == last_weights(&parts), "{device} {precision}: weights differ");
+        }
+    }
+}
+
+/// A job and its trainer, with a batch of the text.
+fn at_work(recipe: Recipe, target: &Target) -> (Job, Trainer, Batch) {
+    let mut job = Job::prepare(recipe, None).unwrap();
+    job.recipe.run.folder = job.recipe.run.folder.with_extension("job");
+    std::fs::create_dir_all(&job.recipe.run.folder).unwrap();
+    let trainer = job.trainer(target).unwrap();
+    let batch = job.sampler().unwrap().next_batch().unwrap();
+    (job, trainer, batch)
+}
+
+#[test]
+fn what_is_written_is_what_the_author_would_have_written_elsewhere() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = teacher(root.path(), &[]);
+    for device in devices() {
+        let target = Target::open(device).unwrap();
+        let sets = ["distill.on_policy=0.5", "distill.sequence=0.5", "distill.sampling_temperature=0"];
+        let sets = [&sets[..], &["distill.prompt=5", "model.layers=2"]].concat();
+        let (job, mut trainer, batch) =
+            at_work(with_teacher(&root.path().join(device), device, &folder, &sets), &target);
+        let teacher = job.beside.teacher.as_ref().unwrap();
+        let student = job.first_weights().unwrap();
+        let tokenizer = Some(job.tokenizer.clone());
+        for author in [Author::Student, Author::Teacher] {
+            let written = teacher.write(&mut trainer, author, &batch, 7, [3, 0]).unwrap();
+            let mut writer = match author {
+                Author::Student => Writer::new(job.family.as_ref(), &student, tokenizer.clone(), &target, 16),
+                Author::Teacher => Writer::open(&folder, &target, 16),
+            }
+            .unwrap();
+            for (row, tokens) in written.tokens.chunks(16).enumerate() {
+                let prompt = &batch.tokens[row * 16..row * 16 + 5];
+                let expected = writer.continue_ids(prompt, 11, &Sampling::greedy(), &mut |_| true).unwrap();
+                assert_eq!(tokens, [prompt, &expected].concat(), "{device} {author:?} row {row}");
+                let targets = &written.targets[row * 16..(row + 1) * 16];
+                match author {
+                    Author::Student => {
+                        assert_eq!(targets[..5], batch.targets[row * 16..row * 16 + 5]);
+                        assert!(targets[5..].iter().all(|&target| target == -1), "{targets:?}");
+                    }
+                    Author::Teacher => {
+                        assert!(targets.iter().zip(&tokens[1..]).all(|(&a, &b)| a == b as i32))
+                    }
+                }
+            }
+            // Every counted position has the same share, and together they are one.
+            let share = teacher.written_share(author, job.extent()).to_f64();
+            let counted = if author == Author::Student { 12 } else { 16 };
+            assert_eq!(share.iter().filter(|&&x| x > 0.0).count(), 4 * counted);
+            assert!((share.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn shares_of_steps_are_kept_and_both_kinds_of_writing_teach() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = teacher(root.path(), &[]);
+    let recipe = with_teacher(&root.path().join("run"), "cpu", &folder, &WRITTEN);
+    let (job, ..) = at_work(recipe, &Target::Host);
+    let teacher = job.beside.teacher.as_ref().unwrap();
+    let mut counts = [0; 3];
+    (1000..4000)
+        .for_each(|step| counts[teacher.author(7, step).map_or(0, |author| 1 + author as usize)] += 1);
+    let near = |count: usize, share: f64| (count as f64 / 3000.0 - share).abs() < 0.03;
+    assert!(near(counts[0], 0.4) && near(counts[1], 0.2) && near(counts[2], 0.4), "{counts:?}");
+
+    for (name, sets) in [
+        ("on-policy", ["distill.on_policy=1.0", "distill.reverse_kl=1.0", "distill.ce=0.0"]),
+        ("sequence", ["distill.sequence=1.0", "distill.kl=0.0", "distill.sampling_temperature=0"]),
+    ] {
+        let sets = [&sets[..], &["train.steps=40", "run.save.every=40", "model.dropout=0.0"]].concat();
+        let run = root.path().join(name);
+        train(with_teacher(&run, "cpu", &folder, &sets), false).unwrap();
+        let all = losses(&run);
+        let mean = |part: &[(u64, f64, f64)]| part.iter().map(|step| step.1).sum::<f64>() / part.len() as f64;
+        assert!(mean(&all[30..]) < 0.85 * mean(&all[..5]), "{name}: {all:?}");
+    }
+}
+
+#[test]
+fn writing_that_cannot_be_is_refused() {
+    let read = |more: &str| {
+        Recipe::from_text(&format!("[distill]\nteacher = \"t\"\n{more}"), "test", &[])
+            .unwrap_err()
+            .to_string()
+    };
+    for (text, part) in [
+        ("on_policy = 0.7\nsequence = 0.4", "at most 1 together"),
+        ("on_policy = 1.5", "distill.on_policy"),
+        ("prompt = 3", "distill.prompt"),
+        ("sequence = 0.5\nprompt = 0", "at least 1"),
+        ("on_policy = 1.0\nkl = 0.0\nce = 1.0", "distill.kl"),
+        ("on_policy = 0.5\nkl = 1.0\ncache = \"c\"", "absent beside `cache`"),
+    ] {
+        let error = read(text);
+        assert!(error.contains(part), "{text}: {error}");
+    }
+    let root = tempfile::tempdir().unwrap();
+    let teacher = teacher(root.path(), &[]);
+    let sets = ["distill.sequence=0.5", "distill.prompt=16"];
+    let error = train(with_teacher(&root.path().join("run"), "cpu", &teacher, &sets), false).unwrap_err();
+    assert!(matches!(&error, Error::Teacher { hint, .. } if hint == "distill.prompt = 4"), "{error}");
 }

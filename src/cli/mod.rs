@@ -161,7 +161,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
                 Some(
                     generate::Error::EmptyPrompt
                         | generate::Error::UnknownToken { .. }
-                        | generate::Error::Setting { .. }
+                        | generate::Error::Setting(_)
                 )
             )
     })

@@ -16,6 +16,7 @@ pub mod groups;
 pub mod prefetch;
 pub mod random;
 pub mod replay;
+pub mod sampling;
 pub mod spirals;
 pub mod store;
 pub mod text;

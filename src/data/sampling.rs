@@ -1,6 +1,5 @@
 //! Which token comes next, given the scores of all.
 
-use super::{Error, Result};
 use crate::tensor::random::Stream;
 
 /// How a token is drawn.
@@ -29,17 +28,29 @@ impl Sampling {
     }
 
     /// Checks the ranges.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<(), Unfit> {
         if !self.temperature.is_finite() || self.temperature < 0.0 {
             let got = self.temperature.to_string();
-            return Err(Error::Setting { setting: "temperature", expected: "zero or more", got });
+            return Err(Unfit { setting: "temperature", expected: "zero or more", got });
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             let got = self.top_p.to_string();
-            return Err(Error::Setting { setting: "top-p", expected: "above 0 and at most 1", got });
+            return Err(Unfit { setting: "top-p", expected: "above 0 and at most 1", got });
         }
         Ok(())
     }
+}
+
+/// A setting out of range.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{setting} is {got}, expected {expected}")]
+pub struct Unfit {
+    /// Its name.
+    pub setting: &'static str,
+    /// The range.
+    pub expected: &'static str,
+    /// The value given.
+    pub got: String,
 }
 
 /// Draws a token. Ties and the order of equals are by token number, so that the result is the same everywhere.

@@ -1,13 +1,13 @@
 //! Text from a trained model: the next token again and again.
 
 mod reader;
-mod sampling;
 #[cfg(test)]
 mod tests;
 
+pub use crate::data::sampling::{Sampling, sample};
 pub use reader::{Pace, Work};
-pub use sampling::{Sampling, sample};
 
+use crate::data::sampling::Unfit;
 use crate::data::{self, tokenizer::Tokenizer};
 use crate::deploy::{self, Deployment};
 use crate::exchange::{self, Opened};
@@ -52,15 +52,8 @@ pub enum Error {
         vocabulary: usize,
     },
     /// A sampling setting out of range.
-    #[error("{setting} is {got}, expected {expected}")]
-    Setting {
-        /// Its name.
-        setting: &'static str,
-        /// The range.
-        expected: &'static str,
-        /// The value given.
-        got: String,
-    },
+    #[error(transparent)]
+    Setting(#[from] Unfit),
 }
 
 /// Result of generating.

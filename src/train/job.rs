@@ -1,13 +1,10 @@
 //! What a recipe names, made: text, tokenizer, tokens, model, first weights.
 
-use super::distill::cache::{self, Cache, Key};
-use super::distill::{COLUMNS, LOGS};
+use super::distill::cache::Cache;
 use super::layout::Class;
 use super::recipe::{self, Recipe};
-use super::run::Watch;
 use super::trainer::{Program, Settings, Trainer, Weight};
 use super::{Beside, Error, Frozen, Reduced, Result, Target, micro};
-use crate::data::prefetch::Prepared;
 use crate::data::replay::Replay;
 use crate::data::store::{Part, Store, split};
 use crate::data::text::Text;
@@ -40,7 +37,7 @@ pub struct Job {
     /// What stands beside the model in its step.
     pub beside: Beside,
     /// What a teacher has said that ran ahead.
-    ahead: Option<Cache>,
+    pub(super) ahead: Option<Cache>,
     /// For the built-in corpus: the floor of its validation part in nats per token.
     pub floor: Option<f64>,
 }
@@ -125,59 +122,6 @@ impl Job {
             }
             None => Sampler::shuffled(tokens, context, batch, self.recipe.train.seed)?,
         })
-    }
-
-    /// Lets a teacher run ahead, where the recipe has a folder for what it says; what it has said before is not said again.
-    pub(super) fn run_ahead(&mut self, target: &Target, watch: &mut Watch) -> Result<()> {
-        let Some(teacher) = &self.beside.teacher else { return Ok(()) };
-        let (Some(folder), Some(top_k)) = (&teacher.recipe.cache, teacher.top()) else { return Ok(()) };
-        let extent = self.extent();
-        teacher.check_context(extent.context)?;
-        let train = &self.recipe.train;
-        let windows = match (&self.replay, &self.recipe.data.windows) {
-            (Some(_), Some(path)) => {
-                let bytes = std::fs::read(path)
-                    .map_err(|source| recipe::Error::File { path: path.clone(), source })?;
-                format!("replayed, checksum {:08x}", crc32fast::hash(&bytes))
-            }
-            _ => format!("shuffled, seed {}", train.seed),
-        };
-        let key = Key {
-            teacher: cache::hash_of(&teacher.recipe.teacher)?,
-            precision: format!("{:?}", teacher.recipe.teacher_precision).to_lowercase(),
-            tokens: cache::hash_of_tokens(&self.store.training.tokens),
-            windows,
-            batch: train.batch,
-            context: extent.context,
-            temperature: teacher.recipe.temperature,
-            top_k,
-        };
-        let cache = Cache::open(folder, key)?;
-        // A step that is timed in the end takes batches as well.
-        let steps = train.steps as usize + usize::from(self.recipe.run.profile);
-        cache.fill(teacher, self.sampler()?, steps * train.accumulate, extent.batch, target, watch)?;
-        self.ahead = Some(cache);
-        Ok(())
-    }
-
-    /// What a training step reads of a batch: of the step's passes the one of that number.
-    pub fn training_feeds(&self, prepared: Prepared, step: u64, pass: usize) -> Result<Feeds> {
-        let extent = self.extent();
-        let mut feeds = feeds_of(&prepared.batch, extent);
-        let (order, starts) = (prepared.groups.order, prepared.groups.starts);
-        feeds.set("order", Tensor::u32([order.len()], order));
-        feeds.set("starts", Tensor::u32([starts.len()], starts));
-        if let Some(teacher) = &self.beside.teacher {
-            teacher.feed(&mut feeds, &prepared.batch, step, extent);
-        }
-        if let Some(ahead) = &self.ahead {
-            let parts = self.recipe.train.batch / extent.batch;
-            let number = step as usize * self.recipe.train.accumulate + pass / parts;
-            let [columns, logs] = ahead.read(number, pass % parts * extent.batch, &prepared.batch)?;
-            feeds.set(COLUMNS, columns);
-            feeds.set(LOGS, logs);
-        }
-        Ok(feeds)
     }
 
     /// Evaluation batches of the training and the validation part, the same every time and however a batch is split.
@@ -265,6 +209,10 @@ impl Step {
             },
             frozen: beside.teacher.as_ref().map_or_else(Frozen::default, |teacher| teacher.frozen.clone()),
             aside: beside.teacher.as_ref().map_or_else(Vec::new, |teacher| teacher.aside().to_vec()),
+            beside: match &beside.teacher {
+                Some(teacher) => teacher.writers(family, extent)?,
+                None => vec![],
+            },
         };
         Ok(Step { weights: family.parameters().into_iter().map(weight).collect(), settings, extent })
     }

@@ -176,14 +176,13 @@ impl<'a> Lane<'a> {
 
     /// Draws the step's batches and submits it.
     fn submit(&mut self) -> Result<()> {
-        let passes = self.job.recipe.train.passes();
-        let mut feeds = vec![];
         let mut cursor = self.state.cursor;
-        for pass in 0..passes {
-            let prepared = self.batches.next_batch()?;
+        let batches = &mut self.batches;
+        let feeds = self.job.step_feeds(&mut self.trainer, || {
+            let prepared = batches.next_batch()?;
             cursor = prepared.cursor;
-            feeds.push(self.job.training_feeds(prepared, self.trainer.steps_done(), pass)?);
-        }
+            Ok(prepared)
+        })?;
         let rate = self.job.recipe.train.learning_rate.rate(self.trainer.steps_done(), &self.state.plateau);
         self.trainer.submit(feeds, rate)?;
         self.cursors.push_back((cursor, rate));

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod distill;
 mod error;
+mod feeds;
 pub mod frozen;
 pub mod job;
 mod lane;

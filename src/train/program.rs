@@ -1,13 +1,14 @@
 //! What a training step is before there is any memory: plans, layout, arenas, and the bytes they will take.
 
 use super::layout::{Class, Layout, Placed};
+use super::reduced::Survey;
 use super::trainer::{BuildLoss, Settings, Weight, loss_graph, step_graph};
 use super::update::{self, Role};
 use super::{Result, Target, frozen};
 use crate::graph::{Graph, Node, Source, ValueInfo};
 use crate::model::Mode;
 use crate::ops::launch::Variant;
-use crate::passes::{self, Epilogue, Fuse, Learned, Recompute, Residual, scales_name};
+use crate::passes::{self, Epilogue, Fuse, Learned, Pass, Recompute, Residual, Tidy, scales_name};
 use crate::plan::{Arena, Plan, Residents, Span, first_variant, plan};
 use crate::tensor::{Tensor, Type};
 
@@ -52,6 +53,8 @@ pub(super) const GATHER: usize = 3;
 /// A step as plans over arenas.
 pub struct Program {
     pub(super) plans: Vec<Plan>,
+    /// How many of them, the last ones, are no part of a step.
+    beside: usize,
     pub(super) layout: Layout,
     pub(super) learned: Vec<Learned>,
     pub(super) arenas: update::Arenas,
@@ -86,7 +89,17 @@ impl Program {
         let memory = parts.memory(target, &plans);
         let Parts { layout, learned, arenas, frozen, residents, .. } = parts;
         let lasting = residents.arenas;
-        Ok(Program { plans, layout, learned, arenas, frozen, lasting, memory, held_run })
+        Ok(Program {
+            plans,
+            beside: settings.beside.len(),
+            layout,
+            learned,
+            arenas,
+            frozen,
+            lasting,
+            memory,
+            held_run,
+        })
     }
 
     /// The most a program would take whatever kernels are chosen, from plans alone: nothing is measured or allocated.
@@ -106,7 +119,9 @@ impl Program {
 
     /// The plans by what they do, in the order of an engine that runs them.
     pub fn plans(&self) -> impl Iterator<Item = (&'static str, &Plan)> {
-        ["step", "update", "evaluation", "gather"].into_iter().zip(&self.plans)
+        let gathers = self.plans.len() - self.beside > GATHER;
+        let names = ["step", "update", "evaluation"].into_iter().chain(gathers.then_some("gather"));
+        names.chain(std::iter::repeat("writing")).zip(&self.plans)
     }
 
     /// All memory that outlasts a step.
@@ -205,7 +220,10 @@ struct Parts {
     update: Graph,
     evaluation: Graph,
     gather: Option<Graph>,
+    beside: Vec<Graph>,
     residents: Residents,
+    /// Of the caches of what is beside.
+    state_bytes: u64,
     layout: Layout,
     learned: Vec<Learned>,
     arenas: update::Arenas,
@@ -239,30 +257,64 @@ impl Parts {
         let (evaluation, _) = passes::run(&[&Residual, &Fuse, &Epilogue], evaluation)?;
         let update = update::graph(&arenas, settings)?;
         let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
-        let frozen = keep_frozen(&[&step, &evaluation], page_bytes, &mut residents);
+        let beside = settings.beside.iter().map(|graph| beside_graph(graph, settings, &survey));
+        let beside = beside.collect::<Result<Vec<_>>>()?;
+        let all: Vec<&Graph> = [&step, &evaluation].into_iter().chain(&beside).collect();
+        let frozen = keep_frozen(&all, page_bytes, &mut residents);
+        let before = residents.arenas.len();
+        let states = beside.iter().flat_map(|graph| graph.values());
+        let states = states.filter(|info| matches!(info.source, Source::State));
+        frozen::place(states, page_bytes, &mut residents);
+        let state_bytes = residents.arenas[before..].iter().map(|arena| arena.kind.size_bytes()).sum();
         let learned = survey.learned;
-        Ok(Parts { step, update, evaluation, gather, residents, layout, learned, arenas, frozen })
+        Ok(Parts {
+            step,
+            update,
+            evaluation,
+            gather,
+            beside,
+            residents,
+            state_bytes,
+            layout,
+            learned,
+            arenas,
+            frozen,
+        })
     }
 
     /// In the order in which an engine numbers their plans.
     fn graphs(&self) -> Vec<&Graph> {
-        [&self.step, &self.update, &self.evaluation].into_iter().chain(&self.gather).collect()
+        let step = [&self.step, &self.update, &self.evaluation];
+        step.into_iter().chain(&self.gather).chain(&self.beside).collect()
     }
 
     fn memory(&self, target: &Target, plans: &[Plan]) -> Memory {
         let of = |wanted: fn(Role) -> bool| self.arenas.bytes(wanted);
+        let kept = self.residents.arenas[self.arenas.list.len()..].iter().map(|a| a.kind.size_bytes());
         Memory {
             parameters: of(|role| matches!(role, Role::Parameters | Role::WeightScales)),
-            frozen: self.residents.arenas[self.arenas.list.len()..].iter().map(|a| a.kind.size_bytes()).sum(),
+            frozen: kept.sum::<u64>() - self.state_bytes,
             gradients: of(|role| matches!(role, Role::Gradients | Role::Totals)),
             moments: of(|role| {
                 let weights = matches!(role, Role::Parameters | Role::WeightScales);
                 !weights && !matches!(role, Role::Gradients | Role::Totals)
             }),
-            run: run_bytes(plans.iter()),
+            run: run_bytes(plans.iter()) + self.state_bytes,
             transfer: target.transfer_bytes(plans),
         }
     }
+}
+
+/// A graph beside the step, over weights as the step holds them.
+fn beside_graph(graph: &Graph, settings: &Settings, survey: &Survey) -> Result<Graph> {
+    let frozen = settings.frozen.passes(|name| graph.named(name).is_some());
+    // What reads frozen weights alone has nothing that is held or computed as the trained ones are.
+    let trains = graph.parameters().any(|(name, _)| !settings.frozen.holds(name));
+    let reduced = if trains { settings.reduced.passes(Mode::Evaluate, survey) } else { vec![] };
+    let mut pipeline: Vec<&dyn Pass> = vec![&Tidy];
+    pipeline.extend(frozen.iter().chain(&reduced).map(Box::as_ref));
+    pipeline.extend([&Residual as &dyn Pass, &Fuse, &Epilogue]);
+    Ok(passes::run(&pipeline, graph.clone())?.0)
 }
 
 /// Gives the frozen weights of some graphs arenas of their own.

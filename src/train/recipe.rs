@@ -19,6 +19,7 @@ mod read;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod writing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ pub use precision::{Held, LossScale, Precision, Product, States, Storage};
 pub use preset::{PRESETS, Preset};
 pub use quantize::Quantize;
 pub use raw::{RawRecipe, apply_set};
+pub use writing::Writing;
 
 /// The name of the resolved recipe in a run folder.
 pub const FILE_NAME: &str = "recipe.toml";

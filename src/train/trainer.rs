@@ -75,6 +75,8 @@ pub struct Settings {
     pub frozen: Frozen,
     /// Parameters that are trained beside the weights and are none of them: checkpoints keep them with the optimiser's state.
     pub aside: Vec<ParameterSpec>,
+    /// Graphs over the same weights, for [`Trainer::consult`].
+    pub beside: Vec<Graph>,
 }
 
 /// What came of one step.
@@ -140,7 +142,7 @@ impl Trainer {
     pub fn of(target: &Target, program: Program, settings: Settings) -> Result<Trainer> {
         let fixed = program.fixed(&settings);
         let settings = Settings { frozen: Frozen::default(), ..settings };
-        let Program { plans, layout, learned, arenas, frozen, lasting, memory, held_run } = program;
+        let Program { plans, layout, learned, arenas, frozen, lasting, memory, held_run, .. } = program;
         if let Some(have_bytes) = target.memory_bytes().filter(|&have| have < memory.total()) {
             return Err(crate::plan::Error::DoesNotFit { need_bytes: memory.total(), have_bytes }.into());
         }
@@ -399,6 +401,13 @@ impl Trainer {
         }
         self.last_collected = Instant::now();
         Ok(total / weights)
+    }
+
+    /// The first result of one of [`Settings::beside`], with the weights that all steps submitted so far have made.
+    pub fn consult(&mut self, number: usize, feeds: &Feeds) -> Result<Tensor> {
+        let number = self.plans.len() - self.settings.beside.len() + number;
+        let ticket = submit_named(self.engine.as_mut(), &self.plans, number, feeds)?;
+        Ok(self.engine.collect(ticket, true)?.expect("waited for").swap_remove(0))
     }
 
     /// Leaves `time` out of the next step's: it was spent on something else.

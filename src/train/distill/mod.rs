@@ -6,9 +6,11 @@ mod relation;
 #[cfg(test)]
 mod tests;
 mod top;
+mod writing;
 
-pub use loss::{COLUMNS, LOGS};
+pub use loss::{COLUMNS, LOGS, SHARE};
 pub use top::Top;
+pub use writing::Author;
 
 use super::frozen::Frozen;
 use super::recipe::{Distill, Knob, TeacherPrecision};
@@ -131,15 +133,19 @@ impl Teacher {
 
     /// Refuses sequences that the teacher cannot read.
     pub fn check_context(&self, context: usize) -> Result<()> {
-        let most = self.family.context();
-        if context <= most {
-            return Ok(());
+        let (most, folder) = (self.family.context(), &self.recipe.teacher);
+        if context > most {
+            let problem = format!("it reads at most {most} tokens, the run has sequences of {context}");
+            return Err(refused(folder, problem, &format!("train.context = {most}")));
         }
-        Err(Error::Teacher {
-            folder: self.recipe.teacher.display().to_string(),
-            problem: format!("it reads at most {most} tokens, the run has sequences of {context}"),
-            hint: format!("train.context = {most}"),
-        })
+        match self.recipe.writing.as_ref().map(|writing| writing.prompt_of(context)) {
+            Some(prompt) if prompt >= context => {
+                let problem =
+                    format!("distill.prompt = {prompt} leaves nothing to write of windows of {context}");
+                Err(refused(folder, problem, &format!("distill.prompt = {}", (context / 4).max(1))))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Adds what the loss reads beside tokens and targets: each position's share in means, and the weights of the terms; but for what

@@ -7,9 +7,7 @@ use toml::Value;
 
 use super::error::Error;
 use super::read::Section;
-
-/// The keys that are weights of terms of the loss.
-const TERMS: [&str; 8] = ["ce", "kl", "reverse_kl", "jsd", "hidden", "cosine", "attention", "values"];
+use super::writing::{self, Writing};
 
 /// All keys of the section.
 pub(super) const KEYS: &[&str] = &[
@@ -29,6 +27,10 @@ pub(super) const KEYS: &[&str] = &[
     "cosine",
     "attention",
     "values",
+    writing::KEYS[0],
+    writing::KEYS[1],
+    writing::KEYS[2],
+    writing::KEYS[3],
 ];
 
 /// Tokens kept of each position, unless the recipe says otherwise.
@@ -73,6 +75,9 @@ pub struct Distill {
     pub attention: Knob,
     /// Weight of the divergence of how values are related to each other.
     pub values: Knob,
+    /// Windows that one of the two writes. Absent: all are read in the text.
+    #[serde(flatten)]
+    pub writing: Option<Writing>,
 }
 
 /// How the weights of a teacher are held.
@@ -183,6 +188,7 @@ pub(super) fn distill(section: &Section) -> Result<Option<Distill>, Error> {
         cosine: knob(section, "cosine", 0.0)?,
         attention: knob(section, "attention", 0.0)?,
         values: knob(section, "values", 0.0)?,
+        writing: writing::writing(section)?,
     };
     if distill.cache.is_some() {
         refuse_beside_cache(section, &distill)?;
@@ -190,6 +196,19 @@ pub(super) fn distill(section: &Section) -> Result<Option<Distill>, Error> {
     let learns = [distill.kl, distill.reverse_kl, distill.jsd, distill.hidden];
     let relates = [distill.cosine, distill.attention, distill.values];
     if learns.iter().chain(&relates).all(Knob::is_zero) {
+        if let Some(writing) = &distill.writing {
+            return match writing.on_policy.is_zero() && !distill.ce.is_zero() {
+                true => Ok(Some(distill)),
+                false => {
+                    let hint = "of what the student writes it learns by kl, reverse_kl or jsd; of what the teacher writes by ce as well";
+                    Err(section.refuse(
+                        "kl",
+                        "a weight above zero for a term that can be learnt from what is written",
+                        hint,
+                    ))
+                }
+            };
+        }
         let hint = "kl = 0.5 is common; without a teacher leave [distill] out";
         return Err(section.refuse(
             "kl",
@@ -211,6 +230,11 @@ fn refuse_beside_cache(section: &Section, distill: &Distill) -> Result<(), Error
         ("attention", attention),
         ("values", values),
     ];
+    if distill.writing.is_some() {
+        let key = writing::KEYS.into_iter().find(|key| section.has(key)).expect("something is written");
+        let hint = "a teacher that runs ahead knows the windows of the text alone: leave cache out";
+        return Err(section.refuse(key, "absent beside `cache`", hint));
+    }
     match others.into_iter().find(|(_, knob)| !knob.is_zero()) {
         None => Ok(()),
         Some((key, _)) => {
@@ -220,8 +244,8 @@ fn refuse_beside_cache(section: &Section, distill: &Distill) -> Result<(), Error
     }
 }
 
-fn knob(section: &Section, key: &str, usual: f64) -> Result<Knob, Error> {
-    debug_assert!(TERMS.contains(&key));
+pub(super) fn knob(section: &Section, key: &str, usual: f64) -> Result<Knob, Error> {
+    debug_assert!(KEYS.contains(&key));
     let hint = "0 leaves the term out";
     let fits = |weight: &f64| *weight >= 0.0;
     match section.value(key) {

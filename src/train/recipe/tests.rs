@@ -124,6 +124,8 @@ fn a_resolved_recipe_written_and_read_is_the_same_recipe() {
         "[train]\nlearning_rate = { curve = \"plateau\", patience = 2, cooldown = 1 }",
         "[train]\nlearning_rate = { curve = \"constant\" }\nlabel_smoothing = 0.1\naccumulate = 4",
         "[distill]\nteacher = \"runs/large\"",
+        "[distill]\nteacher = \"t\"\nkl = 1\non_policy = { from = 0.1, to = 0.6, until = 50 }\nsequence = 0.4\nprompt = 3",
+        "[distill]\nteacher = \"t\"\nce = 1\nkl = 0\nsequence = 1\nsampling_temperature = 0",
         "[distill]\nteacher = \"runs/large\"\ncache = \"said\"\ntop_k = 5",
         "[distill]\nteacher = \"t\"\nteacher_precision = \"int8\"\njsd = 1\nbeta = 0.1\nce = { from = 0, to = 1, until = 9 }\n\
          hidden = 0.5\nlayers = [[1, 2], [2, 4]]\nrelation_heads = 3",

@@ -1,0 +1,92 @@
+//! What each step of a run reads: batches of the text, what a teacher said of them, or what one of the models writes instead.
+
+use super::distill::cache::{self, Cache, Key};
+use super::distill::{COLUMNS, LOGS, SHARE};
+use super::job::{Job, feeds_of};
+use super::run::Watch;
+use super::trainer::Trainer;
+use super::{Result, Target, recipe};
+use crate::data::groups::sorted_positions;
+use crate::data::prefetch::Prepared;
+use crate::graph::Feeds;
+use crate::tensor::Tensor;
+
+impl Job {
+    /// Lets a teacher run ahead, where the recipe has a folder for what it says; what it has said before is not said again.
+    pub(super) fn run_ahead(&mut self, target: &Target, watch: &mut Watch) -> Result<()> {
+        let Some(teacher) = &self.beside.teacher else { return Ok(()) };
+        let (Some(folder), Some(top_k)) = (&teacher.recipe.cache, teacher.top()) else { return Ok(()) };
+        let extent = self.extent();
+        teacher.check_context(extent.context)?;
+        let train = &self.recipe.train;
+        let windows = match (&self.replay, &self.recipe.data.windows) {
+            (Some(_), Some(path)) => {
+                let bytes = std::fs::read(path)
+                    .map_err(|source| recipe::Error::File { path: path.clone(), source })?;
+                format!("replayed, checksum {:08x}", crc32fast::hash(&bytes))
+            }
+            _ => format!("shuffled, seed {}", train.seed),
+        };
+        let key = Key {
+            teacher: cache::hash_of(&teacher.recipe.teacher)?,
+            precision: format!("{:?}", teacher.recipe.teacher_precision).to_lowercase(),
+            tokens: cache::hash_of_tokens(&self.store.training.tokens),
+            windows,
+            batch: train.batch,
+            context: extent.context,
+            temperature: teacher.recipe.temperature,
+            top_k,
+        };
+        let cache = Cache::open(folder, key)?;
+        // A step that is timed in the end takes batches as well.
+        let steps = train.steps as usize + usize::from(self.recipe.run.profile);
+        cache.fill(teacher, self.sampler()?, steps * train.accumulate, extent.batch, target, watch)?;
+        self.ahead = Some(cache);
+        Ok(())
+    }
+
+    /// What a training step reads of a batch: of the step's passes the one of that number.
+    pub fn training_feeds(&self, prepared: Prepared, step: u64, pass: usize) -> Result<Feeds> {
+        let extent = self.extent();
+        let mut feeds = feeds_of(&prepared.batch, extent);
+        let (order, starts) = (prepared.groups.order, prepared.groups.starts);
+        feeds.set("order", Tensor::u32([order.len()], order));
+        feeds.set("starts", Tensor::u32([starts.len()], starts));
+        if let Some(teacher) = &self.beside.teacher {
+            teacher.feed(&mut feeds, &prepared.batch, step, extent);
+        }
+        if let Some(ahead) = &self.ahead {
+            let parts = self.recipe.train.batch / extent.batch;
+            let number = step as usize * self.recipe.train.accumulate + pass / parts;
+            let [columns, logs] = ahead.read(number, pass % parts * extent.batch, &prepared.batch)?;
+            feeds.set(COLUMNS, columns);
+            feeds.set(LOGS, logs);
+        }
+        Ok(feeds)
+    }
+
+    /// What a step reads of its batches: as the text has them, or as the student or the teacher writes them.
+    pub(super) fn step_feeds(
+        &self,
+        trainer: &mut Trainer,
+        mut next: impl FnMut() -> Result<Prepared>,
+    ) -> Result<Vec<Feeds>> {
+        let (step, seed) = (trainer.steps_done(), self.recipe.train.seed);
+        let teacher = self.beside.teacher.as_ref();
+        let author = teacher.and_then(|teacher| Some((teacher, teacher.author(seed, step)?)));
+        let mut all = vec![];
+        for pass in 0..self.recipe.train.passes() {
+            let prepared = next()?;
+            let Some((teacher, author)) = author else {
+                all.push(self.training_feeds(prepared, step, pass)?);
+                continue;
+            };
+            let batch = teacher.write(trainer, author, &prepared.batch, seed, [step, pass as u64])?;
+            let groups = sorted_positions(&batch.tokens, self.family.vocabulary());
+            let mut feeds = self.training_feeds(Prepared { batch, groups, ..prepared }, step, pass)?;
+            feeds.set(SHARE, teacher.written_share(author, self.extent()));
+            all.push(feeds);
+        }
+        Ok(all)
+    }
+}
