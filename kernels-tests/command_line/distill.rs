@@ -53,6 +53,9 @@ fn a_student_of_its_own_is_another_model_with_the_teachers_vocabulary() {
     tiny("little", &[]);
     let done = distill(&bench, "little", "small", &["--hidden", "0.5", "--attention", "0.5"]).fine();
     assert!(done.out.contains("width 8"), "{}", done.out);
+    let written = ["--jsd", "1", "--on-policy", "0.5", "--sequence", "0.25", "--set", "distill.prompt=3"];
+    let done = distill(&bench, "little", "written", &written).fine();
+    assert!(done.err.contains("the student writes 0.5, the teacher 0.25"), "{}", done.err);
     tiny("foreign", &["model.vocabulary=77"]);
     let hint = "give both the same tokenizer and vocabulary";
     distill(&bench, "foreign", "none", &[]).refused(2, &["the student 77", hint]);
@@ -68,6 +71,8 @@ fn wrong_arguments_are_refused_before_anything_is_written() {
     distill(&bench, "layers=2", "none", &["--kl=-1"]).refused(2, &["distill.kl", "zero or more"]);
     distill(&bench, "layers=2", "none", &["--temperature", "0"]).refused(2, &["distill.temperature"]);
     distill(&bench, "layers=2", "none", &["--cache", "c", "--jsd", "1"]).refused(2, &["distill.jsd"]);
+    distill(&bench, "layers=2", "none", &["--on-policy", "0.8", "--sequence", "0.3"])
+        .refused(2, &["distill.sequence", "at most 1 together"]);
     distill(&bench, "layers=2", "none", &["--set", "train.stepz=3"]).refused(2, &["train.steps"]);
     distill(&bench, "nowhere", "none", &[]).refused(1, &["no such model folder: nowhere"]);
     assert!(!bench.path("none").exists() && !bench.path("none.passes").exists());

@@ -19,7 +19,7 @@ use toml::{Table, Value};
 /// stands for is in the output's compression.json; --dry-run prints it.
 #[derive(Args)]
 #[command(
-    after_help = "Weights that are not given are those of a recipe: --ce 0.5, and --kl 0.5 unless another one is given.\n\nExamples:\n  kiln distill --teacher runs/large --student layers=3 --data stories.txt --steps 1000 -o small\n  kiln distill --teacher llama --student llama-small --data stories.txt --kl 0.9 --ce 0.1 --hidden 0.1 -o taught\n  kiln distill --teacher runs/large --student layers=0,3 --data stories.txt --cache said --top-k 32 -o small\n  kiln distill --teacher runs/large --student layers=3 --data stories.txt --set train.learning_rate=3e-4 -o small --dry-run"
+    after_help = "Weights that are not given are those of a recipe: --ce 0.5, and --kl 0.5 unless another one is given.\n\nExamples:\n  kiln distill --teacher runs/large --student layers=3 --data stories.txt --steps 1000 -o small\n  kiln distill --teacher llama --student llama-small --data stories.txt --kl 0.9 --ce 0.1 --hidden 0.1 -o taught\n  kiln distill --teacher runs/large --student layers=0,3 --data stories.txt --cache said --top-k 32 -o small\n  kiln distill --teacher runs/large --student runs/small --data stories.txt --jsd 1 --on-policy 0.5 -o better\n  kiln distill --teacher runs/large --student layers=3 --data stories.txt --set train.learning_rate=3e-4 -o small --dry-run"
 )]
 pub struct Distill {
     /// The model to learn from: a run folder, a checkpoint, or a Hugging Face folder.
@@ -61,7 +61,7 @@ pub struct Distill {
     how: How,
 }
 
-/// Weights of the terms of the loss.
+/// Weights of the terms of the loss, and what it is taken of.
 #[derive(Args)]
 struct Terms {
     /// Weight of the cross-entropy of the text.
@@ -88,6 +88,13 @@ struct Terms {
     /// Weight of the divergence of how values are related.
     #[arg(long, value_name = "WEIGHT")]
     values: Option<f64>,
+    /// Share of the steps in which the student goes on behind the first tokens of the text, and the teacher says what it would have
+    /// written.
+    #[arg(long, value_name = "SHARE")]
+    on_policy: Option<f64>,
+    /// Share of the steps in which the teacher goes on, and what it writes stands for the text.
+    #[arg(long, value_name = "SHARE")]
+    sequence: Option<f64>,
 }
 
 /// Who learns.
@@ -177,7 +184,8 @@ impl Distill {
         // A teacher that is the model itself is told as the model that came in, wherever it lies.
         let teacher = if kept.is_some() { Value::String(stages::ORIGINAL.into()) } else { path(teacher) };
         let mut distill = Table::from_iter([("teacher".to_string(), teacher)]);
-        let Terms { ce, kl, reverse_kl, jsd, hidden, cosine, attention, values } = &self.terms;
+        let Terms { ce, kl, reverse_kl, jsd, hidden, cosine, attention, values, on_policy, sequence } =
+            &self.terms;
         let numbers = [
             ("temperature", self.temperature),
             ("ce", *ce),
@@ -188,6 +196,8 @@ impl Distill {
             ("cosine", *cosine),
             ("attention", *attention),
             ("values", *values),
+            ("on_policy", *on_policy),
+            ("sequence", *sequence),
         ];
         let numbers = numbers.into_iter().filter_map(|(key, number)| Some((key, Value::Float(number?))));
         let others = [

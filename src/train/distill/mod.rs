@@ -13,7 +13,7 @@ pub use top::Top;
 pub use writing::Author;
 
 use super::frozen::Frozen;
-use super::recipe::{Distill, Knob, TeacherPrecision};
+use super::recipe::{Distill, Knob, TeacherPrecision, Writing};
 use super::{Error, Result};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::windows::{Batch, IGNORED};
@@ -178,7 +178,13 @@ impl Teacher {
             }
             _ => String::new(),
         };
-        format!("{}, held {held}{kept}", self.family.describe())
+        let written = match &self.recipe.writing {
+            Some(Writing { on_policy, sequence, .. }) => {
+                format!("; of all steps the student writes {on_policy}, the teacher {sequence}")
+            }
+            None => String::new(),
+        };
+        format!("{}, held {held}{kept}{written}", self.family.describe())
     }
 }
 

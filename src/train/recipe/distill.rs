@@ -1,5 +1,6 @@
 //! `[distill]`: learning from a teacher.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
@@ -130,6 +131,15 @@ impl Knob {
     /// True if it is zero throughout.
     pub fn is_zero(&self) -> bool {
         self.to == 0.0 && (self.until == 0 || self.from == 0.0)
+    }
+}
+
+impl fmt::Display for Knob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Knob { to, until: 0, .. } => write!(f, "{to}"),
+            Knob { from, to, until } => write!(f, "{from} to {to} by step {until}"),
+        }
     }
 }
 
