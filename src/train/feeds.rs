@@ -28,7 +28,7 @@ impl Job {
             _ => format!("shuffled, seed {}", train.seed),
         };
         let key = Key {
-            teacher: cache::hash_of(&teacher.recipe.teacher)?,
+            teacher: cache::hash_of(&teacher.recipe.teacher, teacher.family.as_ref())?,
             precision: format!("{:?}", teacher.recipe.teacher_precision).to_lowercase(),
             tokens: cache::hash_of_tokens(&self.store.training.tokens),
             windows,

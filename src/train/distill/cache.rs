@@ -11,7 +11,7 @@
 use super::{Teacher, Top, held};
 use crate::data::windows::{Batch, Sampler};
 use crate::graph::{Graph, Source};
-use crate::model::{Extent, Mode};
+use crate::model::{Extent, Family, Mode, Weights};
 use crate::passes::{self, Fuse, Residual, Tidy};
 use crate::plan::{Engine, Residents};
 use crate::tensor::Tensor;
@@ -71,19 +71,14 @@ struct Piece {
     logs: Vec<f32>,
 }
 
-/// Hash of the files that make a model: its config and its weights.
-pub fn hash_of(folder: &Path) -> Result<String> {
-    let wrong = |source| refused(folder, format!("cannot be read: {source}"), "check distill.teacher");
-    let all = std::fs::read_dir(folder).map_err(wrong)?.flatten().map(|entry| entry.path());
-    let counts = |path: &PathBuf| {
-        path.ends_with("config.json") || path.extension().is_some_and(|ending| ending == "safetensors")
-    };
-    let mut files: Vec<PathBuf> =
-        all.filter(counts).filter(|path| !path.ends_with("optimizer.safetensors")).collect();
-    files.sort();
+/// Hash of a model: its config and its weights, wherever and in whatever files they lie.
+pub fn hash_of(folder: &Path, family: &dyn Family) -> Result<String> {
+    let weights = Weights::read(folder, family)?;
     let mut hash = Sha256::new();
-    for path in files {
-        std::io::copy(&mut File::open(&path).map_err(wrong)?, &mut hash).map_err(wrong)?;
+    hash.update(serde_json::to_string(&family.config()).expect("a configuration is JSON"));
+    for spec in family.parameters() {
+        hash.update(&spec.name);
+        hash.update(bytemuck::cast_slice::<f32, u8>(weights.numbers(&spec.name)?.real::<f32>()));
     }
     Ok(hex(hash))
 }

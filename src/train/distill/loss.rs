@@ -17,7 +17,7 @@ use crate::ops::slice::SliceEmit;
 use crate::tensor::{DType, Type};
 use crate::train::Result;
 
-/// Input F32 [N]: each position's share in a mean over those that count.
+/// Input F32 \[N\]: each position's share in a mean over those that count.
 pub const SHARE: &str = "share";
 
 /// Input F32 [terms]: the weight of each term at this step.
