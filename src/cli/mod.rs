@@ -153,6 +153,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
         let written = cause.downcast_ref::<generate::Error>();
         cause.is::<Usage>()
             || cause.is::<train::recipe::Error>()
+            || cause.is::<data::sampling::Unfit>()
             || run.is_some_and(is_usage_of_run)
             || cause.downcast_ref::<compress::Error>().is_some_and(is_usage_of_compression)
             || matches!(cause.downcast_ref::<data::Error>(), Some(data::Error::TokenizerSpec { .. }))
