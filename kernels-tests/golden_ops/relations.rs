@@ -16,6 +16,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("relations_of_attention_are_those_of_the_formula", |on| check_relations(on, false)),
     ("relations_of_values_are_those_of_the_formula", |on| check_relations(on, true)),
     ("divergences_of_logits_of_ten_thousand_are_right", check_extremes),
+    ("the_divergence_of_the_likeliest_of_ten_thousand_is_right", check_extremes_of_top),
 ];
 
 /// Batch, time, heads, and the head sizes of student and teacher, which differ.
@@ -112,6 +113,32 @@ fn check_extremes(evaluate: &Evaluate) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// Of a teacher that is sure of one token it is enough to know that one.
+fn check_extremes_of_top(evaluate: &Evaluate) -> Result<(), Failed> {
+    let student = Tensor::f32([2, 3], vec![-1e4, 1e4, 0.0, -1e4, 1e4, 0.0]);
+    let columns = Tensor::u32([2, 2], vec![0, 2, 1, 2]);
+    // What is left beside two tokens of which one is certain is nothing.
+    let logs = Tensor::f32([2, 3], vec![0.0, -1e4, -1e9, 0.0, -1e4, -2e4]);
+    let mut graph = Graph::new();
+    let given = [("logs", logs), ("columns", columns), ("student", student)];
+    let [l, c, s] = given.each_ref().map(|(name, tensor)| graph.input(*name, tensor.host_type()));
+    let each = graph.row_divergence_of_top(l, c, s, 1.0)?;
+    let loss = graph.sum_all(each)?;
+    let slope = gradient(&mut graph, loss, &[s])?[0].ok_or("no gradient")?;
+    graph.output("each", each);
+    graph.output("slope", slope);
+    let mut feeds = Feeds::new();
+    given.iter().for_each(|(name, tensor)| feeds.set(*name, tensor.clone()));
+    let results = evaluate(&graph, &feeds)?;
+    let each = results["each"].to_f64();
+    near("what differs", each[0], 2e4, 2e-2)?;
+    near("what is alike", each[1], 0.0, 1e-6)?;
+    // The student's only token is one that the teacher has not named: all of it goes to the one that it has.
+    let slope = results["slope"].to_f64();
+    let expected = [-1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
+    slope.iter().zip(expected).try_for_each(|(&got, expected)| near("slope", got, expected, 1e-6))
 }
 
 fn near(what: &str, got: f64, expected: f64, limit: f64) -> Result<(), Failed> {

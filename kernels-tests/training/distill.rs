@@ -333,6 +333,19 @@ fn shares_of_steps_are_kept_and_both_kinds_of_writing_teach() {
 }
 
 #[test]
+fn models_of_different_families_write_for_each_other() {
+    let root = tempfile::tempdir().unwrap();
+    let sets = ["model.family=llama", "model.heads=6", "model.kv_heads=2", "model.hidden=32"];
+    let teacher = teacher(root.path(), &sets);
+    for device in devices() {
+        let folder = root.path().join(device);
+        let sets = ["distill.jsd=1.0", "distill.ce=1.0", "distill.on_policy=0.4", "distill.sequence=0.4"];
+        train(with_teacher(&folder, device, &teacher, &sets), false).unwrap();
+        assert_eq!(losses(&folder).len(), 12);
+    }
+}
+
+#[test]
 fn writing_that_cannot_be_is_refused() {
     let read = |more: &str| {
         Recipe::from_text(&format!("[distill]\nteacher = \"t\"\n{more}"), "test", &[])
