@@ -1,5 +1,7 @@
 //! Whole runs in small: resumed, accumulated, interrupted, gone wrong.
 
+#[path = "training/adapter.rs"]
+mod adapter;
 #[path = "training/codes.rs"]
 mod codes;
 #[path = "training/distill.rs"]

@@ -2,6 +2,7 @@
 //!
 //! A pass runs once, before anything is planned or uploaded; it knows nothing of plans or devices.
 
+mod adapter;
 mod aware;
 mod byte_weights;
 mod coded_cache;
@@ -21,6 +22,7 @@ mod recompute;
 mod residual;
 mod tidy;
 
+pub use adapter::{Adapter, LowRank};
 pub use aware::{Deployed, Learned, QuantizationAware};
 pub use byte_weights::{ByteWeights, Unheld, scales_name};
 pub use coded_cache::CodedCache;
