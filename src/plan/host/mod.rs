@@ -81,9 +81,10 @@ impl Engine for HostEngine {
     }
 }
 
-/// First word of a span.
-fn first_word(span: Span) -> usize {
-    (span.offset_bytes / 4) as usize
+/// First word of a span of values of this storage: halves take a word each here.
+fn first_word(span: Span, dtype: DType) -> usize {
+    let bytes = if dtype.is_half() { dtype.size_bytes() } else { 4 };
+    span.offset_bytes as usize / bytes
 }
 
 impl Store {
@@ -111,7 +112,8 @@ impl Store {
     }
 
     fn range(&self, span: Span, kind: &Type) -> Result<std::ops::Range<usize>> {
-        let range = first_word(span)..first_word(span) + kind.host_words();
+        let first = first_word(span, self.dtype);
+        let range = first..first + kind.host_words();
         if range.end <= self.words.len() {
             return Ok(range);
         }
@@ -125,6 +127,7 @@ mod tests {
     use super::super::{Residents, first_variant, plan};
     use super::*;
     use crate::graph::{Feeds, Graph, evaluate, gradient};
+    use crate::ops::cast::CastEmit;
     use crate::ops::launch::Caps;
     use crate::ops::pointwise::PointwiseEmit;
     use crate::ops::reduce::ReduceEmit;
@@ -163,5 +166,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn halves_that_follow_each_other_in_an_arena_do_not_overlap() {
+        let mut graph = Graph::new();
+        let half = |count| Type::new(DType::BF16, [count]);
+        let [a, b] = ["a", "b"].map(|name| graph.parameter(name, half(64)));
+        let [wide_a, wide_b] = [a, b].map(|v| graph.cast(v, DType::F32).unwrap());
+        let sum = graph.add(wide_a, wide_b).unwrap();
+        graph.output("sum", sum);
+        let at = |elements: u64| Span { arena: 0, offset_bytes: 2 * elements };
+        let residents = Residents {
+            arenas: vec![Arena { name: "parameters".into(), kind: half(128) }],
+            places: [("a".to_string(), at(0)), ("b".to_string(), at(64))].into(),
+            results: Default::default(),
+        };
+        let planned = plan(&graph, &residents, &Caps::portable(), &mut first_variant).unwrap();
+        let mut engine = HostEngine::new(&residents.arenas, vec![planned]);
+        let ramp = |step: f32| Tensor::f32([64], (0..64).map(|i| step * i as f32).collect());
+        engine.write(at(0), &ramp(1.0)).unwrap();
+        engine.write(at(64), &ramp(-2.0)).unwrap();
+        assert_eq!(engine.run(0, &[]).unwrap()[0].to_f64(), ramp(-1.0).to_f64());
+        assert_eq!(engine.read(at(0), &half(64)).unwrap().to_f64(), ramp(1.0).to_f64());
+        assert_eq!(engine.read(at(64), &half(64)).unwrap().to_f64(), ramp(-2.0).to_f64());
     }
 }

@@ -58,7 +58,9 @@ impl Replay {
                     slot_words[slot] = info.kind.host_words().max(slot_words[slot]);
                     Home::Buffer(Buffer::Slot(slot), 0)
                 }
-                Place::Arena(span) => Home::Buffer(Buffer::Arena(span.arena), first_word(span)),
+                Place::Arena(span) => {
+                    Home::Buffer(Buffer::Arena(span.arena), first_word(span, info.kind.dtype))
+                }
                 Place::Input(offset) => {
                     let number = plan.feeds.iter().position(|f| f.offset_bytes == offset);
                     Home::Feed(number.expect("a place among the inputs is a feed's"))
