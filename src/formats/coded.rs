@@ -1,6 +1,7 @@
 //! Weights held as codes in a safetensors archive, whichever convention wrote them.
 
-use super::{Archive, Error, Result, compressed_tensors, own};
+use super::{Archive, Error, Result, compressed_tensors, own, sparse};
+use crate::tensor::Tensor;
 use crate::tensor::quant::{Coded, DoubleScales};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ impl From<Coded> for Layer {
 pub struct Found {
     /// Weights as codes, by the name they have as floats: `model.layers.0.mlp.up_proj.weight`.
     pub coded: BTreeMap<String, Layer>,
+    /// Weights that are stored without their zeros, by the name they have in full.
+    pub sparse: BTreeMap<String, Tensor>,
     /// Names of the other tensors.
     pub plain: Vec<String>,
 }
@@ -40,10 +43,20 @@ pub fn quantized_by(config: &Map<String, Value>) -> Option<&str> {
     Some(settings.get("quant_method").and_then(Value::as_str).unwrap_or("an unnamed method"))
 }
 
-/// Reads all weights that are codes, as `config.json` says; of a model that is not quantised, none.
+/// Reads all weights that are codes or stored without their zeros, as `config.json` says; of a plain model, none.
 pub fn read_coded(archive: &Archive, config: &Map<String, Value>) -> Result<Found> {
+    let mut found = read_codes(archive, config)?;
+    if let Some(form) = sparse::Form::of_config(config, archive)? {
+        let (tensors, parts) = sparse::read_all(archive, form)?;
+        found.sparse = tensors;
+        found.plain.retain(|name| !parts.contains(name));
+    }
+    Ok(found)
+}
+
+fn read_codes(archive: &Archive, config: &Map<String, Value>) -> Result<Found> {
     match quantized_by(config) {
-        None => Ok(Found { coded: BTreeMap::new(), plain: archive.names().map(String::from).collect() }),
+        None => Ok(Found { plain: archive.names().map(String::from).collect(), ..Found::default() }),
         Some(own::METHOD) => own::read_all(archive),
         Some(compressed_tensors::METHOD) => {
             let settings = compressed_tensors::Config::read(config, archive.path())?;

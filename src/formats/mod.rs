@@ -9,6 +9,7 @@ pub mod compressed_tensors;
 pub mod gguf;
 pub mod own;
 mod raw;
+pub mod sparse;
 mod whole;
 
 pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};

@@ -2,10 +2,11 @@
 //!
 //! A weight `NAME` becomes `NAME.codes` (`U8 [rows, bytes of a row]`: code less lowest code, packed bits), `NAME.scales` (F16 where that
 //! is exact, else F32; `[rows, groups]`) and, where the scheme has them, `NAME.zeros` (U8, less lowest code), `NAME.minima` (as the
-//! scales) and `NAME.input_scale` (`F32 [1]`). Scales that are themselves codes are U8, with `NAME.scales_of_scales` (F32). The
+//! scales) and `NAME.input_scale` (`F32 [1]`). Where zeros are left out there is `NAME.bitmask` (`U8 [rows, ceil(cols / 8)]`, the first
+//! column in the lowest bit), and `NAME.codes` (`U8 [bytes]`) holds the codes of set bits alone, in one run. Scales that are themselves codes are U8, with `NAME.scales_of_scales` (F32). The
 //! numbers that describe each weight stand as JSON in the file's notes, under `kiln.codes`.
 
-use super::{Archive, Element, Error, Found, Layer, Raw, Result, bits};
+use super::{Archive, Element, Error, Found, Layer, Raw, Result, bits, sparse};
 use crate::tensor::quant::{Coded, DoubleScales, Grid, Origin};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,11 +31,20 @@ struct Facts {
     mean: Option<f32>,
 }
 
+/// What becomes of codes that stand for zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeros {
+    /// They are written as all others.
+    Held,
+    /// They are left out of weights that take fewer bytes so.
+    LeftOut,
+}
+
 /// Tensors of some weights and the note that describes them, for [`Archive::write_raw`].
-pub fn write_all(layers: &[(&str, &Layer)]) -> Result<(Vec<(String, Raw<'static>)>, String)> {
+pub fn write_all(layers: &[(&str, &Layer)], zeros: Zeros) -> Result<(Vec<(String, Raw<'static>)>, String)> {
     let (mut raws, mut facts) = (vec![], BTreeMap::new());
     for (name, layer) in layers {
-        let (parts, fact) = write(name, layer)?;
+        let (parts, fact) = write(name, layer, zeros)?;
         raws.extend(parts);
         facts.insert(*name, fact);
     }
@@ -44,7 +54,7 @@ pub fn write_all(layers: &[(&str, &Layer)]) -> Result<(Vec<(String, Raw<'static>
 
 type Parts = Vec<(String, Raw<'static>)>;
 
-fn write(name: &str, layer: &Layer) -> Result<(Parts, Facts)> {
+fn write(name: &str, layer: &Layer, leave: Zeros) -> Result<(Parts, Facts)> {
     let refuse = |reason: &str| Error::Layer { name: name.to_string(), reason: reason.to_string() };
     let Layer { coded, input_scale, double } = layer;
     if !coded.is_sound() {
@@ -53,14 +63,10 @@ fn write(name: &str, layer: &Layer) -> Result<(Parts, Facts)> {
     let (grid, lowest) = (coded.grid, coded.lowest);
     let shape = [coded.rows, coded.groups()];
     let below = |code: i32| (code - lowest) as u8;
-    let row_bytes = bits::row_bytes(coded.cols, coded.bits(), 1);
-    let mut packed = vec![0; coded.rows * row_bytes];
-    if !packed.is_empty() {
-        for (out, codes) in packed.chunks_exact_mut(row_bytes).zip(coded.codes.chunks_exact(coded.cols)) {
-            bits::pack(codes.iter().map(|&code| below(code.into())), coded.bits(), out);
-        }
-    }
-    let mut parts = vec![("codes", Raw::owned(Element::U8, [coded.rows, row_bytes], packed))];
+    let mut parts = match leave {
+        Zeros::Held => vec![("codes", packed_rows(coded))],
+        Zeros::LeftOut => codes_that_are_there(coded).unwrap_or_else(|| vec![("codes", packed_rows(coded))]),
+    };
     match double {
         None => parts.push(("scales", narrow(shape, &coded.scales))),
         Some(double) if double.decode().is_some_and(|scales| scales == coded.scales) => {
@@ -94,6 +100,51 @@ fn write(name: &str, layer: &Layer) -> Result<(Parts, Facts)> {
         mean,
     };
     Ok((parts.into_iter().map(|(part, raw)| (format!("{name}.{part}"), raw)).collect(), facts))
+}
+
+/// All codes, packed by rows.
+fn packed_rows(coded: &Coded) -> Raw<'static> {
+    let row_bytes = bits::row_bytes(coded.cols, coded.bits(), 1);
+    let mut packed = vec![0; coded.rows * row_bytes];
+    if !packed.is_empty() {
+        for (out, codes) in packed.chunks_exact_mut(row_bytes).zip(coded.codes.chunks_exact(coded.cols)) {
+            bits::pack(codes.iter().map(|&code| (i32::from(code) - coded.lowest) as u8), coded.bits(), out);
+        }
+    }
+    Raw::owned(Element::U8, [coded.rows, row_bytes], packed)
+}
+
+/// The code that stands for zero in a group; none where there may be none.
+fn zero_code(grid: Grid, origin: &Origin, group: usize) -> Option<i32> {
+    match (grid, origin) {
+        (Grid::Integers, Origin::Centred) => Some(0),
+        (Grid::Integers, Origin::Zeros(zeros)) => Some(zeros[group]),
+        _ => None,
+    }
+}
+
+/// Which codes do not stand for zero, and those; none where that takes no fewer bytes.
+fn codes_that_are_there(coded: &Coded) -> Option<Vec<(&'static str, Raw<'static>)>> {
+    let zero = |at: usize| {
+        let group = at / coded.cols * coded.groups() + at % coded.cols / coded.group;
+        zero_code(coded.grid, &coded.origin, group)
+    };
+    if coded.codes.is_empty() || zero(0).is_none() {
+        return None;
+    }
+    let is_there = |(at, &code): (usize, &i8)| zero(at) != Some(code.into());
+    let there: Vec<bool> = coded.codes.iter().enumerate().map(is_there).collect();
+    let kept = coded.codes.iter().zip(&there).filter(|(_, there)| **there);
+    let kept: Vec<u8> = kept.map(|(&code, _)| (i32::from(code) - coded.lowest) as u8).collect();
+    let mut packed = vec![0; bits::row_bytes(kept.len(), coded.bits(), 1)];
+    let mask = sparse::pack(&there, coded.rows, coded.cols);
+    let whole = coded.rows * bits::row_bytes(coded.cols, coded.bits(), 1);
+    if packed.len() + mask.bytes.len() >= whole {
+        return None;
+    }
+    bits::pack(kept.into_iter(), coded.bits(), &mut packed);
+    let mask = Raw::owned(Element::U8, mask.shape, mask.bytes);
+    Some(vec![("codes", Raw::owned(Element::U8, [packed.len()], packed)), ("bitmask", mask)])
 }
 
 /// Floats in f16 where that loses nothing.
@@ -150,11 +201,6 @@ fn read(archive: &Archive, name: &str, facts: &Facts) -> Result<Layer> {
     let row_bits = cols.checked_mul(8).ok_or_else(|| refuse(format!("{cols} columns are impossible")))?;
     let row_bytes = if row_bits == 0 { 0 } else { bits::row_bytes(cols, width, 1) };
     let shape = [rows, cols.div_ceil(group)];
-    let packed = counted("codes", [rows, row_bytes])?;
-    let mut codes = Vec::with_capacity(packed.len().saturating_mul(8 / width as usize));
-    for row in packed.chunks_exact(row_bytes.max(1)) {
-        codes.extend(bits::unpack(row, width, cols).map(|code| (i32::from(code) + lowest) as i8));
-    }
     let double = match mean {
         None => None,
         Some(mean) => {
@@ -175,6 +221,21 @@ fn read(archive: &Archive, name: &str, facts: &Facts) -> Result<Layer> {
         (false, true) => Origin::Minima(floats("minima", shape)?),
         (true, true) => return Err(refuse("it has both zeros and minima".into())),
     };
+    let up = |code: u8| (i32::from(code) + lowest) as i8;
+    let codes: Vec<i8> = match has("bitmask") {
+        true => {
+            let mask = counted("bitmask", [rows, cols.div_ceil(8)])?;
+            let packed = archive.raw(&part("codes"))?;
+            let zero = |at: usize| zero_code(grid, &origin, at / cols * shape[1] + at % cols / group);
+            let codes = codes_beside(&mask, &packed.bytes, [rows, cols], width, up, zero);
+            codes.ok_or_else(|| refuse("its codes are not as many as its bits say".into()))?
+        }
+        false => {
+            let packed = counted("codes", [rows, row_bytes])?;
+            let rows = packed.chunks_exact(row_bytes.max(1));
+            rows.flat_map(|row| bits::unpack(row, width, cols).map(up)).collect()
+        }
+    };
     let coded = Coded { rows, cols, group, grid, lowest, highest, codes, scales, origin };
     if !coded.is_sound() || !coded.scales.iter().all(|scale| scale.is_finite()) {
         return Err(refuse("a code lies beyond its range, or a scale is no number".into()));
@@ -184,6 +245,25 @@ fn read(archive: &Archive, name: &str, facts: &Facts) -> Result<Layer> {
         false => None,
     };
     Ok(Layer { coded, input_scale, double })
+}
+
+/// All codes where those of set bits are packed in one run and the others stand for zero; none where they do not fit.
+fn codes_beside(
+    mask: &[u8],
+    packed: &[u8],
+    [rows, cols]: [usize; 2],
+    width: u32,
+    up: impl Fn(u8) -> i8,
+    zero: impl Fn(usize) -> Option<i32>,
+) -> Option<Vec<i8>> {
+    let there = sparse::unpack(mask, rows, cols)?;
+    let count = there.iter().filter(|&&there| there).count();
+    if packed.len() != bits::row_bytes(count, width, 1) {
+        return None;
+    }
+    let mut next = bits::unpack(packed, width, count).map(up);
+    let code = |(at, &there): (usize, &bool)| if there { next.next() } else { Some(zero(at)? as i8) };
+    there.iter().enumerate().map(code).collect()
 }
 
 #[cfg(test)]
@@ -213,9 +293,9 @@ mod tests {
         layers.into_iter().enumerate().map(|(i, layer)| (format!("layer.{i}.weight"), layer)).collect()
     }
 
-    fn save(path: &Path, layers: &[(String, Layer)]) {
+    fn save(path: &Path, layers: &[(String, Layer)], zeros: Zeros) {
         let named: Vec<(&str, &Layer)> = layers.iter().map(|(name, layer)| (name.as_str(), layer)).collect();
-        let (mut raws, note) = write_all(&named).unwrap();
+        let (mut raws, note) = write_all(&named, zeros).unwrap();
         raws.push(("norm.weight".into(), Raw::f32([2], &[1.0, 2.0])));
         let raws: Vec<(&str, Raw)> = raws.iter().map(|(name, raw)| (name.as_str(), raw.clone())).collect();
         Archive::write_raw(path, &raws, &BTreeMap::from([(NOTE.to_string(), note)])).unwrap();
@@ -225,20 +305,57 @@ mod tests {
     fn codes_of_every_scheme_come_back() {
         let folder = tempfile::tempdir().unwrap();
         let (path, layers) = (folder.path().join("model.safetensors"), layers());
-        save(&path, &layers);
-        let found = read_all(&Archive::open(&path).unwrap()).unwrap();
-        assert_eq!(found.plain, ["norm.weight"]);
-        assert_eq!(found.coded.len(), layers.len());
-        for (name, layer) in &layers {
-            assert_eq!(&found.coded[name], layer, "{name}");
+        for zeros in [Zeros::Held, Zeros::LeftOut] {
+            save(&path, &layers, zeros);
+            let found = read_all(&Archive::open(&path).unwrap()).unwrap();
+            assert_eq!(found.plain, ["norm.weight"]);
+            assert_eq!(found.coded.len(), layers.len());
+            for (name, layer) in &layers {
+                assert_eq!(&found.coded[name], layer, "{name}");
+            }
         }
+    }
+
+    #[test]
+    fn zeros_are_left_out_where_that_is_smaller_and_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let mut random = Stream::new(&[12]);
+        let mut element = || if random.uniform() < 0.6 { 0.0 } else { random.normal() as f32 };
+        let x: Vec<f32> = (0..5 * 96).map(|_| element()).collect();
+        let schemes = [
+            Scheme::wide(8, Share::Row),
+            Scheme::asymmetric(8, Share::Group(32)),
+            Scheme::wide(4, Share::Group(32)),
+            Scheme::normal_float(32, false),
+        ];
+        let coded = |scheme: &Scheme| (format!("{scheme:?}"), encode(&x, 5, 96, scheme).unwrap().into());
+        let layers: Vec<(String, Layer)> = schemes.iter().map(coded).collect();
+        for (at, (name, layer)) in layers.iter().enumerate() {
+            let bytes = |zeros: Zeros| -> usize {
+                write(name, layer, zeros).unwrap().0.iter().map(|(_, raw)| raw.bytes.len()).sum()
+            };
+            let (all, fewer) = (bytes(Zeros::Held), bytes(Zeros::LeftOut));
+            // Floats of a table have no code that is known to be zero.
+            assert!(if at < 3 { fewer * 10 < all * 9 } else { fewer == all }, "{name}: {fewer} of {all}");
+        }
+        save(&path, &layers, Zeros::LeftOut);
+        let found = read_all(&Archive::open(&path).unwrap()).unwrap();
+        layers.iter().for_each(|(name, layer)| assert_eq!(&found.coded[name], layer, "{name}"));
+        let mut flipped = std::fs::read(&path).unwrap();
+        let archive = Archive::open(&path).unwrap();
+        let mask = archive.raw(&format!("{}.bitmask", layers[0].0)).unwrap().bytes.into_owned();
+        let at = flipped.windows(mask.len()).position(|window| window == mask).unwrap();
+        flipped[at] ^= 1;
+        std::fs::write(&path, flipped).unwrap();
+        assert!(read_all(&Archive::open(&path).unwrap()).is_err());
     }
 
     #[test]
     fn codes_take_their_bits_and_no_more() {
         let (_, layer) = &layers()[3];
         assert_eq!((layer.coded.bits(), layer.coded.rows, layer.coded.cols), (3, 5, 96));
-        let (parts, _) = write("w", layer).unwrap();
+        let (parts, _) = write("w", layer, Zeros::Held).unwrap();
         assert_eq!((parts[0].0.as_str(), parts[0].1.bytes.len()), ("w.codes", 5 * 96 * 3 / 8));
     }
 
@@ -247,7 +364,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         let layers = &layers()[2..3];
-        let (raws, note) = write_all(&[(&layers[0].0, &layers[0].1)]).unwrap();
+        let (raws, note) = write_all(&[(&layers[0].0, &layers[0].1)], Zeros::Held).unwrap();
         let raws: Vec<(&str, Raw)> = raws.iter().map(|(name, raw)| (name.as_str(), raw.clone())).collect();
         for (from, to) in [
             ("\"rows\":5", "\"rows\":6"),
@@ -272,7 +389,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         let all = layers();
-        save(&path, &all[all.len() - 3..]);
+        save(&path, &all[all.len() - 3..], Zeros::Held);
         let whole = std::fs::read(&path).unwrap();
         let head = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
         let mut refused = 0;
@@ -289,8 +406,8 @@ mod tests {
     fn doubled_scales_must_be_what_their_codes_stand_for() {
         let all = layers();
         let mut layer = all[all.len() - 2].1.clone();
-        assert!(write("w", &layer).is_ok());
+        assert!(write("w", &layer, Zeros::Held).is_ok());
         layer.coded.scales[0] *= 1.5;
-        assert!(matches!(write("w", &layer), Err(Error::Layer { .. })));
+        assert!(matches!(write("w", &layer, Zeros::Held), Err(Error::Layer { .. })));
     }
 }

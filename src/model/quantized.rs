@@ -6,7 +6,9 @@
 use super::weights::expect_shape;
 use super::{Config, Error, ParameterSpec, Result, Weights};
 use crate::formats::compressed_tensors::{self, Activations as Read, Group, Packing};
-use crate::formats::{Archive, Found as Coding, Layer, QUANTIZATION_KEY, Raw, own, quantized_by, read_coded};
+use crate::formats::{
+    Archive, Found as Coding, Layer, QUANTIZATION_KEY, Raw, own, quantized_by, read_coded, sparse,
+};
 use crate::ops::coded::{Activations, FixedScale};
 use crate::ops::quantize_rows::Rule;
 use crate::tensor::quant::{Coded, DoubleScales, Origin};
@@ -56,11 +58,13 @@ pub fn turn(matrix: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     turned
 }
 
-/// How codes are written.
+/// How weights are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Convention {
     /// kiln's own.
     Kiln,
+    /// kiln's own, and zeros are left out wherever that takes fewer bytes.
+    Sparse,
     /// That of the compressed-tensors package.
     CompressedTensors,
 }
@@ -97,6 +101,7 @@ pub(super) fn find(archive: &Archive, config: Option<&Config>) -> Result<Found> 
     if quantized_by(keys) == Some(compressed_tensors::METHOD) {
         let groups = compressed_tensors::Config::read(keys, archive.path())?.groups;
         let all = |wanted: Read| groups.iter().all(|group| group.activations == wanted);
+        // Of no groups all are alike.
         found.activations = if all(Read::Floats) {
             Some(Activations::Numbers)
         } else if all(Read::PerToken) {
@@ -122,7 +127,12 @@ impl Found {
 
     /// Names of all weights as they have them as floats.
     pub fn names(&self) -> impl Iterator<Item = String> {
-        self.coding.coded.keys().chain(&self.coding.plain).cloned()
+        self.coding.coded.keys().chain(self.coding.sparse.keys()).chain(&self.coding.plain).cloned()
+    }
+
+    /// The weight of that name, if it is stored without its zeros.
+    pub fn take_sparse(&mut self, name: &str) -> Option<Tensor> {
+        self.coding.sparse.remove(name)
     }
 
     /// The weight of that name, if it is codes.
@@ -194,15 +204,27 @@ pub(super) fn parts(
     }
     // Readers of Hugging Face refuse a file that does not say which framework's layout it has.
     let mut notes = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+    let (mut raws, sparsity) = match convention {
+        Convention::Sparse => sparse::write_all(raws),
+        Convention::Kiln | Convention::CompressedTensors => (raws, None),
+    };
     if coded.is_empty() {
-        return Ok((raws, notes, None));
+        // The convention that has this form for plain weights.
+        let method = |sparsity| {
+            json!({
+                "quant_method": compressed_tensors::METHOD, "format": "dense",
+                "quantization_status": "compressed", sparse::SPARSITY_KEY: sparsity,
+            })
+        };
+        return Ok((raws, notes, sparsity.map(method)));
     }
-    let settings = match convention {
-        Convention::Kiln => {
+    let mut settings = match convention {
+        Convention::Kiln | Convention::Sparse => {
             let layers: Vec<(&str, Layer)> =
                 coded.iter().map(|(name, quantized)| (*name, layer(quantized))).collect();
-            let (parts, note) =
-                own::write_all(&layers.iter().map(|(name, layer)| (*name, layer)).collect::<Vec<_>>())?;
+            let list: Vec<(&str, &Layer)> = layers.iter().map(|(name, layer)| (*name, layer)).collect();
+            let zeros = if convention == Convention::Sparse { own::Zeros::LeftOut } else { own::Zeros::Held };
+            let (parts, note) = own::write_all(&list, zeros)?;
             raws.extend(parts);
             notes.insert(own::NOTE.into(), note);
             let said = coded.iter().map(|(name, quantized)| {
@@ -213,6 +235,9 @@ pub(super) fn parts(
         }
         Convention::CompressedTensors => compressed(&coded, parameters, &mut raws)?,
     };
+    if let Some(sparsity) = sparsity {
+        settings[sparse::SPARSITY_KEY] = sparsity;
+    }
     Ok((raws, notes, Some(settings)))
 }
 

@@ -38,18 +38,25 @@ impl Weights {
         let stored = match_names(&archive, found.names(), family)?;
         let mut weights = Weights::default();
         let parameters = family.parameters();
+        let mut plain = vec![];
         for spec in &parameters {
             match found.take(&stored[&spec.name], spec)? {
                 Some(quantized) => weights.store(spec.name.clone(), Stored::Codes(quantized)),
-                None => {
-                    let shape = archive.shape(&stored[&spec.name]).expect("names come from the archive");
-                    expect_shape(spec, shape)?;
-                }
+                None => match found.take_sparse(&stored[&spec.name]) {
+                    Some(tensor) => {
+                        expect_shape(spec, &tensor.shape)?;
+                        weights.set(spec.name.clone(), tensor);
+                    }
+                    None => {
+                        let shape = archive.shape(&stored[&spec.name]).expect("names come from the archive");
+                        expect_shape(spec, shape)?;
+                        plain.push(spec);
+                    }
+                },
             }
         }
-        let plain = parameters.par_iter().filter(|spec| !weights.stored.contains_key(&spec.name));
-        let read = |spec: &ParameterSpec| Ok((spec.name.clone(), archive.tensor(&stored[&spec.name])?));
-        weights.by_name = plain.map(read).collect::<Result<Vec<_>>>()?.into_iter().collect();
+        let read = |spec: &&ParameterSpec| Ok((spec.name.clone(), archive.tensor(&stored[&spec.name])?));
+        weights.by_name.extend(plain.par_iter().map(read).collect::<Result<Vec<_>>>()?);
         Ok(weights)
     }
 

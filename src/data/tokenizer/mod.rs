@@ -32,6 +32,16 @@ pub enum Spec {
     File(PathBuf),
 }
 
+impl std::fmt::Display for Spec {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Spec::Characters => f.write_str("char"),
+            Spec::BytePair { vocabulary } => write!(f, "bpe:{vocabulary}"),
+            Spec::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
 impl std::str::FromStr for Spec {
     type Err = Error;
 
@@ -232,6 +242,10 @@ mod tests {
     fn specifications_are_read_and_refused_with_reasons() {
         assert_eq!("char".parse::<Spec>().unwrap(), Spec::Characters);
         assert_eq!("bpe:4096".parse::<Spec>().unwrap(), Spec::BytePair { vocabulary: 4096 });
+        assert_eq!(
+            ["char", "bpe:4096"].map(|spec| spec.parse::<Spec>().unwrap().to_string()),
+            ["char", "bpe:4096"]
+        );
         for (spec, reason) in
             [("bpe:many", "not a number"), ("bpe:100", "at least"), ("charr", "no such file")]
         {

@@ -1,6 +1,7 @@
 //! `quantization_config`: which modules are quantised, and how.
 
 use super::METHOD;
+use crate::formats::sparse::SPARSITY_KEY;
 use crate::formats::{Error, QUANTIZATION_KEY, Result};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -95,7 +96,10 @@ impl Config {
             return Err(read.refuse("kv_cache_scheme", "absent: quantised caches are not read", settings));
         }
         let format = settings["format"].as_str();
-        let groups = settings["config_groups"].as_object();
+        // A model may be sparse and not quantised at all.
+        let (none, sparse) =
+            (Map::new(), settings["config_groups"].is_null() && settings[SPARSITY_KEY].is_object());
+        let groups = if sparse { Some(&none) } else { settings["config_groups"].as_object() };
         let groups = groups.ok_or_else(|| read.refuse("config_groups", "a table", settings))?;
         let groups = groups.values().map(|group| read.group(group, format)).collect::<Result<Vec<_>>>()?;
         let ignore = match &settings["ignore"] {
