@@ -2,7 +2,7 @@
 
 use crate::graph::{Graph, Source, ValueInfo};
 use crate::model::{self, Extent, Family, Forward, Mode, Weights};
-use crate::passes::{self, CodedCache, Coding, Epilogue, Fuse, Group, Pass, Residual, Tidy};
+use crate::passes::{self, CodedCache, Coding, Epilogue, Fuse, Group, Pass, Report, Residual, Tidy};
 use crate::plan::{Engine, Plan, Residents};
 use crate::train::{self, Frozen, Target, frozen};
 
@@ -47,6 +47,17 @@ impl Deployment {
         mode: Mode,
         results: impl FnOnce(&mut Graph, Forward) -> Result<()>,
     ) -> Result<Graph> {
+        Ok(self.graph_with_reports(family, extent, mode, results)?.0)
+    }
+
+    /// The same, with what each pass did to it.
+    pub fn graph_with_reports(
+        &self,
+        family: &dyn Family,
+        extent: Extent,
+        mode: Mode,
+        results: impl FnOnce(&mut Graph, Forward) -> Result<()>,
+    ) -> Result<(Graph, Vec<Report>)> {
         let mut graph = Graph::new();
         let forward = family.forward(&mut graph, extent, mode)?;
         results(&mut graph, forward)?;
@@ -56,8 +67,7 @@ impl Deployment {
             list.extend(self.coded_cache.then_some(&CodedCache as &dyn Pass));
         }
         list.push(&Epilogue);
-        let (graph, _) = passes::run(&list, graph).map_err(train::Error::from)?;
-        Ok(graph)
+        Ok(passes::run(&list, graph).map_err(train::Error::from)?)
     }
 
     /// Plans for graphs of one model and an engine with its weights, ready to run.

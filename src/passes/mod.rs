@@ -42,6 +42,7 @@ pub use residual::Residual;
 pub use tidy::Tidy;
 
 use crate::graph::{self, Graph};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 /// What a pass promises about the graph it returns.
@@ -62,6 +63,33 @@ pub struct Report {
     pub nodes_before: usize,
     /// Nodes after it.
     pub nodes_after: usize,
+    /// Operators of which there are more or fewer than before, by name.
+    pub changes: Vec<Change>,
+}
+
+/// How many nodes of one operator there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The operator.
+    pub operator: &'static str,
+    /// Nodes of it before.
+    pub before: usize,
+    /// Nodes of it after.
+    pub after: usize,
+}
+
+impl Report {
+    /// What became of a graph.
+    pub fn of(pass: &'static str, before: &Graph, after: &Graph) -> Report {
+        let mut counts: BTreeMap<&'static str, [usize; 2]> = BTreeMap::new();
+        for (side, graph) in [before, after].into_iter().enumerate() {
+            graph.nodes().iter().for_each(|node| counts.entry(node.op.name()).or_default()[side] += 1);
+        }
+        let change = |(operator, [before, after]): (_, [usize; 2])| Change { operator, before, after };
+        let changes = counts.into_iter().map(change).filter(|change| change.before != change.after);
+        let (nodes_before, nodes_after) = (before.nodes().len(), after.nodes().len());
+        Report { pass, nodes_before, nodes_after, changes: changes.collect() }
+    }
 }
 
 /// A pass failed; the names tell what ran before it.
@@ -99,8 +127,7 @@ pub fn run(passes: &[&dyn Pass], graph: Graph) -> Result<(Graph, Vec<Report>), E
                 let before = if names.is_empty() { "none".to_string() } else { names.join(", ") };
                 Error { pass: pass.name(), before, source: Box::new(source) }
             })?;
-        let (nodes_before, nodes_after) = (graph.nodes().len(), rewritten.nodes().len());
-        reports.push(Report { pass: pass.name(), nodes_before, nodes_after });
+        reports.push(Report::of(pass.name(), &graph, &rewritten));
         graph = rewritten;
     }
     Ok((graph, reports))
@@ -127,6 +154,20 @@ mod tests {
             new.input("x", Type::f32([1]));
             Ok(new)
         }
+    }
+
+    #[test]
+    fn a_report_counts_nodes_by_operator_and_leaves_out_what_stayed() {
+        let mut graph = Graph::new();
+        let x = graph.input("x", Type::f32([2]));
+        let y = graph.scale(x, 2.0).unwrap();
+        let unused = graph.pointwise("square", &[x], 0.0).unwrap();
+        graph.pointwise("square", &[unused], 0.0).unwrap();
+        graph.output("y", y);
+        let (_, reports) = run(&[&Tidy], graph).unwrap();
+        let report = &reports[0];
+        assert_eq!((report.nodes_before, report.nodes_after), (3, 1));
+        assert_eq!(report.changes, [Change { operator: "square", before: 2, after: 0 }]);
     }
 
     #[test]

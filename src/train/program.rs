@@ -8,7 +8,7 @@ use super::{Result, Target, frozen};
 use crate::graph::{Graph, Node, Source, ValueInfo};
 use crate::model::Mode;
 use crate::ops::launch::Variant;
-use crate::passes::{self, Epilogue, Fuse, Learned, Pass, Recompute, Residual, Tidy, scales_name};
+use crate::passes::{self, Epilogue, Fuse, Learned, Pass, Recompute, Report, Residual, Tidy, scales_name};
 use crate::plan::{Arena, Plan, Residents, Span, first_variant, plan};
 use crate::tensor::{Tensor, Type};
 
@@ -64,6 +64,7 @@ pub struct Program {
     pub(super) memory: Memory,
     /// About what `run` would be if nothing were computed again; none if nothing is.
     pub(super) held_run: Option<u64>,
+    passes: Vec<(&'static str, Vec<Report>)>,
 }
 
 impl Program {
@@ -81,13 +82,13 @@ impl Program {
             Recompute::None => None,
             _ => {
                 let settings = Settings { recompute: Recompute::None, ..settings.clone() };
-                let plain = step_graph(weights, build, &settings, &target.caps())?;
+                let (plain, _) = step_graph(weights, build, &settings, &target.caps())?;
                 let plain = plan(&plain, &parts.residents, &target.caps(), &mut first_variant)?;
                 Some(run_bytes([&plain].into_iter().chain(&plans[1..])))
             }
         };
         let memory = parts.memory(target, &plans);
-        let Parts { layout, learned, arenas, frozen, residents, .. } = parts;
+        let Parts { layout, learned, arenas, frozen, residents, passes, .. } = parts;
         let lasting = residents.arenas;
         Ok(Program {
             plans,
@@ -99,6 +100,7 @@ impl Program {
             lasting,
             memory,
             held_run,
+            passes,
         })
     }
 
@@ -122,6 +124,11 @@ impl Program {
         let gathers = self.plans.len() - self.beside > GATHER;
         let names = ["step", "update", "evaluation"].into_iter().chain(gathers.then_some("gather"));
         names.chain(std::iter::repeat("writing")).zip(&self.plans)
+    }
+
+    /// What each pass did to the graphs of a step and of an evaluation, in the order in which they ran.
+    pub fn passes(&self) -> impl Iterator<Item = (&'static str, &[Report])> {
+        self.passes.iter().map(|(name, reports)| (*name, &reports[..]))
     }
 
     /// All memory that outlasts a step.
@@ -228,6 +235,7 @@ struct Parts {
     learned: Vec<Learned>,
     arenas: update::Arenas,
     frozen: Vec<Kept>,
+    passes: Vec<(&'static str, Vec<Report>)>,
 }
 
 impl Parts {
@@ -252,9 +260,10 @@ impl Parts {
             residents.places.insert(arena_name(arena), Span { arena: number, offset_bytes: 0 });
         }
         arenas.keep_results(&mut residents);
-        let step = step_graph(weights, build, settings, &caps)?;
-        let evaluation = loss_graph(weights, build, settings, Mode::Evaluate, &caps)?.0;
-        let (evaluation, _) = passes::run(&[&Residual, &Fuse, &Epilogue], evaluation)?;
+        let (step, of_step) = step_graph(weights, build, settings, &caps)?;
+        let (evaluation, _, mut of_evaluation) = loss_graph(weights, build, settings, Mode::Evaluate, &caps)?;
+        let (evaluation, more) = passes::run(&[&Residual, &Fuse, &Epilogue], evaluation)?;
+        of_evaluation.extend(more);
         let update = update::graph(&arenas, settings)?;
         let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
         let beside = settings.beside.iter().map(|graph| beside_graph(graph, settings, &survey));
@@ -279,6 +288,7 @@ impl Parts {
             learned,
             arenas,
             frozen,
+            passes: vec![("step", of_step), ("evaluation", of_evaluation)],
         })
     }
 

@@ -19,7 +19,7 @@ use crate::ops::optimizer::norm::CONTROL;
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::{Emit, Value};
 use crate::passes::{
-    self, Fuse, Learned, Overwrite, Pass, Precision, Recompute, Residual, Tidy, Unheld, scales_name,
+    self, Fuse, Learned, Overwrite, Pass, Precision, Recompute, Report, Residual, Tidy, Unheld, scales_name,
 };
 use crate::plan::{Engine, Plan, Ticket};
 use crate::tensor::random::key_of;
@@ -540,7 +540,7 @@ pub(super) fn loss_graph(
     settings: &Settings,
     mode: Mode,
     caps: &Caps,
-) -> Result<(Graph, Value)> {
+) -> Result<(Graph, Value, Vec<Report>)> {
     let mut graph = Graph::new();
     let loss = build(&mut graph, mode)?;
     for weight in weights {
@@ -563,11 +563,11 @@ pub(super) fn loss_graph(
     pipeline.extend(frozen.iter().map(Box::as_ref));
     pipeline.extend(reduced.iter().map(Box::as_ref));
     pipeline.push(&precision);
-    let (mut graph, _) = passes::run(&pipeline, graph)?;
+    let (mut graph, reports) = passes::run(&pipeline, graph)?;
     // A loss that ends in halves is summed in halves; from here on it is single, and so is what flows back into it.
     let loss = graph.cast(graph.result("loss").expect("the loss is a result"), DType::F32)?;
     graph.redirect_output("loss", loss);
-    Ok((graph, loss))
+    Ok((graph, loss, reports))
 }
 
 /// The loss with its gradient for every weight, fused.
@@ -576,8 +576,9 @@ pub(super) fn step_graph(
     build: &BuildLoss,
     settings: &Settings,
     caps: &Caps,
-) -> Result<Graph> {
-    let (mut graph, loss) = loss_graph(weights, build, settings, Mode::Train, caps)?;
+) -> Result<(Graph, Vec<Report>)> {
+    let (mut graph, loss, mut reports) = loss_graph(weights, build, settings, Mode::Train, caps)?;
+    let forward = graph.clone();
     let kind = graph.kind(loss).clone();
     let seed = match update::loss_scale(&mut graph, settings)? {
         Some(scale) => graph.reshape(scale, kind.shape.clone())?,
@@ -591,7 +592,9 @@ pub(super) fn step_graph(
             graph.output(gradient_name(name), gradient);
         }
     }
-    let (graph, _) =
+    reports.push(Report::of("gradient", &forward, &graph));
+    let (graph, more) =
         passes::run(&[&Tidy, &settings.recompute, &Unheld, &Residual, &Fuse, &Overwrite], graph)?;
-    Ok(graph)
+    reports.extend(more);
+    Ok((graph, reports))
 }

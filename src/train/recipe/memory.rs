@@ -1,6 +1,6 @@
 //! `[memory]`: what a run may hold.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Value;
 
 use super::error::Error;
@@ -44,6 +44,26 @@ impl Serialize for Bytes {
             Some((name, unit)) => serializer.serialize_str(&format!("{}{name}", self.0 / unit)),
             None => serializer.serialize_u64(self.0),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        let given = Value::deserialize(deserializer)?;
+        let read = match &given {
+            Value::Integer(bytes) if *bytes > 0 => Some(Bytes(*bytes as u64)),
+            given => given.as_str().and_then(Bytes::parse),
+        };
+        let expected = "\"2GiB\", \"300MiB\" or a number of bytes";
+        read.ok_or_else(|| serde::de::Error::custom(format!("{given} is no size, expected {expected}")))
+    }
+}
+
+impl std::str::FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Bytes, String> {
+        Bytes::parse(text).ok_or_else(|| "expected a size such as 2GiB or 300MiB".into())
     }
 }
 
