@@ -4,7 +4,7 @@
 //! feed-forward product is then zero. The recipe pass clips outliers of weights. Neither needs a line in kiln itself.
 
 use kiln::compress::{
-    Needs, Order, Promise as Promised, Report, Setting, Stage, Statistics, Subject, checked,
+    MEMORY_BYTES, Needs, Order, Promise as Promised, Report, Setting, Stage, Statistics, Subject, checked,
 };
 use kiln::graph::{self, Graph, Rewriter, evaluate};
 use kiln::model::{self, Config, Extent, Mode, initial};
@@ -109,8 +109,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (stop, known, data) = (&AtomicBool::new(false), &Statistics::default(), &Default::default());
     let (original, folder) = (Path::new("original"), Path::new("work"));
     let (target, batches, say) = (&Target::Host, &[], &|_: &str| {});
+    let (device, seed, memory_bytes) = ("cpu", 0, MEMORY_BYTES);
     let setting =
-        Setting { target, device: "cpu", batches, known, seed: 0, data, original, folder, stop, say };
+        Setting { target, device, batches, known, memory_bytes, seed, data, original, folder, stop, say };
     let mut subject = Subject::new(family, weights, None);
     println!("clip     {}", checked(&Clip { deviations: 2.5 }, &mut subject, &setting)?.summary);
     Ok(())

@@ -8,6 +8,8 @@ mod compare;
 mod compress;
 #[path = "command_line/distill.rs"]
 mod distill;
+#[path = "command_line/prune.rs"]
+mod prune;
 #[path = "command_line/quantize.rs"]
 mod quantize;
 
@@ -130,6 +132,9 @@ fn every_command_has_help_that_ends_in_examples() {
         "demo",
         "diff",
         "compare",
+        "compress",
+        "prune",
+        "sensitivity",
     ] {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = bench.kiln(&arguments).fine().out;

@@ -6,7 +6,7 @@
 mod golden;
 
 use kiln::compress::prune::{self, SparseGpt, masks_hold, masks_of_zeros, prune, sparsity_of};
-use kiln::compress::{Error, Gptq, Method, Observer, Request, Selection, named, quantize};
+use kiln::compress::{Error, Gptq, MEMORY_BYTES, Method, Observer, Request, Selection, named, quantize};
 use kiln::data::store::split;
 use kiln::data::text::Text;
 use kiln::data::tokenizer::{Spec, Tokenizer};
@@ -184,6 +184,7 @@ fn run_check(setting: &Setting, target: &Target, check: &Check) -> Result<(), Fa
         observer: Observer::MeanSquare,
         batches: if method.calibrates() || scheme == "W8A8-static" { &setting.batches } else { &[] },
         known: None,
+        memory_bytes: MEMORY_BYTES,
     };
     let (weights, outcomes) = quantize(family, &setting.weights, target, &request)?;
     if outcomes.len() != 16 {
@@ -204,10 +205,12 @@ fn removal<'a>(setting: &'a Setting, removal: &Removal) -> Result<prune::Request
     Ok(prune::Request {
         method,
         sparsity: sparsity_of(share, share.is_none().then_some(amount))?,
+        each: Default::default(),
         scheme: None,
         selection: Selection::default(),
         batches: if method.calibrates() { &setting.batches } else { &[] },
         known: None,
+        memory_bytes: MEMORY_BYTES,
     })
 }
 
@@ -249,6 +252,7 @@ fn keeps_zeros(setting: &Setting, target: &Target) -> Result<(), Failed> {
             observer: Observer::MeanSquare,
             batches: &setting.batches[..2],
             known: None,
+            memory_bytes: MEMORY_BYTES,
         };
         let weights = match quantize(family, &made.weights, target, &request) {
             Ok((weights, _)) => weights,

@@ -6,6 +6,7 @@
 
 mod golden;
 
+use kiln::compress::{MEMORY_BYTES, Selection, prune};
 use kiln::data::tokenizer::Tokenizer;
 use kiln::exchange::{Options, export_gguf};
 use kiln::formats::compressed_tensors::{Activations, Config, Group, Packing, write};
@@ -18,6 +19,8 @@ use kiln::tensor::Tensor;
 use kiln::tensor::quant::blocks::Block;
 use kiln::tensor::quant::{Scheme, Share, encode};
 use kiln::tensor::random::Stream;
+use kiln::tensor::sparse::{Scope, Sparsity};
+use kiln::train::Target;
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
 use std::borrow::Cow;
@@ -37,6 +40,7 @@ const CHECKS: &[(&str, &str, bool, Check)] = &[
     ("transformers_runs_our_gguf_models", "KILN_PYTHON_TORCH", true, transformers),
     ("transformers_runs_our_compressed_models", "KILN_PYTHON_TORCH", true, compressed_models),
     ("compressed_tensors_decompresses_our_codes_to_our_values", "KILN_PYTHON_TORCH", false, compressed),
+    ("compressed_tensors_unpacks_our_masks_of_zeros", "KILN_PYTHON_TORCH", true, masked),
 ];
 
 fn main() {
@@ -169,6 +173,35 @@ fn compressed(python: &str, _: &Path) -> Result<(), Failed> {
         }
     }
     run(python, "decompress.py", &[folder.path()])
+}
+
+/// Three models with half of their weights removed, with and without their zeros.
+fn masked(python: &str, golden: &Path) -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    for (name, sparsity) in [
+        ("gpt2", Sparsity::Share(0.5)),
+        ("llama-gqa", Sparsity::Share(0.7)),
+        ("qwen3", Sparsity::Pattern("2:4".parse()?)),
+    ] {
+        let place = golden.join("models").join(name);
+        let family = open(&place)?;
+        let request = prune::Request {
+            method: prune::Method::Magnitude(Scope::Layer),
+            sparsity,
+            each: BTreeMap::new(),
+            scheme: None,
+            selection: Selection::default(),
+            batches: &[],
+            known: None,
+            memory_bytes: MEMORY_BYTES,
+        };
+        let weights = Weights::read(&place, family.as_ref())?;
+        let made = prune::prune(family.as_ref(), &weights, &Target::Host, &request)?.weights;
+        let place = folder.path().join(name);
+        made.save(&place.join("whole"), family.as_ref())?;
+        made.save_as(&place.join("sparse"), family.as_ref(), Convention::Sparse)?;
+    }
+    run(python, "bitmask.py", &[folder.path()])
 }
 
 /// Linear weights of three models as codes, in two ways. Not asymmetric: compressed-tensors 0.20 packs zero points, and makes room for

@@ -140,4 +140,11 @@ fn the_recipes_that_come_with_kiln_are_recipes() {
         count += 1;
     }
     assert!(count > 3, "{count} recipes");
+    let readme = include_str!("../../README.md");
+    let blocks = readme.split("```toml\n").skip(1).filter_map(|block| Some(block.split_once("```")?.0));
+    let passes: Vec<&str> = blocks.filter(|block| block.contains("[[pass]]")).collect();
+    assert!(!passes.is_empty());
+    for text in passes {
+        kiln::compress::Recipe::parse("README.md", text).unwrap_or_else(|error| panic!("{error}"));
+    }
 }

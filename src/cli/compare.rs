@@ -18,8 +18,8 @@ use super::quantize::How;
 use super::{Usage, count};
 use crate::compare::{Apart, Model, Reference, Scored};
 use crate::compress::{
-    self, Form, Gptq, Method, Named, Observer, Outcome, Request, Selection, calibration_windows, named,
-    quantize,
+    self, Form, Gptq, MEMORY_BYTES, Method, Named, Observer, Outcome, Request, Selection,
+    calibration_windows, named, quantize,
 };
 use crate::data::windows::Batch;
 use crate::deploy::Deployment;
@@ -234,6 +234,7 @@ impl Compare {
                 observer: Observer::MeanSquare,
                 batches,
                 known: None,
+                memory_bytes: MEMORY_BYTES,
             };
             let mut one = || -> anyhow::Result<Made> {
                 let (weights, outcomes) = quantize(family, &model.weights, target, &request)?;

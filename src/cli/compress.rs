@@ -1,10 +1,13 @@
 //! `kiln compress`: a model through the passes of a recipe.
 
-use super::folder::resolve;
+use super::folder::{resolve, weight_bytes};
 use super::quantize::{CalibrationText, Format, Output};
 use super::train::stop_on_interrupt;
 use super::{Usage, mebibytes};
-use crate::compress::{Done, Error, Pipeline, RECORD_FILE, RECORD_KEY, Recipe, Record, Subject};
+use crate::compress::{
+    Done, Entry, Error, Forecast, Pipeline, RECORD_FILE, RECORD_KEY, Recipe, Record, Subject, forecast,
+    forward_bytes,
+};
 use crate::data::windows::Batch;
 use crate::exchange::{self, Opened, is_gguf};
 use crate::model::Family;
@@ -17,8 +20,8 @@ use std::sync::atomic::AtomicBool;
 
 /// Compress a model by a recipe: passes over it, in the order written.
 ///
-/// Kinds of passes: smoothquant, awq (both only move scales, and prove that the model stays what it was), train, quantize,
-/// assign_bits. What each pass gave stays in OUTPUT.passes until all are done, so that --resume goes on from there.
+/// Kinds of passes: drop_layers, prune_structured, smoothquant, awq (these two only move scales, and prove that the model stays what
+/// it was), prune, train, quantize, assign_bits. What each pass gave stays in OUTPUT.passes until all are done, so that --resume goes on from there.
 #[derive(Args)]
 #[command(
     after_help = "A recipe:\n  [calibration]\n  text = [\"stories.txt\"]\n  [[pass]]\n  kind = \"smoothquant\"\n  [[pass]]\n  kind = \"quantize\"\n  scheme = \"W8A8\"\n\nExamples:\n  kiln compress runs/stories -r recipe.toml -o stories-w8a8\n  kiln compress llama -r recipe.toml -o llama.gguf\n  kiln compress llama -r recipe.toml -o smaller --dry-run"
@@ -96,6 +99,7 @@ impl Source {
             tokenizer: recipe.calibration.tokenizer.as_ref().map(|spec| spec.parse()).transpose()?,
             samples: recipe.calibration.windows,
             context: recipe.calibration.context,
+            memory: recipe.calibration.memory,
         };
         let batches = calibration.windows(&folder, family.as_ref(), tokenizer.as_ref())?;
         // Calculation with weights alone needs no device.
@@ -104,6 +108,11 @@ impl Source {
             false => Target::open_or_host(device, &mut |line| eprintln!("{line}"))?,
         };
         Ok(Source { folder, model: Subject::new(family, weights, tokenizer), batches, target })
+    }
+
+    /// Where texts are run.
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     /// What applies a recipe to it, in a working folder.
@@ -117,6 +126,37 @@ impl Source {
         let (target, batches) = (&self.target, &self.batches[..]);
         Pipeline { recipe, target, device, batches, folder, stop, say: &|line| eprintln!("{line}") }
     }
+}
+
+/// What a pass will take beside the model, for a plan; of the model as it comes in.
+fn memory_of(pass: &Entry, recipe: &Recipe, source: &Source) -> anyhow::Result<Vec<String>> {
+    let (subject, batches) = (&source.model, &source.batches[..]);
+    let mut lines = vec![];
+    if let Entry::Train(train) = pass {
+        lines.push(match source.folder.is_dir() {
+            true => {
+                let memory = train.memory(&source.folder, &recipe.data, &source.target)?;
+                format!("trains in up to {} of the device's memory", mebibytes(memory.total()))
+            }
+            false => "what training takes is told of a model in a folder, not of a GGUF file".into(),
+        });
+    }
+    if pass.stage().needs().calibration {
+        let bytes = forward_bytes(subject, batches, &source.target)?;
+        lines.push(format!(
+            "a window of the text goes through in {} of the device's memory",
+            mebibytes(bytes)
+        ));
+    }
+    let budget = recipe.calibration.memory;
+    if let Some(Forecast { layers, sweeps, bytes }) = forecast(pass.stage(), subject, batches, budget.0)? {
+        let sweeps = if sweeps == 1 { "1 sweep".into() } else { format!("{sweeps} sweeps") };
+        let most = mebibytes(bytes);
+        lines.push(format!(
+            "measures {layers} layers in {sweeps} over the text, up to {most} at once of {budget}"
+        ));
+    }
+    Ok(lines)
 }
 
 /// A path with a further ending.
@@ -154,7 +194,8 @@ impl How {
         if !self.keep_passes {
             std::fs::remove_dir_all(&passes).with_context(|| passes.display().to_string())?;
         }
-        self.print(&record, made.family.as_ref(), before, output.bytes()?)
+        let bytes = [weight_bytes(&source.folder)?, output.bytes()?];
+        self.print(&record, made.family.as_ref(), before, bytes)
     }
 
     fn print_plan(&self, recipe: &Recipe, source: &Source, done: usize) -> anyhow::Result<()> {
@@ -170,6 +211,9 @@ impl How {
             let state = if at < done { "  (done already)" } else { "" };
             let (needs, does) = (stage.needs().words(), stage.order().words());
             writeln!(out, "pass {:<3} {:<14} {does}; needs {needs}{state}", at + 1, stage.kind())?;
+            for line in memory_of(&recipe.passes[at], recipe, source)? {
+                writeln!(out, "         {line}")?;
+            }
         }
         let passes = beside(&self.output, "passes");
         let copies = recipe.passes.len() as u64 * 4 * elements as u64;
@@ -179,12 +223,19 @@ impl How {
         Ok(())
     }
 
-    fn print(&self, record: &Record, family: &dyn Family, before: usize, bytes: u64) -> anyhow::Result<()> {
+    fn print(
+        &self,
+        record: &Record,
+        family: &dyn Family,
+        before: usize,
+        [bytes_before, bytes]: [u64; 2],
+    ) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
             let mut all = serde_json::to_value(record)?;
             all["output"] = self.output.display().to_string().into();
             all["bytes"] = bytes.into();
+            all["bytes_before"] = bytes_before.into();
             writeln!(out, "{all}")?;
             return Ok(());
         }
@@ -201,7 +252,8 @@ impl How {
             writeln!(out, "weights  {after} of {before} elements")?;
         }
         let place = if is_gguf(&self.output) { RECORD_KEY } else { RECORD_FILE };
-        writeln!(out, "{} ({}); what was done is in its {place}", self.output.display(), mebibytes(bytes))?;
+        let sizes = format!("{}, where there were {}", mebibytes(bytes), mebibytes(bytes_before));
+        writeln!(out, "{} ({sizes}); what was done is in its {place}", self.output.display())?;
         Ok(())
     }
 }

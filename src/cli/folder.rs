@@ -71,6 +71,22 @@ fn is_run(folder: &Path) -> bool {
     folder.join("checkpoints").is_dir() || folder.join(FILE_NAME).is_file()
 }
 
+/// Bytes of the files that hold a model's weights: a GGUF file, or the shards in a folder; what a checkpoint has beside them does not count.
+pub fn weight_bytes(place: &Path) -> anyhow::Result<u64> {
+    if !place.is_dir() {
+        return Ok(std::fs::metadata(place)?.len());
+    }
+    let mut sum = 0;
+    for entry in std::fs::read_dir(place).with_context(|| place.display().to_string())? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("model") && name.ends_with(".safetensors") {
+            sum += std::fs::metadata(path)?.len();
+        }
+    }
+    Ok(sum)
+}
+
 /// Files of a model folder that go with the weights wherever they go.
 const COMPANIONS: [&str; 8] = [
     "tokenizer.json",

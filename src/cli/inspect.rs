@@ -1,5 +1,8 @@
 //! `kiln inspect`: what a recipe would run, without training.
 
+mod passes;
+
+use super::Usage;
 use super::bench::Roofs;
 use super::costs::{self, Clock, Row};
 use super::folder::resolve;
@@ -21,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// batches are accumulated.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln inspect\n  kiln inspect recipe.toml --memory --set train.batch=64\n  kiln inspect --model runs/stories --plan --device cpu\n  kiln inspect recipe.toml --costs --json"
+    after_help = "Examples:\n  kiln inspect\n  kiln inspect recipe.toml --memory --set train.batch=64\n  kiln inspect --model runs/stories --plan --device cpu\n  kiln inspect recipe.toml --costs --json\n  kiln inspect recipe.toml --passes\n  kiln inspect --model runs/stories --passes --compress assets/recipes/sparse-and-quantised.toml"
 )]
 pub struct Inspect {
     /// The recipe, in TOML.
@@ -37,6 +40,9 @@ pub struct Inspect {
     device: Option<String>,
     #[command(flatten)]
     view: View,
+    /// With --model and --passes: a recipe of compression, applied to the model in memory; nothing is written, and nothing is trained.
+    #[arg(long, value_name = "FILE", requires = "passes")]
+    compress: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -58,6 +64,9 @@ struct View {
     /// FLOPs, bytes and measured time of each operator.
     #[arg(long)]
     costs: bool,
+    /// The graph before and after each pass: how many nodes, and of which operators more or fewer.
+    #[arg(long)]
+    passes: bool,
 }
 
 /// Everything that is known before a run.
@@ -71,6 +80,13 @@ struct Known {
 impl Inspect {
     /// Builds the plans and prints what was asked for.
     pub fn run(self) -> anyhow::Result<()> {
+        if let Some(recipe) = &self.compress {
+            let needed = "--compress needs the model that the recipe is for\n  hint: --model FOLDER";
+            let model = self.model.as_ref().ok_or_else(|| Usage(needed.into()))?;
+            let device = self.device.as_deref().unwrap_or("gpu");
+            let text = passes::of_recipe(model, recipe, device, self.json)?;
+            return Ok(writeln!(std::io::stdout().lock(), "{}", text.trim_end())?);
+        }
         let known = self.prepare()?;
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         if self.view.costs {
@@ -89,6 +105,8 @@ impl Inspect {
             (View { graph: true, .. }, false) => known.sections(|plan| plan.graph.to_string()),
             (View { plan: true, .. }, true) => known.per_plan(plan_json),
             (View { plan: true, .. }, false) => known.sections(Plan::to_string),
+            (View { passes: true, .. }, true) => passes::json_of(&known.program).to_string(),
+            (View { passes: true, .. }, false) => passes::text_of(&known.program),
             (View { memory: true, .. }, true) => known.memory_json().to_string(),
             (View { memory: true, .. }, false) => known.memory_text(),
             (_, true) => known.summary_json().to_string(),
@@ -266,7 +284,7 @@ impl Known {
                 bytes / (1 << 20) as f64
             );
         }
-        text + "see also    --graph, --plan, --memory, --costs\n"
+        text + "see also    --graph, --plan, --memory, --costs, --passes\n"
     }
 
     fn measure(&self, rows: &mut [Vec<Row>]) -> anyhow::Result<Vec<Clock>> {

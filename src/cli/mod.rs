@@ -15,6 +15,7 @@ mod generate;
 mod inspect;
 mod passage;
 mod plot;
+mod prune;
 mod quantize;
 mod report;
 mod sensitivity;
@@ -50,6 +51,8 @@ enum Command {
     Diff(diff::Diff),
     /// Compress a model by a recipe of passes.
     Compress(compress::Compress),
+    /// Remove what a model needs least: weights, heads, neurons, layers.
+    Prune(prune::Prune),
     /// Train a small model on what a large one says.
     Distill(distill::Distill),
     /// Compress a model by every combination of some of a recipe's values, and measure each.
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Compare(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Compress(command) => command.run(),
+        Command::Prune(command) => command.run(),
         Command::Distill(command) => command.run(),
         Command::Sweep(command) => command.run(),
         Command::Report(command) => command.run(),
@@ -196,6 +200,7 @@ fn is_usage_of_compression(error: &crate::compress::Error) -> bool {
             | Error::Scheme { .. }
             | Error::NoMatch { .. }
             | Error::NoCalibration { .. }
+            | Error::Memory { .. }
             | Error::Unfit { .. }
             | Error::Setting { .. }
     )

@@ -3,8 +3,8 @@
 use super::folder::{copy_companions, resolve, write_folder};
 use super::{Usage, count};
 use crate::compress::{
-    Gptq, Method, Observer, Outcome, RECORD_KEY, Record, Request, Selection, calibration_windows, named,
-    quantize,
+    Gptq, Method, Observer, Outcome, RECORD_KEY, Recipe, Record, Request, Selection, calibration_windows,
+    named, quantize,
 };
 use crate::data::text::Text;
 use crate::data::tokenizer::{Spec, Tokenizer};
@@ -12,6 +12,7 @@ use crate::data::windows::Batch;
 use crate::exchange::{self, Opened, Options, export_gguf};
 use crate::model::{Convention, Family, WEIGHTS_FILE, Weights};
 use crate::train::Target;
+use crate::train::recipe::Bytes;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::io::Write;
@@ -112,6 +113,9 @@ pub enum Format {
     Kiln,
     /// That of the compressed-tensors package.
     CompressedTensors,
+    /// kiln's own, with zeros left out: a bit for each weight, and those that are not zero. Plain weights lie as compressed-tensors
+    /// had them up to 0.12.
+    SparseBitmask,
 }
 
 impl Quantize {
@@ -139,6 +143,7 @@ impl Quantize {
             observer: self.observer(),
             batches: &batches,
             known: None,
+            memory_bytes: self.text.memory.0,
         };
         let (quantised, outcomes) = quantize(family.as_ref(), &weights, &target, &request)?;
         output.write(&folder, family.as_ref(), &quantised, tokenizer.as_ref(), None)?;
@@ -195,6 +200,7 @@ impl Output<'_> {
             }
             Format::Kiln => Convention::Kiln,
             Format::CompressedTensors => Convention::CompressedTensors,
+            Format::SparseBitmask => Convention::Sparse,
         };
         write_folder(self.path, |new| {
             weights.save_as(new, family, convention)?;
@@ -243,9 +249,20 @@ pub struct CalibrationText {
     /// Tokens in a window; at most the model's context.
     #[arg(long, value_name = "COUNT", default_value_t = 512, value_parser = count)]
     pub context: usize,
+    /// What is measured for GPTQ, AWQ, Wanda and SparseGPT may take so much at once; what takes more is measured layer by layer.
+    #[arg(long, value_name = "SIZE", default_value = "2GiB")]
+    pub memory: Bytes,
 }
 
 impl CalibrationText {
+    /// Makes it the text of a recipe.
+    pub fn fill(&self, recipe: &mut Recipe) {
+        let text = &mut recipe.calibration;
+        text.text = self.calibrate.clone();
+        text.tokenizer = self.tokenizer.as_ref().map(ToString::to_string);
+        (text.windows, text.context, text.memory) = (self.samples, self.context, self.memory);
+    }
+
     /// Windows of the text; none where there is no text.
     pub fn windows(
         &self,

@@ -158,8 +158,9 @@ mod tests {
     #[test]
     fn a_budget_below_the_least_scheme_is_an_error() {
         let loss = [("int8".to_string(), 0.1), ("int4-g32".to_string(), 0.4)].into();
-        let layer = super::super::LayerScore { weight: "a".into(), rows: 4, cols: 64, loss };
-        let known = Sensitivity { family: "gpt2".into(), tokens: 1, layers: vec![layer] };
+        let layer =
+            super::super::LayerScore { weight: "a".into(), rows: 4, cols: 64, loss, pruned: BTreeMap::new() };
+        let known = Sensitivity { family: "gpt2".into(), tokens: 1, pruned_by: None, layers: vec![layer] };
         assert!(matches!(known.assign(4.0, None), Err(Error::Budget { least, .. }) if least == 4.5));
         assert!(matches!(known.assign(8.0, Some(&["int8".into()])), Err(Error::Budget { .. })));
         let (assignment, loss) = known.assign(9.0, None).unwrap();

@@ -1,7 +1,7 @@
 //! What flows into a model's linear layers over a text: inner products, ranges, samples.
 //!
 //! Several layers that read the same values are measured once. Inner products are summed up on the device, batch by batch, and
-//! over batches in f64 on the host; as many layers are measured in one sweep as fit a budget.
+//! over batches in f64 on the host; as many layers are measured in one sweep as keep within a budget of bytes.
 
 use super::linear::{Linear, forward};
 use super::{Error, Result};
@@ -19,8 +19,8 @@ use crate::train::{self, Target};
 use rayon::prelude::*;
 use std::collections::HashMap;
 
-/// Bytes of inner products that one sweep brings back.
-const SWEEP_BYTES: usize = 256 << 20;
+/// Bytes that inner products may take at once where nothing else is said.
+pub const MEMORY_BYTES: u64 = 2 << 30;
 
 /// Inner products of a layer's inputs: `sum over tokens of x x^T`.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,6 +84,35 @@ pub struct Calibration<'a> {
     pub batches: &'a [Batch],
     /// What has been measured of these weights with this text already.
     pub known: Option<&'a Statistics>,
+    /// Bytes that inner products may take at once.
+    pub memory_bytes: u64,
+}
+
+/// Bytes of the inner products of some layers while they are measured and used: a sum in f64 for each layer, and for each input once
+/// more as much, as f32 on the device and on its way.
+pub(super) fn gram_bytes(layers: &[&Linear]) -> u64 {
+    let of = |(at, linear): (usize, &&Linear)| {
+        let again = layers[..at].iter().any(|other| other.input == linear.input);
+        (linear.cols * linear.cols) as u64 * if again { 8 } else { 16 }
+    };
+    layers.iter().enumerate().map(of).sum()
+}
+
+/// Layers one after another in as few portions as keep their inner products within a budget of bytes.
+pub(super) fn portions<'a, 'b>(layers: &'a [&'b Linear], memory_bytes: u64) -> Result<Vec<&'a [&'b Linear]>> {
+    let (mut portions, mut rest) = (vec![], layers);
+    while let Some(first) = rest.first() {
+        let need_bytes = gram_bytes(&[first]);
+        if need_bytes > memory_bytes {
+            return Err(Error::Memory { name: first.weight.clone(), need_bytes, have_bytes: memory_bytes });
+        }
+        let fits = |count: &usize| gram_bytes(&rest[..*count]) <= memory_bytes;
+        let count = (1..=rest.len()).take_while(fits).last().unwrap_or(1);
+        let (now, later) = rest.split_at(count);
+        portions.push(now);
+        rest = later;
+    }
+    Ok(portions)
 }
 
 impl Calibration<'_> {
@@ -115,38 +144,28 @@ impl Calibration<'_> {
         }
     }
 
-    /// Inner products of the inputs of some layers, and ranges and means of those of others, measured together: as many layers in one
-    /// sweep over the text as keep what it brings back within a budget.
+    /// Inner products of the inputs of some layers, and ranges and means of those of others, measured in one sweep over the text. Whether
+    /// all fit into memory at once is for [`portions`] to say beforehand.
     pub fn measure(&self, grams: &[&Linear], channels: &[&Linear]) -> Result<Statistics> {
         let mut found = Statistics::default();
-        let share = 1.0 / self.batches.len().max(1) as f64;
-        let (mut rest, mut first) = (grams, true);
-        while first || !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = |linear: &&&Linear| {
-                bytes += 4 * linear.cols * linear.cols;
-                bytes <= SWEEP_BYTES
-            };
-            let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
-            let (now, later) = rest.split_at(count);
-            rest = later;
-            // Ranges take next to nothing: they come with the first sweep.
-            let ranged = if first { channels } else { &[] };
-            first = false;
-            if now.is_empty() && ranged.is_empty() {
-                break;
-            }
-            let sums = self.sweep_both(now, ranged, share)?;
-            for linear in now {
-                let leader = now.iter().find(|other| other.input == linear.input).expect("itself at least");
-                let matrix = sums.products[&leader.weight].clone();
-                let gram = Gram { size: linear.cols, count: sums.tokens, matrix };
-                found.grams.insert(linear.weight.clone(), gram);
-            }
-            if !ranged.is_empty() {
-                found.channels = shared(ranged, sums.channels);
-            }
+        if grams.is_empty() && channels.is_empty() {
+            return Ok(found);
         }
+        let share = 1.0 / self.batches.len().max(1) as f64;
+        let Sums { mut products, channels: ranges, tokens } = self.sweep_both(grams, channels, share)?;
+        let leader = |linear: &&Linear| {
+            &grams.iter().find(|other| other.input == linear.input).expect("itself at least").weight
+        };
+        let leaders: Vec<&String> = grams.iter().map(leader).collect();
+        for (at, linear) in grams.iter().enumerate() {
+            // The last of those that read the same takes the sums, so that there are no more copies than layers.
+            let matrix = match leaders[at + 1..].contains(&leaders[at]) {
+                true => products[leaders[at]].clone(),
+                false => products.remove(leaders[at]).expect("each input was measured"),
+            };
+            found.grams.insert(linear.weight.clone(), Gram { size: linear.cols, count: tokens, matrix });
+        }
+        found.channels = shared(channels, ranges);
         Ok(found)
     }
 

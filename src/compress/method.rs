@@ -1,6 +1,6 @@
 //! A whole model under a scheme, by one of the methods.
 
-use super::calibrate::{Calibration, Statistics, layers_of};
+use super::calibrate::{Calibration, Channels, Gram, Statistics, layers_of, portions};
 use super::correct::mean_change;
 use super::fold::{Fold, folds, rescale};
 use super::gptq::{self, Gptq, gptq_keeping, output_error};
@@ -94,6 +94,8 @@ pub struct Request<'a> {
     pub batches: &'a [Batch],
     /// What has been measured of the weights as they come in, with the same windows.
     pub known: Option<&'a Statistics>,
+    /// Bytes that what is measured may take at once.
+    pub memory_bytes: u64,
 }
 
 impl Request<'_> {
@@ -240,8 +242,20 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn calibration(&self) -> Calibration<'_> {
-        let (batches, known) = (self.request.batches, self.known);
-        Calibration { family: self.family, weights: &self.weights, target: self.target, batches, known }
+        self.calibration_of(&self.weights)
+    }
+
+    /// The same for weights as they were before.
+    fn calibration_of<'a>(&'a self, weights: &'a Weights) -> Calibration<'a> {
+        let (batches, memory_bytes) = (self.request.batches, self.request.memory_bytes);
+        Calibration {
+            family: self.family,
+            weights,
+            target: self.target,
+            batches,
+            known: self.known,
+            memory_bytes,
+        }
     }
 
     /// The codes that are asked for of a weight.
@@ -301,9 +315,25 @@ impl Work<'_> {
 
     fn awq(&mut self, chosen: &[&Linear], folds: &[Fold]) -> Result<()> {
         let found = self.foldable(chosen, folds)?;
-        let layers = self.behind(&found);
-        let Statistics { channels, grams } = self.calibration().both(&layers)?;
-        for fold in found {
+        // All layers of a fold read the same.
+        let of = |fold: &&Fold| self.all.iter().find(|linear| linear.weight == fold.weights[0]);
+        let firsts: Vec<&Linear> = found.iter().filter_map(of).collect();
+        let before = self.weights.clone();
+        for portion in portions(&firsts, self.request.memory_bytes)? {
+            let measured = self.calibration_of(&before).both(portion)?;
+            let is_here = |fold: &&&Fold| portion.iter().any(|linear| linear.weight == fold.weights[0]);
+            self.scale_up(
+                &found.iter().copied().filter(|fold| is_here(&fold)).collect::<Vec<_>>(),
+                &measured,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Scales weights behind large inputs up, fold by fold.
+    fn scale_up(&mut self, folds: &[&Fold], measured: &Statistics) -> Result<()> {
+        let Statistics { channels, grams } = measured;
+        for fold in folds {
             let first = &fold.weights[0];
             let scheme = self.codes(first)?;
             let matrices = fold.weights.iter().map(|name| Ok(self.matrix(name)?.0.into_owned()));
@@ -348,53 +378,70 @@ impl Work<'_> {
             !matches!(self.request.schemes.of(&linear.weight).form, Form::Single | Form::Halves(_))
         };
         let measured = has_text && chosen.iter().any(coded);
-        let grams = if measured { self.calibration().grams(chosen)? } else { HashMap::new() };
+        let portions = if measured { portions(chosen, self.request.memory_bytes)? } else { vec![chosen] };
         let channels = match self.request.correct_bias {
             true => self.calibration().channels(chosen)?,
             false => HashMap::new(),
         };
         let scales = self.input_scales(chosen)?;
+        // All is measured of the model as it comes in, in however many portions.
+        let before = (portions.len() > 1).then(|| self.weights.clone());
         let mut outcomes: Vec<Outcome> = vec![];
-        for linear in chosen {
-            if outcomes.iter().any(|outcome| outcome.weight == linear.weight) {
-                continue;
+        for portion in portions {
+            let weights = before.as_ref().unwrap_or(&self.weights);
+            let grams = if measured { self.calibration_of(weights).grams(portion)? } else { HashMap::new() };
+            for linear in portion {
+                if !outcomes.iter().any(|outcome| outcome.weight == linear.weight) {
+                    let scale = scales.get(&linear.weight).copied();
+                    outcomes.push(self.layer(linear, grams.get(&linear.weight), &channels, scale)?);
+                }
             }
-            let name = &linear.weight;
-            let matrix = self.matrix(name)?.0.into_owned();
-            let stored = self.stored(linear, &matrix, &grams, scales.get(name).copied())?;
-            let after = match &stored {
-                Some(Stored::Codes(quantized)) => quantized.coded.decode(),
-                Some(Stored::Halves(dtype, _)) => matrix.iter().map(|&x| dtype.round(x)).collect(),
-                None => matrix.clone(),
-            };
-            let mut note = self.notes.remove(name).unwrap_or_default();
-            let asked = self.request.schemes.of(name);
-            let scheme = asked.fitting(linear.cols);
-            if scheme != asked {
-                note = format!("rows of {} are no blocks of {}", linear.cols, asked.name);
-            }
-            if let (Some(channels), Some(bias)) = (channels.get(name), &linear.bias) {
-                let change = mean_change(&matrix, &after, &channels.mean);
-                let mut tensor = self.weights.get(bias)?.clone();
-                tensor.real_mut::<f32>().iter_mut().zip(change).for_each(|(b, c)| *b -= c as f32);
-                self.weights.set(bias.clone(), tensor);
-                note += if note.is_empty() { "bias corrected" } else { ", bias corrected" };
-            }
-            if let Some(stored) = stored {
-                self.weights.store(name.clone(), stored);
-            }
-            outcomes.push(Outcome {
-                weight: name.clone(),
-                rows: linear.rows,
-                cols: linear.cols,
-                scheme: scheme.name,
-                bits_per_weight: scheme.bits_per_weight(linear.rows, linear.cols),
-                sqnr_db: sqnr_db(&matrix, &after),
-                output_error: grams.get(name).map(|gram| output_error(&matrix, &after, linear.rows, gram)),
-                note,
-            });
         }
         Ok(outcomes)
+    }
+
+    /// Stores one weight as its scheme says.
+    fn layer(
+        &mut self,
+        linear: &Linear,
+        gram: Option<&Gram>,
+        channels: &HashMap<String, Channels>,
+        scale: Option<f32>,
+    ) -> Result<Outcome> {
+        let name = &linear.weight;
+        let matrix = self.matrix(name)?.0.into_owned();
+        let stored = self.stored(linear, &matrix, gram, scale)?;
+        let after = match &stored {
+            Some(Stored::Codes(quantized)) => quantized.coded.decode(),
+            Some(Stored::Halves(dtype, _)) => matrix.iter().map(|&x| dtype.round(x)).collect(),
+            None => matrix.clone(),
+        };
+        let mut note = self.notes.remove(name).unwrap_or_default();
+        let asked = self.request.schemes.of(name);
+        let scheme = asked.fitting(linear.cols);
+        if scheme != asked {
+            note = format!("rows of {} are no blocks of {}", linear.cols, asked.name);
+        }
+        if let (Some(channels), Some(bias)) = (channels.get(name), &linear.bias) {
+            let change = mean_change(&matrix, &after, &channels.mean);
+            let mut tensor = self.weights.get(bias)?.clone();
+            tensor.real_mut::<f32>().iter_mut().zip(change).for_each(|(b, c)| *b -= c as f32);
+            self.weights.set(bias.clone(), tensor);
+            note += if note.is_empty() { "bias corrected" } else { ", bias corrected" };
+        }
+        if let Some(stored) = stored {
+            self.weights.store(name.clone(), stored);
+        }
+        Ok(Outcome {
+            weight: name.clone(),
+            rows: linear.rows,
+            cols: linear.cols,
+            scheme: scheme.name,
+            bits_per_weight: scheme.bits_per_weight(linear.rows, linear.cols),
+            sqnr_db: sqnr_db(&matrix, &after),
+            output_error: gram.map(|gram| output_error(&matrix, &after, linear.rows, gram)),
+            note,
+        })
     }
 
     /// Scales of the inputs of those layers that need them beforehand, by their weights.
@@ -422,7 +469,7 @@ impl Work<'_> {
         &self,
         linear: &Linear,
         matrix: &[f32],
-        grams: &HashMap<String, super::Gram>,
+        gram: Option<&Gram>,
         input_scale: Option<f32>,
     ) -> Result<Option<Stored>> {
         let (name, rows, cols) = (&linear.weight, linear.rows, linear.cols);
@@ -463,7 +510,8 @@ impl Work<'_> {
                     }
                     expect_finite(name, matrix, cols)?;
                     let zeros = Mask::of_zeros(matrix, cols);
-                    let coded = gptq_keeping(matrix, rows, &scheme, &grams[name], &settings, &zeros)
+                    let gram = gram.expect("measured for methods that need it");
+                    let coded = gptq_keeping(matrix, rows, &scheme, gram, &settings, &zeros)
                         .map_err(|source| Error::Gram { name: name.clone(), source })?;
                     return Ok(codes(coded, None, activations));
                 }

@@ -9,6 +9,7 @@ mod calibrate;
 mod cholesky;
 mod correct;
 mod fold;
+mod forecast;
 mod gptq;
 mod grid;
 mod linear;
@@ -23,13 +24,16 @@ mod smooth;
 mod stage;
 pub mod stages;
 pub mod structured;
+#[cfg(test)]
+mod tests;
 mod windows;
 
 pub use assign::{Choice, assign};
 pub use awq::{Search, search};
-pub use calibrate::{Calibration, Channels, Gram, Statistics};
+pub use calibrate::{Calibration, Channels, Gram, MEMORY_BYTES, Statistics};
 pub use cholesky::NotPositive;
 pub use fold::{Fold, folds, rescale};
+pub use forecast::{Forecast, forecast, forward_bytes};
 pub use gptq::{Gptq, gptq, gptq_keeping, output_error};
 pub use grid::{Axis, Point, grid, plain};
 pub use linear::{Linear, Selection, linears, matches};
@@ -45,6 +49,7 @@ pub use windows::calibration_windows;
 
 use crate::data;
 use crate::deploy;
+use crate::evaluate;
 use crate::exchange;
 use crate::graph;
 use crate::model;
@@ -247,6 +252,19 @@ pub enum Error {
         /// Names of the weights, with the first place that is wrong.
         names: Vec<String>,
     },
+    /// What must be measured of one layer does not fit.
+    #[error(
+        "what is measured of the inputs of `{name}` takes {} MiB, the budget is {} MiB\n  hint: a larger one ([calibration] memory, --memory), or leave the layer out with `ignore`",
+        need_bytes.div_ceil(1 << 20), have_bytes >> 20
+    )]
+    Memory {
+        /// Name of the layer's weight.
+        name: String,
+        /// Bytes it takes.
+        need_bytes: u64,
+        /// Bytes there may be.
+        have_bytes: u64,
+    },
     /// A setting out of range.
     #[error("{setting} is {got}, expected {expected}")]
     Setting {
@@ -266,6 +284,9 @@ pub enum Error {
     /// A model between two passes.
     #[error(transparent)]
     Exchange(#[from] exchange::Error),
+    /// A loss.
+    #[error(transparent)]
+    Evaluate(Box<evaluate::Error>),
     /// The device.
     #[error(transparent)]
     Run(#[from] train::Error),
@@ -275,6 +296,12 @@ pub enum Error {
     /// The model's graph.
     #[error(transparent)]
     Graph(#[from] graph::Error),
+}
+
+impl From<evaluate::Error> for Error {
+    fn from(error: evaluate::Error) -> Error {
+        Error::Evaluate(Box::new(error))
+    }
 }
 
 /// Result of compressing.

@@ -4,9 +4,9 @@
 //! all that was done so far. A pass is finished when its folder has its name; until then it works in a folder of its own. A
 //! second run finds the longest run of passes that were done with the same model, the same texts and the same keys, and goes on behind it.
 
-use super::calibrate::{Calibration, Statistics, layers_of};
+use super::calibrate::{Calibration, Statistics, gram_bytes, layers_of};
 use super::method::{expect_same, probe};
-use super::recipe::{Measure, Recipe, names};
+use super::recipe::{Measure, Recipe, Text, names};
 use super::stage::{Needs, Order, Promise, Report, Setting, Stage, Statistic, Subject};
 use super::{Error, Linear, Result};
 use crate::data::windows::Batch;
@@ -27,8 +27,8 @@ pub const RECORD_FILE: &str = "compression.json";
 /// The key of a GGUF file that holds the same.
 pub const RECORD_KEY: &str = "kiln.compression";
 
-/// Bytes of statistics that are kept for passes to share; what would take more is measured by each pass, piece by piece.
-const KEPT_BYTES: usize = 1 << 30;
+/// In the folder in which a pass works: hash of all that its result depends on.
+const KEY_FILE: &str = "key";
 
 /// How a model came about, in its folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,11 +106,11 @@ impl Pipeline<'_> {
         let count = self.recipe.passes.len();
         for (at, stage) in self.recipe.stages().enumerate().skip(record.passes.len()) {
             (self.say)(&format!("pass {} of {count}  {}", at + 1, stage.kind()));
-            let done = self.one(at, stage, &mut subject, &mut known).map_err(|source| Error::Stage {
-                number: at + 1,
-                stage: stage.kind(),
-                before: names(self.recipe.stages().take(at)),
-                source: Box::new(source),
+            let work = self.work(at, stage, &keys[at])?;
+            let done = self.one(at, stage, &mut subject, &mut known).map_err(|source| {
+                self.leave_nothing_empty(&work);
+                let (number, stage, before) = (at + 1, stage.kind(), names(self.recipe.stages().take(at)));
+                Error::Stage { number, stage, before, source: Box::new(source) }
             })?;
             (self.say)(&format!("         {}", done.summary));
             done.notes.iter().for_each(|note| (self.say)(&format!("         {note}")));
@@ -158,14 +158,38 @@ impl Pipeline<'_> {
     fn keys(&self, record: &Record) -> Vec<String> {
         let of = |count: usize| {
             let passes = self.recipe.passes[..count].to_vec();
-            // Where the text lies does not matter: its tokens do.
+            // Where the text lies does not matter, its tokens do; nor in how many pieces it is measured.
             let mut recipe = Recipe { passes, ..self.recipe.clone() };
             recipe.calibration.text.clear();
+            recipe.calibration.memory = Text::default().memory;
             let calibration = record.calibration_sha256.as_deref().unwrap_or_default();
             let text = [&record.kiln, &record.model_sha256, calibration, &recipe.to_toml()].join("\n");
             hex(Sha256::digest(text))
         };
         (1..=self.recipe.passes.len()).map(of).collect()
+    }
+
+    /// The folder in which a pass works: what it was about with another model, text or recipe is taken away.
+    fn work(&self, at: usize, stage: &dyn Stage, key: &str) -> Result<PathBuf> {
+        let work = work_of(&self.place(at, stage));
+        let wrong = |source| Error::File { path: work.display().to_string(), source };
+        let file = work.join(KEY_FILE);
+        if work.exists() && std::fs::read_to_string(&file).ok().as_deref() != Some(key) {
+            std::fs::remove_dir_all(&work).map_err(wrong)?;
+        }
+        std::fs::create_dir_all(&work).map_err(wrong)?;
+        std::fs::write(&file, key).map_err(wrong)?;
+        Ok(work)
+    }
+
+    /// Takes away the folder of a pass that failed before it wrote anything, so that the same command may be tried anew.
+    fn leave_nothing_empty(&self, work: &Path) {
+        let only_key =
+            |mut all: std::fs::ReadDir| all.all(|one| one.is_ok_and(|one| one.file_name() == KEY_FILE));
+        if std::fs::read_dir(work).is_ok_and(only_key) {
+            // A folder that holds finished passes refuses to go, and so it should.
+            let _ = std::fs::remove_dir_all(work).and_then(|()| std::fs::remove_dir(self.folder));
+        }
     }
 
     fn place(&self, at: usize, stage: &dyn Stage) -> PathBuf {
@@ -211,8 +235,6 @@ impl Pipeline<'_> {
         known: &mut Statistics,
     ) -> Result<Report> {
         let work = work_of(&self.place(at, stage));
-        std::fs::create_dir_all(&work)
-            .map_err(|source| Error::File { path: work.display().to_string(), source })?;
         let start = self.recipe.calibration.measure == Measure::Start;
         if !start {
             *known = Statistics::default();
@@ -230,6 +252,7 @@ impl Pipeline<'_> {
             device: self.device,
             batches: self.batches,
             known,
+            memory_bytes: self.recipe.calibration.memory.0,
             seed: self.recipe.seed,
             data: &self.recipe.data,
             original: &original,
@@ -274,14 +297,17 @@ impl Pipeline<'_> {
             all.iter().filter(|linear| names.contains(linear.weight.as_str())).collect()
         };
         let mut grams = list(&grams);
-        if grams.iter().map(|linear| 8 * linear.cols * linear.cols).sum::<usize>() > KEPT_BYTES {
+        let memory_bytes = self.recipe.calibration.memory.0;
+        // What does not fit is measured by each pass, piece by piece.
+        if gram_bytes(&grams) > memory_bytes {
             grams.clear();
         }
         let (family, weights) = (subject.family.as_ref(), &subject.weights);
         let (target, batches) = (self.target, self.batches);
         let stored = weights.stored().map(|(name, _)| name.to_string()).collect::<HashSet<_>>();
         grams.retain(|linear| !stored.contains(&linear.weight));
-        Calibration { family, weights, target, batches, known: None }.measure(&grams, &list(&channels))
+        let calibration = Calibration { family, weights, target, batches, known: None, memory_bytes };
+        calibration.measure(&grams, &list(&channels))
     }
 }
 
@@ -370,6 +396,7 @@ fn hex(bytes: impl AsRef<[u8]>) -> String {
 mod tests {
     use super::*;
     use crate::compress::Entry;
+    use crate::compress::MEMORY_BYTES;
     use crate::compress::stages::Quantize;
     use crate::model::{self, initial};
     use std::cell::RefCell;
@@ -474,6 +501,7 @@ mod tests {
             device: "cpu",
             batches: &[],
             known: &known,
+            memory_bytes: MEMORY_BYTES,
             seed: 0,
             data: &toml::Table::new(),
             original: Path::new("original"),

@@ -7,6 +7,7 @@
 //! text = ["stories.txt"]
 //! windows = 128
 //! context = 512
+//! memory = "2GiB"
 //!
 //! [[pass]]
 //! kind = "smoothquant"
@@ -21,8 +22,10 @@
 //!
 //! The table of a pass is the struct that does it, see [`stages`]; a key it does not have is an error that names the nearest.
 
+use super::calibrate::MEMORY_BYTES;
 use super::stage::Stage;
 use super::{Error, Result, stages};
+use crate::train::recipe::Bytes;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -59,6 +62,8 @@ pub struct Text {
     pub tokenizer: Option<String>,
     /// When the model is measured.
     pub measure: Measure,
+    /// What is measured may take so much memory at once, as `"2GiB"`: passes share what fits, and measure the rest piece by piece.
+    pub memory: Bytes,
 }
 
 /// When the model is measured.
@@ -74,7 +79,8 @@ pub enum Measure {
 
 impl Default for Text {
     fn default() -> Self {
-        Text { text: vec![], windows: 128, context: 512, tokenizer: None, measure: Measure::default() }
+        let (measure, memory) = (Measure::default(), Bytes(MEMORY_BYTES));
+        Text { text: vec![], windows: 128, context: 512, tokenizer: None, measure, memory }
     }
 }
 

@@ -18,9 +18,7 @@ use crate::tensor::quant::encode;
 use crate::train::{self, job::feeds_of};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
-
-/// Bytes of gradients that one sweep brings back.
-const SWEEP_BYTES: usize = 256 << 20;
+use std::path::Path;
 
 /// What is known of one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,7 +31,11 @@ pub struct LayerScore {
     /// Inputs.
     pub cols: usize,
     /// Estimated rise of the loss in nats, by scheme.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub loss: BTreeMap<String, f64>,
+    /// Measured rise of the loss in nats with this layer alone pruned, by the share that went.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pruned: BTreeMap<String, f64>,
 }
 
 /// What is known of a model, to be kept and used for any budget.
@@ -44,6 +46,9 @@ pub struct Sensitivity {
     pub family: String,
     /// Tokens of the text that was used.
     pub tokens: usize,
+    /// The method of pruning, where losses of pruned layers were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pruned_by: Option<String>,
     /// The layers in the order in which they are computed.
     pub layers: Vec<LayerScore>,
 }
@@ -62,8 +67,9 @@ pub fn sensitivity(
     while !rest.is_empty() {
         let mut bytes = 0;
         let fits = |linear: &&&Linear| {
-            bytes += 4 * linear.cols * linear.rows;
-            bytes <= SWEEP_BYTES
+            // As f32 on the device and on its way, and a sum in f64.
+            bytes += 16 * (linear.cols * linear.rows) as u64;
+            bytes <= calibration.memory_bytes
         };
         let count = rest.iter().take_while(fits).count().max(1);
         let (now, later) = rest.split_at(count);
@@ -79,11 +85,12 @@ pub fn sensitivity(
                 loss.insert(scheme.name.to_string(), 0.5 * extent.context as f64 * sum);
             }
             let (rows, cols) = (linear.rows, linear.cols);
-            layers.push(LayerScore { weight: linear.weight.clone(), rows, cols, loss });
+            let (weight, pruned) = (linear.weight.clone(), BTreeMap::new());
+            layers.push(LayerScore { weight, rows, cols, loss, pruned });
         }
     }
     let tokens = calibration.batches.len() * extent.positions();
-    Ok(Sensitivity { family: calibration.family.name().to_string(), tokens, layers })
+    Ok(Sensitivity { family: calibration.family.name().to_string(), tokens, pruned_by: None, layers })
 }
 
 /// Mean over windows of the squared gradient of each element of each weight, in the weight's own layout.
@@ -141,6 +148,14 @@ fn change_under(weight: &[f32], linear: &Linear, scheme: &Named) -> Result<Vec<f
 }
 
 impl Sensitivity {
+    /// Reads a file that was kept.
+    pub fn read(path: &Path) -> Result<Sensitivity> {
+        let place = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::Recipe { place: place.clone(), reason: error.to_string() })?;
+        Sensitivity::parse(&place, &text)
+    }
+
     /// Reads what was kept; schemes must be known.
     pub fn parse(place: &str, text: &str) -> Result<Sensitivity> {
         let wrong = |reason: String| Error::Recipe { place: place.to_string(), reason };
@@ -151,6 +166,10 @@ impl Sensitivity {
                 if !loss.is_finite() {
                     return Err(wrong(format!("the loss of `{}` under {scheme} is {loss}", layer.weight)));
                 }
+            }
+            let is_share = |name: &&String| name.parse().is_ok_and(|share| (0.0..1.0).contains(&share));
+            if let Some(name) = layer.pruned.keys().find(|name| !is_share(name)) {
+                return Err(wrong(format!("`{name}` is no share of the weights of `{}`", layer.weight)));
             }
         }
         Ok(read)

@@ -139,6 +139,8 @@ pub struct Setting<'a> {
     pub batches: &'a [Batch],
     /// What has been measured of this very model already.
     pub known: &'a Statistics,
+    /// Bytes that what is measured may take at once.
+    pub memory_bytes: u64,
     /// Where all randomness of the recipe comes from.
     pub seed: u64,
     /// The recipe's `[data]`, for passes that train.

@@ -4,12 +4,14 @@
 //! plain weight with exact zeros: no kernel skips them, so this is an experiment in size and quality, not in speed.
 
 mod masks;
+mod sensitivity;
 mod sparsegpt;
 pub mod torch;
 mod wanda;
 mod whole;
 
 pub use masks::{masks_hold, masks_of_zeros};
+pub use sensitivity::pruning_sensitivity;
 pub use sparsegpt::{SparseGpt, Sparsified, sparsegpt};
 pub use wanda::wanda;
 pub use whole::{Method, NO_SPEED, Outcome, Pruned, Request, prune, sparsity_of};

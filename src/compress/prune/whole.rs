@@ -2,7 +2,7 @@
 
 use super::masks::matrix_of;
 use super::{Error as Reason, SparseGpt, sparsegpt, wanda};
-use crate::compress::calibrate::layers_of;
+use crate::compress::calibrate::{layers_of, portions};
 use crate::compress::method::extent_of;
 use crate::compress::{
     Calibration, Error, Form, Gram, Linear, Named, Result, Selection, Statistics, output_error,
@@ -53,6 +53,8 @@ pub struct Request<'a> {
     pub method: Method,
     /// How much goes.
     pub sparsity: Sparsity,
+    /// The shares of layers of which not the same goes, by their weights.
+    pub each: BTreeMap<String, f64>,
     /// Codes to make of what stays, in the same pass; SparseGPT alone.
     pub scheme: Option<Named>,
     /// Which layers.
@@ -61,6 +63,15 @@ pub struct Request<'a> {
     pub batches: &'a [Batch],
     /// What has been measured of the weights as they come in, with the same windows.
     pub known: Option<&'a Statistics>,
+    /// Bytes that what is measured may take at once.
+    pub memory_bytes: u64,
+}
+
+impl Request<'_> {
+    /// How much of a layer goes.
+    fn of(&self, weight: &str) -> Sparsity {
+        self.each.get(weight).map_or(self.sparsity, |&share| Sparsity::Share(share))
+    }
 }
 
 /// What became of one layer.
@@ -122,16 +133,24 @@ pub fn prune(family: &dyn Family, weights: &Weights, target: &Target, request: &
     if let Some((name, _)) = weights.stored().find(|(name, _)| chosen.iter().any(|l| l.weight == *name)) {
         return Err(Error::AlreadyQuantised { name: name.to_string() });
     }
-    let calibration = Calibration { family, weights, target, batches: request.batches, known: request.known };
-    let grams = if request.batches.is_empty() { HashMap::new() } else { calibration.grams(&chosen)? };
-    let mut work = Work { pruned: weights.clone(), weights, grams, request, scheme };
+    let (batches, known, memory_bytes) = (request.batches, request.known, request.memory_bytes);
+    let calibration = Calibration { family, weights, target, batches, known, memory_bytes };
+    let mut work = Work { pruned: weights.clone(), weights, grams: HashMap::new(), request, scheme };
     let mut masks = work.together(&chosen)?;
     let mut outcomes = vec![];
-    for linear in &chosen {
-        let mask = masks.remove(&linear.weight);
-        let (mask, outcome) = work.layer(linear, mask)?;
-        masks.insert(linear.weight.clone(), mask);
-        outcomes.push(outcome);
+    let portions = if batches.is_empty() { vec![&chosen[..]] } else { portions(&chosen, memory_bytes)? };
+    for portion in portions {
+        // Those before are let go of first.
+        work.grams.clear();
+        if !batches.is_empty() {
+            work.grams = calibration.grams(portion)?;
+        }
+        for linear in portion {
+            let mask = masks.remove(&linear.weight);
+            let (mask, outcome) = work.layer(linear, mask)?;
+            masks.insert(linear.weight.clone(), mask);
+            outcomes.push(outcome);
+        }
     }
     Ok(Pruned { weights: work.pruned, masks, outcomes })
 }
@@ -188,7 +207,7 @@ impl Work<'_> {
         let named = |source: Reason| wrong(name, source);
         let measured = || gram.expect("measured for methods that need it");
         let mut coded = None;
-        let sparsity = self.request.sparsity;
+        let sparsity = self.request.of(name);
         let mut after = matrix.to_vec();
         let mask = match (mask, self.request.method) {
             (Some(mask), _) => mask,

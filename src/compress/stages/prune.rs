@@ -2,10 +2,13 @@
 
 use super::super::prune::{Method, NO_SPEED, Outcome, Request, SparseGpt, prune, sparsity_of};
 use super::super::scheme::named;
+use super::super::sensitivity::Sensitivity;
 use super::super::stage::{Needs, Order, Promise, Report, Setting, Stage, Statistic, Subject};
-use super::super::{Error, Result, Selection};
-use crate::tensor::sparse::Scope;
+use super::super::{Error, Result, Selection, matches};
+use crate::tensor::sparse::{Scope, Sparsity};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Sets weights of linear layers to zero.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ pub struct Prune {
     /// sparsegpt: name of the scheme of codes that what stays becomes in the same pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<String>,
+    /// A file of `kiln sensitivity --prune`: each layer loses what it minds least, `sparsity` of all together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensitivity: Option<PathBuf>,
     /// Patterns of weights; absent: all but the head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<String>>,
@@ -57,11 +63,40 @@ fn block() -> usize {
 }
 
 impl Prune {
+    /// A method with its defaults.
+    pub fn by(method: &str) -> Prune {
+        let keys = toml::Table::from_iter([("method".to_string(), toml::Value::String(method.into()))]);
+        keys.try_into().expect("every other key has a default")
+    }
+
     fn selection(&self) -> Selection {
         Selection { targets: self.targets.clone(), ignore: self.ignore.clone() }
     }
 
-    fn method(&self) -> Result<Method> {
+    /// What goes of each layer where that is not the same, and the layers.
+    fn shares(&self) -> Result<(BTreeMap<String, f64>, Selection)> {
+        let (Some(path), Some(sparsity)) = (&self.sensitivity, self.sparsity) else {
+            return Ok((BTreeMap::new(), self.selection()));
+        };
+        let mut known = Sensitivity::read(path)?;
+        if known.pruned_by.is_none() {
+            let reason =
+                "it tells nothing of pruning\n  hint: kiln sensitivity MODEL --prune 0.3,0.5,0.7".into();
+            return Err(Error::Recipe { place: path.display().to_string(), reason });
+        }
+        // Of the layers that were measured those that are meant.
+        let meant = |weight: &str| {
+            let fits = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, weight));
+            self.targets.as_deref().is_none_or(fits) && !fits(&self.ignore)
+        };
+        known.layers.retain(|layer| meant(&layer.weight));
+        let (each, _) = known.assign_shares(sparsity)?;
+        let targets = Some(each.keys().cloned().collect());
+        Ok((each, Selection { targets, ignore: vec![] }))
+    }
+
+    /// What chooses the weights.
+    pub fn method(&self) -> Result<Method> {
         let wrong = |setting, expected: &str, got: &dyn ToString| Error::Setting {
             setting,
             expected: expected.into(),
@@ -94,8 +129,15 @@ impl Stage for Prune {
 
     fn check(&self) -> Result<()> {
         self.scheme.as_deref().map(named).transpose()?;
-        sparsity_of(self.sparsity, self.pattern.as_deref())?;
-        self.method().map(drop)
+        let sparsity = sparsity_of(self.sparsity, self.pattern.as_deref())?;
+        let method = self.method()?;
+        let uniform = matches!(sparsity, Sparsity::Pattern(_)) || method == Method::Magnitude(Scope::Global);
+        if self.sensitivity.is_some() && uniform {
+            let expected =
+                "absent with a pattern and with scope global: they say themselves what goes where".into();
+            return Err(Error::Setting { setting: "sensitivity", expected, got: "a file".into() });
+        }
+        Ok(())
     }
 
     fn order(&self) -> Order {
@@ -117,13 +159,16 @@ impl Stage for Prune {
         let method = self.method()?;
         // Without need of a text none is read for the report's sake.
         let batches = if method.calibrates() { setting.batches } else { &[] };
+        let (each, selection) = self.shares()?;
         let request = Request {
             method,
             sparsity: sparsity_of(self.sparsity, self.pattern.as_deref())?,
+            each,
             scheme: self.scheme.as_deref().map(named).transpose()?,
-            selection: self.selection(),
+            selection,
             batches,
             known: Some(setting.known),
+            memory_bytes: setting.memory_bytes,
         };
         let made = prune(subject.family.as_ref(), &subject.weights, setting.target, &request)?;
         let sparsity = made.sparsity();

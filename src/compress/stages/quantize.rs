@@ -8,7 +8,7 @@ use super::super::sensitivity::{Sensitivity, sensitivity};
 use super::super::stage::{Needs, Order, Promise, Report, Setting, Stage, Statistic, Subject};
 use super::super::{Calibration, Error, Result, Selection};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Codes weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,13 +164,14 @@ impl Stage for AssignBits {
     fn apply(&self, subject: &mut Subject, setting: &Setting) -> Result<Report> {
         let selection = self.selection();
         let known = match &self.sensitivity {
-            Some(path) => read(path)?,
+            Some(path) => Sensitivity::read(path)?,
             None => {
                 let schemes = self.choices.iter().map(|name| named(name)).collect::<Result<Vec<_>>>()?;
                 let (target, batches) = (setting.target, setting.batches);
                 let (family, weights) = (subject.family.as_ref(), &subject.weights);
-                let known = Some(setting.known);
-                sensitivity(&Calibration { family, weights, target, batches, known }, &selection, &schemes)?
+                let (known, memory_bytes) = (Some(setting.known), setting.memory_bytes);
+                let calibration = Calibration { family, weights, target, batches, known, memory_bytes };
+                sensitivity(&calibration, &selection, &schemes)?
             }
         };
         let (schemes, _) = known.assign(self.budget, Some(&self.choices))?;
@@ -197,6 +198,7 @@ fn make_codes(
         observer: Observer::MeanSquare,
         batches: setting.batches,
         known: Some(setting.known),
+        memory_bytes: setting.memory_bytes,
     };
     let (weights, outcomes) = quantize(subject.family.as_ref(), &subject.weights, setting.target, &request)?;
     subject.weights = weights;
@@ -205,13 +207,6 @@ fn make_codes(
     let bits: f64 = outcomes.iter().map(|o| elements(o) * o.bits_per_weight).sum::<f64>() / all.max(1.0);
     let summary = format!("{} layers at {bits:.3} bits per weight by {}", outcomes.len(), method.name());
     Ok(Report::new(summary).number("bits_per_weight", bits).of_layers(&outcomes))
-}
-
-fn read(path: &Path) -> Result<Sensitivity> {
-    let place = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::Recipe { place: place.clone(), reason: error.to_string() })?;
-    Sensitivity::parse(&place, &text)
 }
 
 fn method_of(name: &str, damping: f64, act_order: bool) -> Result<Method> {

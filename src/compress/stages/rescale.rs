@@ -124,6 +124,7 @@ fn move_scales(
         observer: Observer::MeanSquare,
         batches: setting.batches,
         known: Some(setting.known),
+        memory_bytes: setting.memory_bytes,
     };
     let (weights, notes) = rescaled(subject.family.as_ref(), &subject.weights, setting.target, &request)?;
     subject.weights = weights;

@@ -112,6 +112,7 @@ impl Stage for PruneStructured {
                     batches: if score.calibrates() { setting.batches } else { &[] },
                     // What was measured is of the model as it came in.
                     known: (number == 0).then_some(setting.known),
+                    memory_bytes: setting.memory_bytes,
                 };
                 shrink(&calibration, part, score, amount, self.multiple_of)?
             };
@@ -224,6 +225,7 @@ impl Stage for DropLayers {
             target: setting.target,
             batches: setting.batches,
             known: None,
+            memory_bytes: setting.memory_bytes,
         };
         let (dropped, scores) = self.chosen(&calibration)?;
         let layers = depth(subject);

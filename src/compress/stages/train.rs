@@ -3,9 +3,11 @@
 use super::super::stage::{Needs, Order, Promise, Report, Setting, Stage, Subject};
 use super::super::{Error, Result};
 use crate::model::{self, Weights};
-use crate::train;
 use crate::train::checkpoint::Store;
+use crate::train::job::family_of;
+use crate::train::program::Memory;
 use crate::train::recipe::Recipe;
+use crate::train::{self, Beside, Target, micro};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use toml::{Table, Value};
@@ -49,6 +51,17 @@ pub struct Train {
 impl Train {
     fn drops_layers(&self) -> bool {
         self.model.contains_key("keep_layers")
+    }
+
+    /// The most that it takes on a device, for the model in a folder, which is taken for its teacher too where that is the original.
+    pub fn memory(&self, folder: &Path, data: &Table, target: &Target) -> Result<Memory> {
+        let mut text = data.clone();
+        text.extend(self.data.clone());
+        let mut recipe = self.recipe(text, 0, folder, folder, Table::new())?;
+        let family = family_of(&recipe, 1)?;
+        let beside = Beside::open(&recipe, family.as_ref(), None)?;
+        micro::settle(&mut recipe, family.as_ref(), &beside, target)?;
+        Ok(micro::need(&recipe, family.as_ref(), &beside, target)?)
     }
 
     /// The training recipe: of a model in `start`, on a text as `[data]` has it, in a run folder, on a device.

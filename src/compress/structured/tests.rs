@@ -1,4 +1,5 @@
 use super::*;
+use crate::compress::MEMORY_BYTES;
 use crate::data::windows::Batch;
 use crate::graph::{Rewriter, evaluate};
 use crate::model::{self, initial};
@@ -85,7 +86,14 @@ fn expect_close(a: &[f64], b: &[f64], what: &str) {
 
 fn shrunk(family: &dyn Family, weights: &Weights, part: Part, score: Score, amount: Amount) -> Shrunk {
     let batches = batches();
-    let calibration = Calibration { family, weights, target: &Target::Host, batches: &batches, known: None };
+    let calibration = Calibration {
+        family,
+        weights,
+        target: &Target::Host,
+        batches: &batches,
+        known: None,
+        memory_bytes: MEMORY_BYTES,
+    };
     shrink(&calibration, part, score, amount, 1).unwrap()
 }
 
@@ -301,8 +309,14 @@ fn amounts_that_leave_nothing_or_are_uneven_are_refused() {
     let batches = batches();
     let refused = |family: &dyn Family, part, amount| {
         let weights = weights(family);
-        let calibration =
-            Calibration { family, weights: &weights, target: &Target::Host, batches: &batches, known: None };
+        let calibration = Calibration {
+            family,
+            weights: &weights,
+            target: &Target::Host,
+            batches: &batches,
+            known: None,
+            memory_bytes: MEMORY_BYTES,
+        };
         shrink(&calibration, part, Score::Magnitude, amount, 1).unwrap_err().to_string()
     };
     let text = refused(models[0].as_ref(), Part::Heads, Amount::Count(3));
@@ -329,8 +343,14 @@ fn blocks_that_change_nothing_have_no_influence() {
         }
         let batches = batches();
         let (target, weights) = (&Target::Host, &weights);
-        let calibration =
-            Calibration { family: family.as_ref(), weights, target, batches: &batches, known: None };
+        let calibration = Calibration {
+            family: family.as_ref(),
+            weights,
+            target,
+            batches: &batches,
+            known: None,
+            memory_bytes: MEMORY_BYTES,
+        };
         let scores = block_influence(&calibration).unwrap();
         assert!(scores.len() == 2 && scores[0] > 0.01 && scores[1].abs() < 1e-6, "{scores:?}");
     }
