@@ -5,6 +5,7 @@
 //! to know, the operator says itself.
 
 pub mod attention;
+pub mod attention_weights;
 pub mod block_codes;
 pub mod block_numbers;
 pub mod cache_code;
@@ -351,6 +352,7 @@ pub fn families() -> Vec<Family> {
         ("cross_entropy", cross_entropy::cases),
         ("gather", gather::cases),
         ("attention", attention::cases),
+        ("attention_weights", attention_weights::cases),
         ("rotary", rotary::cases),
         ("cache_write", cache_write::cases),
         ("cache_code", cache_code::cases),

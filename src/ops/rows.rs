@@ -178,17 +178,28 @@ pub(crate) fn variants(
 ) -> Vec<Variant> {
     let (rows, cols) = (shape.rows(), shape.last());
     let packs = cols / width(cols);
-    let kernel = with_width(kernel, width(cols));
     let give = |kernel: Kernel, groups: usize| {
         let launch = Launch::new(kernel, bindings, groups);
         complete(launch.param("rows", rows).param("cols", cols).param("packs", packs))
     };
+    pair(name, with_width(kernel, width(cols)), [rows, cols], caps, give)
+}
+
+/// The same of a kernel whose width is pasted; `give` makes a dispatch of so many workgroups.
+pub(crate) fn pair(
+    name: &str,
+    kernel: Kernel,
+    [rows, cols]: [usize; 2],
+    caps: &Caps,
+    give: impl Fn(Kernel, usize) -> Launch,
+) -> Vec<Variant> {
     let row_lanes = if caps.is_cpu { 8 } else { 64 };
     let row = give(
         kernel.clone().entry("lane_per_row").constant("ROW_LANES", row_lanes),
         rows.div_ceil(row_lanes as usize),
     );
-    let group = give(kernel.entry("group_per_row").constant("LANES", lanes_for(packs, caps)), rows);
+    let lanes = lanes_for(cols / width(cols), caps);
+    let group = give(kernel.entry("group_per_row").constant("LANES", lanes), rows);
     let mut variants =
         vec![Variant::single(format!("{name}_group"), group), Variant::single(format!("{name}_row"), row)];
     if caps.is_cpu && (rows >= ROWS_FOR_LANES || cols <= COLUMNS_FOR_LANES) {

@@ -143,6 +143,8 @@ macro_rules! row {
 /// All rows.
 pub static FUNCTIONS: &[Function] = &[
     row!("identity", 1, false, "$a", |a, k| a, Some(|_, s, _| Ok(Some(s.up)))),
+    // The value, through which no gradient flows: for what is stored with a model and not trained.
+    row!("held", 1, false, "$a", |a, k| a, Some(|_, _, _| Ok(None))),
     row!("add", 2, false, "$a + $b", |a, b, k| a + b, Some(|_, s, _| Ok(Some(s.up)))),
     row!(
         "sub",
