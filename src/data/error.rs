@@ -49,6 +49,17 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A line that is not a pair of texts.
+    #[error("data: {}, line {line}: {reason}\n  hint: each line is a source and a target, with a tab between them or as JSON in a .jsonl file", path.display())]
+    Pair {
+        /// The file.
+        path: PathBuf,
+        /// Which line, counted from one.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// A folder in which nothing looks like text.
     #[error("data: folder {} holds no file ending in .txt, .text or .md\n  hint: name files of other endings one by one", path.display())]
     NoTextInFolder {

@@ -10,9 +10,11 @@
 //! gives the same batch, on every machine, so that a resumed run sees exactly what it would have seen.
 
 pub mod corpus;
+pub mod damage;
 mod error;
 pub mod grammar;
 pub mod groups;
+pub mod pairs;
 pub mod prefetch;
 pub mod random;
 pub mod replay;

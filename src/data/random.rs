@@ -38,6 +38,11 @@ impl Random {
         debug_assert!(bound > 0);
         ((u128::from(self.word()) * u128::from(bound)) >> 64) as u64
     }
+
+    /// Uniform in `0.0..1.0`, 53 bits.
+    pub fn share(&mut self) -> f64 {
+        (self.word() >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }
 
 /// A pseudo-random permutation of `0..count`, computed entry by entry.
