@@ -240,7 +240,7 @@ mod tests {
         sorted.sort_unstable();
         assert_eq!(sorted, text);
         // Sentences stay whole: 1 to 10, 11 to 20 and so on, and at last 391 to 399.
-        let is_end = |token: u32| token % 10 == 0 || token == 399;
+        let is_end = |token: u32| token.is_multiple_of(10) || token == 399;
         assert!(shuffled.source.windows(2).all(|pair| is_end(pair[0]) || pair[1] == pair[0] + 1));
     }
 
