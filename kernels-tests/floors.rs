@@ -29,6 +29,13 @@ const FLOORS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "embed",
+        &[
+            "tensor", "ops", "graph", "passes", "plan", "data", "formats", "model", "train", "deploy",
+            "exchange",
+        ],
+    ),
+    (
         "compress",
         &[
             "tensor", "ops", "graph", "passes", "plan", "formats", "data", "model", "train", "deploy",
@@ -43,7 +50,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train", "deploy",
-            "generate", "evaluate", "formats", "exchange", "compress", "compare",
+            "generate", "evaluate", "embed", "formats", "exchange", "compress", "compare",
         ],
     ),
 ];

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod compress;
 pub mod data;
 pub mod deploy;
+pub mod embed;
 pub mod evaluate;
 pub mod exchange;
 pub mod formats;

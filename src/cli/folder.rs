@@ -88,21 +88,29 @@ pub fn weight_bytes(place: &Path) -> anyhow::Result<u64> {
 }
 
 /// Files of a model folder that go with the weights wherever they go.
-const COMPANIONS: [&str; 8] = [
+const COMPANIONS: [&str; 12] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
     "added_tokens.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
     "chat_template.jinja",
 ];
 
 /// Copies what goes with the weights from one model folder to another.
 pub fn copy_companions(from: &Path, to: &Path) -> anyhow::Result<()> {
     for name in COMPANIONS.into_iter().filter(|name| from.join(name).is_file()) {
-        std::fs::copy(from.join(name), to.join(name)).with_context(|| format!("copying {name}"))?;
+        let path = to.join(name);
+        let folder = path.parent().expect("it is inside a folder");
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::copy(from.join(name), &path))
+            .with_context(|| format!("copying {name}"))?;
     }
     Ok(())
 }

@@ -9,8 +9,10 @@ mod devices;
 mod diff;
 mod distill;
 mod doctor;
+mod embed;
 mod evaluate;
 mod folder;
+mod forward;
 mod generate;
 mod inspect;
 mod passage;
@@ -43,6 +45,10 @@ enum Command {
     Generate(generate::Generate),
     /// Measure how well a model predicts a text.
     Evaluate(evaluate::Evaluate),
+    /// Run one batch through a model and write its scores, hidden states and gradients.
+    Forward(forward::Forward),
+    /// Make a vector of each text.
+    Embed(embed::Embed),
     /// Quantise a model: fewer bits for its weights, and for its activations.
     Quantize(quantize::Quantize),
     /// Quantise a model in several ways and measure what each costs and buys on this device.
@@ -89,6 +95,8 @@ pub fn main() -> ExitCode {
         Command::Train(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Evaluate(command) => command.run(),
+        Command::Forward(command) => command.run(),
+        Command::Embed(command) => command.run(),
         Command::Quantize(command) => command.run(),
         Command::Compare(command) => command.run(),
         Command::Diff(command) => command.run(),

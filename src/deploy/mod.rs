@@ -1,7 +1,11 @@
 //! A model as it runs, not as it is trained: its graph over weights as they are stored, where those lie, and how they get there.
 
+mod forward;
+
+pub use forward::{Outcome, forward};
+
 use crate::graph::{Graph, Source, ValueInfo};
-use crate::model::{self, Extent, Family, Forward, Mode, Weights};
+use crate::model::{self, Extent, Family, Forward, Mode, Reading, Weights};
 use crate::passes::{self, CodedCache, Coding, Epilogue, Fuse, Group, Pass, Report, Residual, Tidy};
 use crate::plan::{Engine, Plan, Residents};
 use crate::train::{self, Frozen, Target, frozen};
@@ -47,22 +51,31 @@ impl Deployment {
         mode: Mode,
         results: impl FnOnce(&mut Graph, Forward) -> Result<()>,
     ) -> Result<Graph> {
-        Ok(self.graph_with_reports(family, extent, mode, results)?.0)
+        self.graph_of(family, &Reading::new(extent, mode), results)
+    }
+
+    /// The same for a reading with padding or kinds of token.
+    pub fn graph_of(
+        &self,
+        family: &dyn Family,
+        reading: &Reading,
+        results: impl FnOnce(&mut Graph, Forward) -> Result<()>,
+    ) -> Result<Graph> {
+        Ok(self.graph_with_reports(family, reading, results)?.0)
     }
 
     /// The same, with what each pass did to it.
     pub fn graph_with_reports(
         &self,
         family: &dyn Family,
-        extent: Extent,
-        mode: Mode,
+        reading: &Reading,
         results: impl FnOnce(&mut Graph, Forward) -> Result<()>,
     ) -> Result<(Graph, Vec<Report>)> {
         let mut graph = Graph::new();
-        let forward = family.forward(&mut graph, extent, mode)?;
+        let forward = family.read(&mut graph, reading)?;
         results(&mut graph, forward)?;
         let mut list: Vec<&dyn Pass> = vec![self.weights.quantize(), &Tidy, &Residual, &Fuse];
-        if matches!(mode, Mode::Continue { .. }) {
+        if matches!(reading.mode, Mode::Continue { .. }) {
             list.extend([&Coding as &dyn Pass, &Group]);
             list.extend(self.coded_cache.then_some(&CodedCache as &dyn Pass));
         }

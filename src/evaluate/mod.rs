@@ -123,6 +123,7 @@ pub struct Material {
 ///
 /// `tokenizer` is the model's own, for which the request may name another.
 pub fn material(family: &dyn Family, tokenizer: Option<&Tokenizer>, request: &Request) -> Result<Material> {
+    family.interface().expect_causal()?;
     let text = Text::open(&request.text)?;
     let text = text.contents();
     let prepared;

@@ -23,6 +23,16 @@ pub fn is_gguf(path: &Path) -> bool {
 
 /// Opens a folder or a GGUF file.
 pub fn open(path: &Path) -> Result<Opened> {
+    let mut opened = open_model(path)?;
+    let file = path.join(FILE_NAME);
+    if opened.tokenizer.is_none() && file.exists() {
+        opened.tokenizer = Some(Tokenizer::load(&file)?);
+    }
+    Ok(opened)
+}
+
+/// The same without the tokenizer of a folder, for those who bring tokens.
+pub fn open_model(path: &Path) -> Result<Opened> {
     if is_gguf(path) {
         let imported = import_gguf(path)?;
         return Ok(Opened {
@@ -33,7 +43,5 @@ pub fn open(path: &Path) -> Result<Opened> {
     }
     let family = model::open(path)?;
     let weights = Weights::read(path, family.as_ref())?;
-    let file = path.join(FILE_NAME);
-    let tokenizer = if file.exists() { Some(Tokenizer::load(&file)?) } else { None };
-    Ok(Opened { family, weights, tokenizer })
+    Ok(Opened { family, weights, tokenizer: None })
 }

@@ -13,7 +13,7 @@ mod pieces;
 mod rows;
 mod vocabulary;
 
-pub use any::{Opened, is_gguf, open};
+pub use any::{Opened, is_gguf, open, open_model};
 pub use error::{Error, Result};
 pub use export::{Exported, Options, export_gguf};
 pub use import::{Imported, import_gguf};

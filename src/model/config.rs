@@ -8,6 +8,9 @@ use std::path::Path;
 /// Name of the file in a model's folder.
 pub const CONFIG_FILE: &str = "config.json";
 
+/// Most blocks a model may have.
+pub(super) const MOST_LAYERS: usize = 4096;
+
 /// The keys of a configuration. Each getter takes several names, as the spelling of some keys changed over time.
 #[derive(Clone, Debug)]
 pub struct Config {

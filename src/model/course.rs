@@ -1,7 +1,7 @@
 //! How a forward pass stands in its text: it sees the whole of it, or goes on behind what caches hold.
 
 use super::layers::located;
-use super::{Extent, Mode, Result};
+use super::{Extent, Mode, Reading, Result};
 use crate::graph::Graph;
 use crate::ops::Value;
 use crate::ops::attention::{Attention, AttentionEmit};
@@ -12,8 +12,8 @@ use crate::tensor::{DType, Type};
 
 /// Where the tokens of a forward pass stand.
 pub(super) enum Course {
-    /// From the start of each text.
-    Whole,
+    /// From the start of each text; a mask U32 [B, T] hides what is none.
+    Whole(Option<Value>),
     /// Behind what caches hold.
     Behind(Behind),
 }
@@ -32,9 +32,12 @@ pub(super) struct Behind {
 
 impl Course {
     /// Declares the inputs that the mode asks for.
-    pub fn declare(graph: &mut Graph, extent: Extent, mode: Mode) -> Course {
-        let Mode::Continue { capacity } = mode else { return Course::Whole };
+    pub fn declare(graph: &mut Graph, reading: &Reading) -> Course {
+        let extent = reading.extent;
         let mut numbers = |name: &str, shape: &[usize]| graph.input(name, Type::new(DType::U32, shape));
+        let Mode::Continue { capacity } = reading.mode else {
+            return Course::Whole(reading.padded.then(|| numbers("mask", &[extent.batch, extent.context])));
+        };
         Course::Behind(Behind {
             first: numbers("position", &[1]),
             each: numbers("positions", &[extent.batch, extent.context]),
@@ -46,7 +49,7 @@ impl Course {
     /// Positions there may be, for tables of angles.
     pub fn positions(&self, extent: Extent) -> usize {
         match self {
-            Course::Whole => extent.context,
+            Course::Whole(_) => extent.context,
             Course::Behind(behind) => behind.capacity,
         }
     }
@@ -54,7 +57,7 @@ impl Course {
     /// Position of each token where that is not its time.
     pub fn given(&self) -> Option<Value> {
         match self {
-            Course::Whole => None,
+            Course::Whole(_) => None,
             Course::Behind(behind) => Some(behind.each),
         }
     }
@@ -62,7 +65,7 @@ impl Course {
     /// Rows of a table of positions, [T, C] or [B, T, C].
     pub fn places(&self, graph: &mut Graph, table: Value, extent: Extent) -> crate::ops::Result<Value> {
         match self {
-            Course::Whole => graph.slice(table, 0, 0, extent.context),
+            Course::Whole(_) => graph.slice(table, 0, 0, extent.context),
             Course::Behind(behind) => graph.embedding(table, behind.each),
         }
     }
@@ -77,7 +80,10 @@ impl Course {
         [q, k, v]: [Value; 3],
         rng: Option<Value>,
     ) -> crate::ops::Result<Value> {
-        let Course::Behind(behind) = self else { return graph.attention(how, [q, k, v], None, rng) };
+        let behind = match self {
+            Course::Whole(mask) => return graph.attention(how, [q, k, v], *mask, rng),
+            Course::Behind(behind) => behind,
+        };
         let mut shape = graph.kind(k).shape.to_vec();
         shape[1] = behind.capacity;
         let caches =

@@ -114,6 +114,24 @@ pub enum Error {
         /// Positions asked for.
         got: usize,
     },
+    /// What a model is fed does not fit it.
+    #[error("input `{name}` is {got}, expected {expected}")]
+    Input {
+        /// Its name.
+        name: String,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+    /// A model is asked for what it is not made for.
+    #[error("this model is {got}, expected {expected}")]
+    Task {
+        /// What is needed.
+        expected: String,
+        /// What the model is.
+        got: &'static str,
+    },
     /// A file of tensors was refused.
     #[error(transparent)]
     Format(crate::formats::Error),

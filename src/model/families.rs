@@ -1,7 +1,7 @@
 //! The families there are, and the choice among them.
 
 use super::llama::{Dialect, Llama, gated_width};
-use super::{Activation, Config, Error, Family, Gpt2, GptNeoX, Result};
+use super::{Activation, Bert, Config, Encoder, Error, Family, Gpt2, GptNeoX, Result};
 use std::path::Path;
 
 /// Sizes of a new model, as a recipe gives them. Not every family reads every field.
@@ -86,6 +86,11 @@ const LLAMA: Usual =
 /// As in Qwen2.
 const QWEN: Usual = Usual { norm_epsilon: 1e-6, ..LLAMA };
 
+/// As in BERT.
+const BERT: Usual = Usual { activation: "gelu", norm_epsilon: 1e-12, ..GPT2 };
+/// As in RoBERTa.
+const ROBERTA: Usual = Usual { norm_epsilon: 1e-5, ..BERT };
+
 /// A family: its `model_type`, the architectures of it that are supported, and how it is made.
 struct Entry {
     name: &'static str,
@@ -137,6 +142,42 @@ const FAMILIES: &[Entry] = &[
         usual: NEOX,
         read: |config| Ok(Box::new(GptNeoX::from_config(config)?)),
         build: |design| Ok(Box::new(GptNeoX::from_design(design)?)),
+    },
+    Entry {
+        name: "bert",
+        architectures: &[
+            "BertForMaskedLM",
+            "BertForSequenceClassification",
+            "BertForTokenClassification",
+            "BertModel",
+        ],
+        usual: BERT,
+        read: |config| Ok(Box::new(Bert::from_config(Encoder::Bert, config)?)),
+        build: |design| Ok(Box::new(Bert::from_design(Encoder::Bert, design)?)),
+    },
+    Entry {
+        name: "roberta",
+        architectures: &[
+            "RobertaForMaskedLM",
+            "RobertaForSequenceClassification",
+            "RobertaForTokenClassification",
+            "RobertaModel",
+        ],
+        usual: ROBERTA,
+        read: |config| Ok(Box::new(Bert::from_config(Encoder::Roberta, config)?)),
+        build: |design| Ok(Box::new(Bert::from_design(Encoder::Roberta, design)?)),
+    },
+    Entry {
+        name: "distilbert",
+        architectures: &[
+            "DistilBertForMaskedLM",
+            "DistilBertForSequenceClassification",
+            "DistilBertForTokenClassification",
+            "DistilBertModel",
+        ],
+        usual: BERT,
+        read: |config| Ok(Box::new(Bert::from_config(Encoder::DistilBert, config)?)),
+        build: |design| Ok(Box::new(Bert::from_design(Encoder::DistilBert, design)?)),
     },
 ];
 

@@ -15,8 +15,7 @@ mod tests;
 
 use super::config::{head_size, shared_width, shortest};
 use super::{
-    Activation, Config, Design, Error, Extent, Family, Forward, Init, Mode, ParameterSpec, Result,
-    count_elements,
+    Activation, Config, Design, Error, Family, Forward, Init, ParameterSpec, Reading, Result, count_elements,
 };
 use crate::graph::Graph;
 use serde_json::{Map, Value as Json, json};
@@ -243,11 +242,9 @@ impl Family for Gpt2 {
         list
     }
 
-    fn forward(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
-        if extent.context > self.context {
-            return Err(Error::Context { limit: self.context, got: extent.context });
-        }
-        self.write(graph, extent, mode)
+    fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
+        reading.check(self.context)?;
+        self.write(graph, reading)
     }
 
     /// Checkpoints of the bare transformer lack the prefix; older ones hold causal masks as well.

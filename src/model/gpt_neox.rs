@@ -13,10 +13,10 @@ mod forward;
 #[cfg(test)]
 mod tests;
 
-use super::config::{head_size, shared_width, shortest};
+use super::config::{MOST_LAYERS, head_size, shared_width, shortest};
 use super::rope::{ROPE_KEYS, Rope, Scaling, Spelling};
 use super::{
-    Activation, Config, Design, Dropouts, Error, Extent, Family, Forward, Init, Mode, ParameterSpec, Result,
+    Activation, Config, Design, Dropouts, Error, Family, Forward, Init, ParameterSpec, Reading, Result,
     count_elements,
 };
 use crate::graph::Graph;
@@ -56,9 +56,6 @@ const SPELLING: Spelling = Spelling {
 
 /// Weights of an untied head.
 const HEAD: &str = "embed_out.weight";
-
-/// Most blocks a model may have.
-const MOST_LAYERS: usize = 4096;
 
 /// A GPT-NeoX of any size.
 #[derive(Clone, Debug, PartialEq)]
@@ -244,11 +241,9 @@ impl Family for GptNeoX {
         list
     }
 
-    fn forward(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
-        if extent.context > self.context {
-            return Err(Error::Context { limit: self.context, got: extent.context });
-        }
-        self.write(graph, extent, mode)
+    fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
+        reading.check(self.context)?;
+        self.write(graph, reading)
     }
 
     /// Checkpoints of the bare decoder lack the prefix; older ones hold causal masks and the rates of the positions as well.
@@ -262,6 +257,10 @@ impl Family for GptNeoX {
         }
         let full = stored.starts_with("gpt_neox.") || stored.starts_with("embed_out.");
         Some(if full { stored.to_string() } else { format!("gpt_neox.{stored}") })
+    }
+
+    fn name_in_memory(&self, parameter: &str) -> String {
+        if parameter == HEAD { "lm_head.weight".into() } else { parameter.into() }
     }
 
     fn config(&self) -> Map<String, Json> {

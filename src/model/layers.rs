@@ -1,6 +1,6 @@
 //! Layers over named parameters: each records its operators under the name of its module.
 
-use super::{Activation, Extent, Mode, ParameterSpec, Result};
+use super::{Activation, Extent, Mode, ParameterSpec, Reading, Result};
 use crate::graph::{self, Graph};
 use crate::ops::dropout::DropoutEmit;
 use crate::ops::embedding::EmbeddingEmit;
@@ -50,16 +50,30 @@ impl Layers {
     }
 
     /// Rows [B, T, C] of the module's table by the input `tokens`; to be trained, the positions come sorted as well.
-    pub fn look_up(&self, graph: &mut Graph, module: &str, extent: Extent, mode: Mode) -> Result<Value> {
-        let tokens = graph.input("tokens", Type::new(DType::U32, [extent.batch, extent.context]));
+    pub fn look_up(&self, graph: &mut Graph, module: &str, reading: &Reading) -> Result<Value> {
+        let Extent { batch, context } = reading.extent;
+        self.rows_by(graph, module, "tokens", [batch, context], reading.mode)
+    }
+
+    /// The same by another input of that name U32 [B, T]. Those that sort it carry its name, except for the tokens.
+    pub fn rows_by(
+        &self,
+        graph: &mut Graph,
+        module: &str,
+        input: &str,
+        shape: [usize; 2],
+        mode: Mode,
+    ) -> Result<Value> {
+        let numbers = graph.input(input, Type::new(DType::U32, shape));
         let table = self.weight(module);
-        let vocabulary = graph.kind(table).shape[0];
+        let rows = graph.kind(table).shape[0];
         if mode != Mode::Train {
-            return located(graph, module, |g| g.embedding(table, tokens));
+            return located(graph, module, |g| g.embedding(table, numbers));
         }
-        let order = graph.input("order", Type::new(DType::U32, [extent.positions()]));
-        let starts = graph.input("starts", Type::new(DType::U32, [vocabulary + 1]));
-        located(graph, module, |g| g.embedding_trained(table, tokens, order, starts))
+        let [order, starts] = sorting(input);
+        let order = graph.input(order, Type::new(DType::U32, [shape[0] * shape[1]]));
+        let starts = graph.input(starts, Type::new(DType::U32, [rows + 1]));
+        located(graph, module, |g| g.embedding_trained(table, numbers, order, starts))
     }
 
     /// `x W + bias`, W as [in, out] or [out, in]; without bias where the model has none.
@@ -114,6 +128,12 @@ impl Layers {
             None => Ok(x),
         }
     }
+}
+
+/// Names of the inputs that sort the positions of another one.
+pub(super) fn sorting(input: &str) -> [String; 2] {
+    let prefix = if input == "tokens" { String::new() } else { format!("{input}.") };
+    ["order", "starts"].map(|name| format!("{prefix}{name}"))
 }
 
 /// Records under a scope, which an error then names.

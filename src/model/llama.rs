@@ -14,15 +14,13 @@ mod forward;
 #[cfg(test)]
 mod tests;
 
+use super::config::MOST_LAYERS;
 use super::rope::Rope;
 use super::{
-    Activation, Design, Error, Extent, Family, Forward, Init, Mode, ParameterSpec, Result, count_elements,
+    Activation, Design, Error, Family, Forward, Init, ParameterSpec, Reading, Result, count_elements,
 };
 use crate::graph::Graph;
 use serde_json::{Map, Value as Json};
-
-/// Most blocks a model may have; far above any there is, and low enough to list their weights.
-const MOST_LAYERS: usize = 4096;
 
 /// A relative of Llama, by the names of its checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,11 +247,9 @@ impl Family for Llama {
         list
     }
 
-    fn forward(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
-        if extent.context > self.context {
-            return Err(Error::Context { limit: self.context, got: extent.context });
-        }
-        self.write(graph, extent, mode)
+    fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
+        reading.check(self.context)?;
+        self.write(graph, reading)
     }
 
     /// Checkpoints of the bare decoder lack the prefix; older ones hold the rates of the rotary positions as well.

@@ -6,6 +6,7 @@
 
 mod activation;
 mod archive;
+mod bert;
 mod config;
 mod course;
 mod depth;
@@ -14,16 +15,19 @@ mod families;
 mod gpt2;
 mod gpt_neox;
 mod init;
+mod inputs;
 mod layers;
 mod llama;
 mod mlp;
 mod quantized;
+mod reading;
 mod resize;
 mod rope;
 mod weights;
 
 pub use activation::Activation;
 pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
+pub use bert::{Bert, Encoder, EncoderDropouts};
 pub use config::{CONFIG_FILE, Config, shortest};
 pub use depth::{depth_of, keep_layers};
 pub use error::{Error, Result};
@@ -31,9 +35,11 @@ pub use families::{Design, Usual, build, family_names, from_config, open, usual}
 pub use gpt_neox::GptNeoX;
 pub use gpt2::{Dropouts, Gpt2};
 pub use init::{Init, initial};
+pub use inputs::Inputs;
 pub use llama::{Dialect, Llama};
 pub use mlp::Mlp;
 pub use quantized::{Convention, Quantized, Stored, turn};
+pub use reading::{Forward, Interface, Labels, Reading, Task};
 pub use resize::{Sizes, resized};
 pub use rope::{Rope, Scaling};
 pub use weights::Weights;
@@ -102,15 +108,6 @@ pub enum Mode {
     },
 }
 
-/// What a forward pass gives.
-#[derive(Clone, Debug)]
-pub struct Forward {
-    /// Scores of the next token at each position, [N, V]; in [`Mode::Continue`] at the scored positions, [B, V].
-    pub logits: Value,
-    /// The residual stream [N, C]: after the embedding, after each block but the last, and after the final norm.
-    pub hidden: Vec<Value>,
-}
-
 /// A configured language model.
 pub trait Family: std::fmt::Debug + Send + Sync {
     /// Name, as `model_type` in `config.json`.
@@ -125,20 +122,40 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// Its parameters, each once even if used twice.
     fn parameters(&self) -> Vec<ParameterSpec>;
 
+    /// What it gives and what it reads beside tokens.
+    fn interface(&self) -> Interface {
+        Interface::of(Task::NextToken)
+    }
+
     /// Writes the forward pass into a graph. It declares the parameters and these inputs:
     ///
     /// - `tokens` U32 [B, T];
-    /// - in [`Mode::Train`] `order: U32 [N]` and `starts: U32 [V + 1]`, the positions sorted by token as
-    ///   [`sort_positions`](crate::ops::embedding::sort_positions) gives them;
+    /// - of a padded reading `mask` U32 [B, T], zero where there is no text, and where positions are counted over the text
+    ///   `places` U32 [B, T], the position of each token;
+    /// - of a reading with kinds `kinds` U32 [B, T];
+    /// - of a model with a second sequence `target_tokens` U32 [B, S], and of a padded reading `target_mask` U32 [B, S];
+    /// - in [`Mode::Train`] for `tokens` `order: U32 [N]` and `starts: U32 [V + 1]`, the positions sorted by token as
+    ///   [`sort_positions`](crate::ops::embedding::sort_positions) gives them, and the same as `places.order`, `places.starts` and
+    ///   so on for every other input by which rows of a table are looked up;
     /// - in [`Mode::Train`], if any dropout is set, `rng: U32 [2]`: key of the run and counter of the micro-step;
     /// - in [`Mode::Continue`] `position: U32 [1]` of the first token, `positions: U32 [B, T]` of each, and where T is not one
     ///   `scored: U32 [B]`, the rows of [N, C] of which scores are wanted. There it declares caches as states, F32
     ///   [B, capacity, heads, D]: rows before `position` are read, T rows from there on are written.
-    fn forward(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward>;
+    fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward>;
+
+    /// The same for whole sequences of one kind.
+    fn forward(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
+        self.read(graph, &Reading::new(extent, mode))
+    }
 
     /// The parameter that a tensor of a checkpoint is, by the checkpoint's name for it; `None` for what is left out, such
     /// as masks and the second copy of a tied weight.
     fn canonical_name(&self, stored: &str) -> Option<String>;
+
+    /// The name that transformers 5 has for a parameter in memory, where that is not the one in files.
+    fn name_in_memory(&self, parameter: &str) -> String {
+        parameter.to_string()
+    }
 
     /// The keys of its `config.json`.
     fn config(&self) -> serde_json::Map<String, serde_json::Value>;

@@ -5,7 +5,7 @@ use crate::cli::mebibytes;
 use crate::compress::{Recipe, Report, Setting, Stage, Statistics, Subject, checked};
 use crate::deploy::Deployment;
 use crate::graph::Graph;
-use crate::model::{Extent, Mode};
+use crate::model::{Extent, Mode, Reading};
 use crate::passes::{self, Change};
 use crate::train::program::Program;
 use anyhow::Context;
@@ -68,15 +68,12 @@ impl Look {
     fn at(subject: &Subject) -> anyhow::Result<Look> {
         let deployment = Deployment::new(&subject.weights);
         let extent = Extent { batch: 1, context: subject.family.context().min(32) };
-        let (graph, reports) = deployment.graph_with_reports(
-            subject.family.as_ref(),
-            extent,
-            Mode::Evaluate,
-            |graph, forward| {
-                graph.output("logits", forward.logits);
-                Ok(())
-            },
-        )?;
+        let reading = Reading::new(extent, Mode::Evaluate);
+        let family = subject.family.as_ref();
+        let (graph, reports) = deployment.graph_with_reports(family, &reading, |graph, forward| {
+            graph.output("logits", forward.logits);
+            Ok(())
+        })?;
         let (elements, bytes) = (subject.weights.count_elements(), deployment.weight_bytes());
         Ok(Look { graph, reports, elements, bytes })
     }

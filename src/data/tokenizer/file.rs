@@ -5,9 +5,12 @@ use std::io::Write;
 use std::path::Path;
 
 use rayon::prelude::*;
-use tokenizers::{Encoding, ModelWrapper, PreTokenizerWrapper, Token, Tokenizer};
+use tokenizers::{
+    Encoding, ModelWrapper, PostProcessor, PreTokenizerWrapper, Token, Tokenizer, TruncationParams,
+    truncate_encodings,
+};
 
-use super::FILE_NAME;
+use super::{Encoded, FILE_NAME};
 use crate::data::{Error, Result};
 
 /// Pieces of long text that threads encode side by side. The library holds about a hundred bytes for each byte of a piece.
@@ -97,6 +100,29 @@ pub(super) fn encode(tokenizer: &Tokenizer, cut: Cut, text: &str) -> Result<Vec<
         Ok(encoding.get_ids().to_vec())
     });
     Ok(encoded.collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// A model's input: the tokens around the text, and no more than `most` with them.
+pub(super) fn encode_input(
+    tokenizer: &Tokenizer,
+    text: &str,
+    second: Option<&str>,
+    most: usize,
+) -> Result<Encoded> {
+    let wrong = |error| failed("encoding", error);
+    let around = tokenizer.get_post_processor().map_or(0, |post| post.added_tokens(second.is_some()));
+    let Some(room) = most.checked_sub(around) else {
+        return Err(failed(
+            "encoding",
+            format!("there is room for {most} tokens, {around} stand around any text"),
+        ));
+    };
+    let of = |text: &str| tokenizer.encode_fast(text, false).map_err(wrong);
+    let cut = TruncationParams { max_length: room, ..TruncationParams::default() };
+    let pair = second.map(of).transpose()?;
+    let (first, pair) = truncate_encodings(of(text)?, pair, &cut).map_err(wrong)?;
+    let encoding = tokenizer.post_process(first, pair, true).map_err(wrong)?;
+    Ok(Encoded { ids: encoding.get_ids().to_vec(), kinds: encoding.get_type_ids().to_vec() })
 }
 
 /// Cuts `text` into pieces of at least `size_bytes` (the last may be shorter), each cut after a line end that has

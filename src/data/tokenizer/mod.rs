@@ -7,6 +7,7 @@ mod character;
 mod file;
 mod stream;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::data::{Error, Result};
@@ -64,6 +65,15 @@ impl std::str::FromStr for Spec {
         }
         Ok(Spec::File(spec.into()))
     }
+}
+
+/// A model's input.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// Tokens.
+    pub ids: Vec<u32>,
+    /// For each the kind: zero, or one where it belongs to a second text.
+    pub kinds: Vec<u32>,
 }
 
 /// A tokenizer, ready to use.
@@ -155,6 +165,23 @@ impl Tokenizer {
         }
     }
 
+    /// The same for a model's input: a text, or two of which the second is of another kind, cut to `most` tokens in all at the
+    /// end of the longer one.
+    pub fn encode_input(&self, text: &str, second: Option<&str>, most: usize) -> Result<Encoded> {
+        match &self.kind {
+            Kind::Characters(characters) => {
+                let mut ids = characters.encode(text)?;
+                let first = ids.len();
+                ids.extend(second.map_or(Ok(vec![]), |second| characters.encode(second))?);
+                let mut kinds: Vec<u32> = (0..ids.len()).map(|at| u32::from(at >= first)).collect();
+                ids.truncate(most);
+                kinds.truncate(most);
+                Ok(Encoded { ids, kinds })
+            }
+            Kind::Library { inner, .. } => file::encode_input(inner, text, second, most),
+        }
+    }
+
     /// The tokens that the tokenizer puts before any text, such as `<s>`; often none.
     pub fn opening(&self) -> Result<Vec<u32>> {
         match &self.kind {
@@ -205,6 +232,17 @@ impl Tokenizer {
         match &self.kind {
             Kind::Characters(characters) => characters.character(id).map(String::from),
             Kind::Library { inner, .. } => inner.id_to_token(id),
+        }
+    }
+
+    /// Tokens that stand for no text, such as `[CLS]`.
+    pub fn special_tokens(&self) -> HashSet<u32> {
+        match &self.kind {
+            Kind::Characters(_) => HashSet::new(),
+            Kind::Library { inner, .. } => {
+                let added = inner.get_added_tokens_decoder();
+                added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect()
+            }
         }
     }
 

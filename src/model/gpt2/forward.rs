@@ -2,7 +2,7 @@
 
 use super::super::course::Course;
 use super::super::layers::{Layers, located};
-use super::super::{Extent, Family, Forward, Mode, Result};
+use super::super::{Extent, Family, Forward, Reading, Result};
 use super::{Dropouts, Gpt2};
 use crate::graph::Graph;
 use crate::ops::Value;
@@ -13,12 +13,13 @@ use crate::ops::reshape::ReshapeEmit;
 use crate::ops::split::SplitEmit;
 
 impl Gpt2 {
-    pub(super) fn write(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
+    pub(super) fn write(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
+        let extent = reading.extent;
         let Dropouts { embedding, attention, residual } = self.dropout;
         let drops = embedding > 0.0 || attention > 0.0 || residual > 0.0;
-        let mut layers = Layers::declare(graph, &self.parameters(), mode, drops);
-        let rows = layers.look_up(graph, "transformer.wte", extent, mode)?;
-        let course = Course::declare(graph, extent, mode);
+        let mut layers = Layers::declare(graph, &self.parameters(), reading.mode, drops);
+        let rows = layers.look_up(graph, "transformer.wte", reading)?;
+        let course = Course::declare(graph, reading);
         let mut x = self.embed(graph, &mut layers, extent, &course, rows)?;
         let mut hidden = vec![];
         for layer in 0..self.layers {
@@ -34,7 +35,7 @@ impl Gpt2 {
         let x = course.scored(graph, "lm_head", x)?;
         let head = layers.weight(if self.tie { "transformer.wte" } else { "lm_head" });
         let logits = located(graph, "lm_head", |g| g.matmul_form(Form::Nt, x, head))?;
-        Ok(Forward { logits, hidden })
+        Ok(Forward::new(logits, hidden))
     }
 
     /// [N, C] from the tokens' rows and their positions.
@@ -75,8 +76,8 @@ impl Gpt2 {
         let mixed = located(graph, &module("attn"), |g| {
             let packed = g.reshape(packed, [extent.batch, extent.context, 3 * self.inner()].into())?;
             let mixed = match course {
-                Course::Whole => {
-                    g.attention_packed(&how, packed, [self.heads; 2], None, draw.map(|(rng, _)| rng))?
+                Course::Whole(mask) => {
+                    g.attention_packed(&how, packed, [self.heads; 2], *mask, draw.map(|(rng, _)| rng))?
                 }
                 Course::Behind(_) => {
                     let pieces = g.split(packed, 2, &[self.inner(); 3])?;

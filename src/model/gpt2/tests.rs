@@ -1,6 +1,6 @@
 use super::*;
 use crate::graph::{Feeds, evaluate, gradient};
-use crate::model::{IGNORED, Weights, build, from_config, initial, loss};
+use crate::model::{Extent, IGNORED, Mode, Weights, build, from_config, initial, loss};
 use crate::ops::embedding::sort_positions;
 use crate::tensor::{DType, Tensor};
 

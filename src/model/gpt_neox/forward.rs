@@ -2,7 +2,7 @@
 
 use super::super::course::Course;
 use super::super::layers::{Layers, located};
-use super::super::{Dropouts, Extent, Family, Forward, Mode, Result};
+use super::super::{Dropouts, Extent, Family, Forward, Reading, Result};
 use super::GptNeoX;
 use crate::graph::Graph;
 use crate::ops::Value;
@@ -14,16 +14,17 @@ use crate::ops::rotary::{Pairing, Rotary, RotaryEmit};
 use crate::ops::split::SplitEmit;
 
 impl GptNeoX {
-    pub(super) fn write(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
+    pub(super) fn write(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
+        let extent = reading.extent;
         let Dropouts { embedding, attention, residual } = self.dropout;
         let drops = embedding > 0.0 || attention > 0.0 || residual > 0.0;
-        let mut layers = Layers::declare(graph, &self.parameters(), mode, drops);
-        let rows = layers.look_up(graph, "gpt_neox.embed_in", extent, mode)?;
+        let mut layers = Layers::declare(graph, &self.parameters(), reading.mode, drops);
+        let rows = layers.look_up(graph, "gpt_neox.embed_in", reading)?;
         let rows = located(graph, "gpt_neox.embed_in", |g| {
             g.reshape(rows, [extent.positions(), self.width].into())
         })?;
         let mut x = layers.dropout(graph, "gpt_neox.emb_dropout", embedding, rows)?;
-        let course = Course::declare(graph, extent, mode);
+        let course = Course::declare(graph, reading);
         let tables = self.rope.tables(graph, course.positions(extent), self.head_size);
         let mut hidden = vec![];
         for layer in 0..self.layers {
@@ -39,7 +40,7 @@ impl GptNeoX {
         let x = course.scored(graph, "embed_out", x)?;
         let head = layers.weight(if self.tie { "gpt_neox.embed_in" } else { "embed_out" });
         let logits = located(graph, "embed_out", |g| g.matmul_form(Form::Nt, x, head))?;
-        Ok(Forward { logits, hidden })
+        Ok(Forward::new(logits, hidden))
     }
 
     fn attend(

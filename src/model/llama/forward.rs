@@ -2,7 +2,7 @@
 
 use super::super::course::Course;
 use super::super::layers::{Layers, located};
-use super::super::{Extent, Family, Forward, Mode, Result};
+use super::super::{Extent, Family, Forward, Reading, Result};
 use super::{Dialect, Llama};
 use crate::graph::Graph;
 use crate::ops::Value;
@@ -13,13 +13,14 @@ use crate::ops::reshape::ReshapeEmit;
 use crate::ops::rotary::{Pairing, Rotary, RotaryEmit};
 
 impl Llama {
-    pub(super) fn write(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
-        let mut layers = Layers::declare(graph, &self.parameters(), mode, self.dropout > 0.0);
-        let rows = layers.look_up(graph, "model.embed_tokens", extent, mode)?;
+    pub(super) fn write(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
+        let extent = reading.extent;
+        let mut layers = Layers::declare(graph, &self.parameters(), reading.mode, self.dropout > 0.0);
+        let rows = layers.look_up(graph, "model.embed_tokens", reading)?;
         let mut x = located(graph, "model.embed_tokens", |g| {
             g.reshape(rows, [extent.positions(), self.width].into())
         })?;
-        let course = Course::declare(graph, extent, mode);
+        let course = Course::declare(graph, reading);
         let tables = self.rope.tables(graph, course.positions(extent), self.head_size);
         let mut hidden = vec![];
         for layer in 0..self.layers {
@@ -32,7 +33,7 @@ impl Llama {
         let x = course.scored(graph, "lm_head", x)?;
         let head = layers.weight(if self.tie { "model.embed_tokens" } else { "lm_head" });
         let logits = located(graph, "lm_head", |g| g.matmul_form(Form::Nt, x, head))?;
-        Ok(Forward { logits, hidden })
+        Ok(Forward::new(logits, hidden))
     }
 
     /// The stream with what attention adds to it.

@@ -1,8 +1,8 @@
 use super::*;
 use crate::graph::evaluate;
 use crate::model::{
-    Archive, CONFIG_FILE, Config, INDEX_FILE, Scaling, WEIGHTS_FILE, Weights, build, from_config, initial,
-    usual,
+    Archive, CONFIG_FILE, Config, Extent, INDEX_FILE, Mode, Scaling, WEIGHTS_FILE, Weights, build,
+    from_config, initial, usual,
 };
 use crate::tensor::{DType, Tensor};
 use serde_json::json;

@@ -89,6 +89,8 @@ impl Teacher {
             return Err(refused(folder, "there is no such folder".into(), hint));
         }
         let family = model::open(folder)?;
+        student.interface().expect_causal()?;
+        family.interface().expect_causal()?;
         fits(folder, family.as_ref(), student, tokenizer)?;
         let [of_student, of_teacher] = [sizes_of(student)?, sizes_of(family.as_ref())?];
         let (hidden, related) = match &recipe.layers {

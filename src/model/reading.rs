@@ -1,0 +1,185 @@
+//! What a forward pass is written for, and what a model is for.
+
+use super::{Error, Extent, Mode, Result};
+use crate::graph::Graph;
+use crate::ops::Value;
+use crate::ops::losses::{LossEmit, Reduction};
+use crate::tensor::Type;
+
+/// What a forward pass reads: sizes of the batch, and which inputs there are beside the tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Reading {
+    /// Sequences, and tokens in each.
+    pub extent: Extent,
+    /// What the pass is for.
+    pub mode: Mode,
+    /// Short sequences are filled up, before or behind, and the input `mask` tells where.
+    pub padded: bool,
+    /// The input `kinds` tells tokens of one part of a sequence from those of another; without it all are of the first kind.
+    pub kinds: bool,
+    /// Tokens in each second sequence, of models that predict one from another.
+    pub target: usize,
+}
+
+impl Reading {
+    /// Whole sequences of one kind.
+    pub fn new(extent: Extent, mode: Mode) -> Reading {
+        Reading { extent, mode, padded: false, kinds: false, target: extent.context }
+    }
+
+    /// Refuses more tokens than a model has positions for.
+    pub(super) fn check(&self, limit: usize) -> Result<()> {
+        match self.extent.context {
+            got if got > limit => Err(Error::Context { limit, got }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the labels of classes mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Labels {
+    /// The number of the one class that is right: cross-entropy.
+    One,
+    /// For each class whether it is right: binary cross-entropy.
+    Any,
+    /// Numbers to come near to: squared error.
+    Numbers,
+}
+
+/// What a model gives, and what its loss is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Task {
+    /// At each position scores of the next token.
+    NextToken,
+    /// At each position scores of the token that stands there, hidden from the model where it counts.
+    HiddenToken,
+    /// Scores of the next token of a second sequence.
+    SecondText,
+    /// For each sequence scores of so many classes.
+    SequenceClass {
+        /// Classes, K.
+        classes: usize,
+        /// What labels mean.
+        labels: Labels,
+    },
+    /// For each token scores of so many classes.
+    TokenClass {
+        /// Classes, K.
+        classes: usize,
+    },
+    /// The residual stream itself: there are no scores and no loss.
+    States,
+}
+
+impl Task {
+    /// In words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Task::NextToken => "a causal language model",
+            Task::HiddenToken => "a masked language model",
+            Task::SecondText => "an encoder-decoder",
+            Task::SequenceClass { .. } => "a classifier of sequences",
+            Task::TokenClass { .. } => "a classifier of tokens",
+            Task::States => "an encoder without a head",
+        }
+    }
+
+    /// Adds the mean loss of `logits`, with a further input `targets`: I32, one for each row, of which
+    /// [`IGNORED`](super::IGNORED) does not count; F32 in the shape of the logits where labels are no class numbers.
+    pub fn loss(self, graph: &mut Graph, logits: Value, smoothing: f32) -> Result<Value> {
+        match self {
+            Task::States => {
+                let expected = "a model with a head, by whose loss it can be measured".to_string();
+                Err(Error::Task { expected, got: self.describe() })
+            }
+            Task::SequenceClass { labels: labels @ (Labels::Any | Labels::Numbers), .. } => {
+                let targets = graph.input("targets", Type::f32(graph.kind(logits).shape.clone()));
+                super::layers::located(graph, "loss", |graph| match labels {
+                    Labels::Any => graph.binary_cross_entropy(logits, targets, None, Reduction::Mean),
+                    _ => graph.squared_error(logits, targets, Reduction::Mean),
+                })
+            }
+            _ => super::loss(graph, logits, smoothing),
+        }
+    }
+}
+
+/// What is to be known of a model by those who feed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// What it gives.
+    pub task: Task,
+    /// Kinds of token that it tells apart; one where it does not.
+    pub kinds: usize,
+    /// The token that fills up short sequences, whose row of the embedding is not trained.
+    pub silent: Option<u32>,
+    /// The same where positions are counted from behind its number over all other tokens.
+    pub counted_from: Option<u32>,
+    /// The token before the first one of a second sequence, and the one that fills it up.
+    pub start: Option<[u32; 2]>,
+}
+
+impl Interface {
+    /// Refuses a model that does not continue texts.
+    pub fn expect_causal(&self) -> Result<()> {
+        match self.task {
+            Task::NextToken => Ok(()),
+            other => Err(Error::Task { expected: Task::NextToken.describe().into(), got: other.describe() }),
+        }
+    }
+
+    /// A model that reads tokens alone.
+    pub const fn of(task: Task) -> Interface {
+        Interface { task, kinds: 1, silent: None, counted_from: None, start: None }
+    }
+}
+
+/// What a forward pass gives.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Scores: of tokens at each position, [N, V], in [`Mode::Continue`] at the scored positions, [B, V]; of classes, [B, K] or
+    /// [N, K]. Of a model without a head the last of `hidden`.
+    pub logits: Value,
+    /// The residual stream [N, C]: after the embedding, after each block but the last, and at the end. Of an encoder-decoder
+    /// that of the decoder.
+    pub hidden: Vec<Value>,
+    /// The same of the encoder of an encoder-decoder.
+    pub encoded: Vec<Value>,
+    /// One vector for each sequence, [B, C], where the model makes one beside its scores.
+    pub pooled: Option<Value>,
+}
+
+impl Forward {
+    /// Of a model with one stream.
+    pub fn new(logits: Value, hidden: Vec<Value>) -> Forward {
+        Forward { logits, hidden, encoded: vec![], pooled: None }
+    }
+
+    /// All of it under the names that transformers has, each with the shape that it has there.
+    pub fn named(&self, graph: &Graph, task: Task, reading: &Reading) -> Vec<(String, Value, Vec<usize>)> {
+        let Extent { batch, context } = reading.extent;
+        let own = if task == Task::SecondText { reading.target } else { context };
+        let width = |value: Value| graph.kind(value).shape.last();
+        let spread = |value: Value, times: usize| vec![batch, times, width(value)];
+        let mut all = vec![];
+        match task {
+            Task::States => all.push(("last_hidden_state".into(), self.logits, spread(self.logits, own))),
+            Task::SequenceClass { .. } => {
+                all.push(("logits".into(), self.logits, vec![batch, width(self.logits)]));
+            }
+            _ => all.push(("logits".into(), self.logits, spread(self.logits, own))),
+        }
+        if let Some(pooled) = self.pooled {
+            all.push(("pooler_output".into(), pooled, vec![batch, width(pooled)]));
+        }
+        let prefix = if task == Task::SecondText { "decoder_" } else { "" };
+        for (number, &value) in self.hidden.iter().enumerate() {
+            all.push((format!("{prefix}hidden_states.{number}"), value, spread(value, own)));
+        }
+        for (number, &value) in self.encoded.iter().enumerate() {
+            all.push((format!("encoder_hidden_states.{number}"), value, spread(value, context)));
+        }
+        all
+    }
+}
