@@ -8,6 +8,8 @@ mod compare;
 mod compress;
 #[path = "command_line/distill.rs"]
 mod distill;
+#[path = "command_line/encoders.rs"]
+mod encoders;
 #[path = "command_line/prune.rs"]
 mod prune;
 #[path = "command_line/quantize.rs"]
@@ -132,6 +134,8 @@ fn every_command_has_help_that_ends_in_examples() {
         "demo",
         "diff",
         "compare",
+        "forward",
+        "embed",
         "compress",
         "prune",
         "sensitivity",

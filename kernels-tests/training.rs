@@ -134,6 +134,24 @@ fn a_llama_learns_resumes_bit_for_bit_and_is_tuned_further_from_its_checkpoint()
 }
 
 #[test]
+fn an_encoder_learns_to_guess_hidden_letters_and_resumes_bit_for_bit() {
+    for device in devices() {
+        let root = tempfile::tempdir().unwrap();
+        let (whole, parts) = (root.path().join("whole"), root.path().join("parts"));
+        let bert = ["model.family=bert", "train.accumulate=2", "data.masking.whole_words=true"];
+        train(recipe(&whole, device, &bert), false).unwrap();
+        train(recipe(&parts, device, &[&bert[..], &["train.steps=5"]].concat()), false).unwrap();
+        train(recipe(&parts, device, &bert), true).unwrap();
+        assert_eq!(losses(&whole), losses(&parts), "{device}");
+        assert!(last_weights(&whole) == last_weights(&parts), "{device}: weights differ");
+        let losses = losses(&whole);
+        let mean =
+            |part: &[(u64, f64, f64)]| part.iter().map(|(_, loss, _)| loss).sum::<f64>() / part.len() as f64;
+        assert!(mean(&losses[9..]) < 0.95 * mean(&losses[..3]), "{device}: {losses:?}");
+    }
+}
+
+#[test]
 fn a_vocabulary_below_the_tokenizers_is_refused_by_name() {
     let root = tempfile::tempdir().unwrap();
     let small = recipe(&root.path().join("run"), "cpu", &["model.vocabulary=3"]);

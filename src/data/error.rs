@@ -211,6 +211,17 @@ pub enum Error {
         steps: u64,
     },
 
+    /// There is no token to hide others with.
+    #[error(
+        "data: the tokenizer has no {names}, and the model knows {vocabulary} tokens, no more than the tokenizer\n  hint: tokens are hidden behind one of their own: take the tokenizer that the model was trained with"
+    )]
+    NoMask {
+        /// Names it may have.
+        names: String,
+        /// Tokens the model knows.
+        vocabulary: usize,
+    },
+
     /// A saved position that this data never has.
     #[error(
         "data: cursor at position {position} of epoch {epoch}, but that epoch has {windows} windows\n  hint: the checkpoint belongs to another text, context or windows file"

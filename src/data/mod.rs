@@ -14,6 +14,7 @@ pub mod damage;
 mod error;
 pub mod grammar;
 pub mod groups;
+pub mod masking;
 pub mod pairs;
 pub mod prefetch;
 pub mod random;

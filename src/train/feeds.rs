@@ -48,6 +48,15 @@ impl Job {
     /// What a training step reads of a batch: of the step's passes the one of that number.
     pub fn training_feeds(&self, prepared: Prepared, step: u64, pass: usize) -> Result<Feeds> {
         let extent = self.extent();
+        let prepared = match &self.hider {
+            Some(hider) => {
+                let key = [self.recipe.train.seed as u32, step as u32, pass as u32];
+                let batch = hider.hide(&prepared.batch, &key);
+                let groups = sorted_positions(&batch.tokens, self.family.vocabulary());
+                Prepared { batch, groups, ..prepared }
+            }
+            None => prepared,
+        };
         let mut feeds = feeds_of(&prepared.batch, extent);
         let (order, starts) = (prepared.groups.order, prepared.groups.starts);
         feeds.set("order", Tensor::u32([order.len()], order));

@@ -5,6 +5,7 @@ use super::layout::Class;
 use super::recipe::{self, Recipe};
 use super::trainer::{Program, Settings, Trainer, Weight};
 use super::{Beside, Error, Frozen, Reduced, Result, Target, micro};
+use crate::data::masking::{Hider, mask_of};
 use crate::data::replay::Replay;
 use crate::data::store::{Part, Store, split};
 use crate::data::text::Text;
@@ -12,12 +13,15 @@ use crate::data::tokenizer::{self, Spec, Tokenizer};
 use crate::data::windows::{self, Batch, IGNORED, Sampler};
 use crate::data::{corpus, replay};
 use crate::graph::{Feeds, Graph};
-use crate::model::{self, Activation, Design, Extent, Family, Mode, ParameterSpec, Weights};
+use crate::model::{self, Activation, Design, Extent, Family, Mode, ParameterSpec, Task, Weights};
 use crate::ops::Value;
 use crate::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use crate::tensor::{DType, Tensor, Type};
 use std::borrow::Cow;
 use std::path::Path;
+
+/// Key by which tokens are hidden in evaluation: the same in every run, whatever its seed.
+const EVALUATION_KEY: u32 = 0x6576_616C;
 
 /// Characters of the built-in corpus.
 pub const CORPUS_CHARACTERS: usize = 1 << 20;
@@ -36,6 +40,8 @@ pub struct Job {
     pub replay: Option<Replay>,
     /// What stands beside the model in its step.
     pub beside: Beside,
+    /// What hides tokens from a model that guesses them.
+    pub hider: Option<Hider>,
     /// What a teacher has said that ran ahead.
     pub(super) ahead: Option<Cache>,
     /// For the built-in corpus: the floor of its validation part in nats per token.
@@ -53,7 +59,7 @@ impl Job {
             None => tokenizer_of(&recipe, &text)?,
         };
         let store = Store::build(&text, &tokenizer, recipe.data.validation)?;
-        let mut family = family_of(&recipe, tokenizer.vocabulary_size())?;
+        let mut family = family_for(&recipe, &tokenizer)?;
         if let recipe::Model::Load { dropout: Some(share), .. } = recipe.model {
             family.set_dropout(share as f32);
         }
@@ -65,10 +71,11 @@ impl Job {
             );
             return Err(Error::Mismatch { folder: "model".into(), problem });
         }
+        let hider = hider_of(&recipe, &tokenizer, family.as_ref())?;
         let replay = recipe.data.windows.as_deref().map(Replay::load).transpose()?;
         let floor = floor_of(&recipe, &text, &tokenizer)?;
         let beside = Beside::open(&recipe, family.as_ref(), Some(&tokenizer))?;
-        Ok(Job { recipe, tokenizer, store, family, replay, beside, ahead: None, floor })
+        Ok(Job { recipe, tokenizer, store, family, replay, beside, hider, ahead: None, floor })
     }
 
     /// Sequences that go through the model at once, and their context.
@@ -127,7 +134,18 @@ impl Job {
     /// Evaluation batches of the training and the validation part, the same every time and however a batch is split.
     pub fn evaluation(&self) -> Result<[Vec<Batch>; 2]> {
         let rows = self.extent().batch;
-        let split = |batches: Vec<Batch>| batches.iter().flat_map(|batch| batch.split(rows)).collect();
+        let hide = |(number, batch): (usize, &Batch)| match &self.hider {
+            Some(hider) => hider.hide(batch, &[EVALUATION_KEY, number as u32]),
+            None => batch.clone(),
+        };
+        let split = |batches: Vec<Batch>| {
+            batches
+                .iter()
+                .enumerate()
+                .map(hide)
+                .flat_map(|batch| batch.split(rows).collect::<Vec<_>>())
+                .collect()
+        };
         Ok(self.whole_evaluation()?.map(split))
     }
 
@@ -248,7 +266,7 @@ pub fn feeds_of(batch: &Batch, extent: Extent) -> Feeds {
         .with("targets", Tensor::i32([extent.positions()], targets))
 }
 
-/// The mean cross-entropy of the next token, in nats.
+/// The mean cross-entropy of the next token, or of hidden ones, in nats.
 pub fn language_loss(
     family: &dyn Family,
     graph: &mut Graph,
@@ -265,6 +283,36 @@ pub fn language_loss(
             CrossEntropy { ignore_index: IGNORED, label_smoothing: smoothing, ..CrossEntropy::default() };
         graph.cross_entropy(forward.logits, targets, settings)
     })?)
+}
+
+/// The model of a recipe over a tokenizer. A new one that guesses hidden tokens knows one more, where the tokenizer has no mask.
+fn family_for(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Box<dyn Family>> {
+    let known = tokenizer.vocabulary_size();
+    let family = family_of(recipe, known)?;
+    let new = matches!(&recipe.model, recipe::Model::Build(shape) if shape.vocabulary.is_none());
+    match new && family.interface().task == Task::HiddenToken && mask_of(tokenizer).is_none() {
+        true => family_of(recipe, known + 1),
+        false => Ok(family),
+    }
+}
+
+/// What hides tokens, where the model guesses them; refuses a model that is trained otherwise.
+fn hider_of(recipe: &Recipe, tokenizer: &Tokenizer, family: &dyn Family) -> Result<Option<Hider>> {
+    let masking = recipe.data.masking;
+    match family.interface().task {
+        Task::HiddenToken => {
+            Ok(Some(Hider::new(masking.unwrap_or_default(), tokenizer, family.vocabulary())?))
+        }
+        Task::NextToken if masking.is_some() => {
+            let problem = "data.masking is for models that guess hidden tokens".to_string();
+            Err(Error::Mismatch { folder: "recipe".into(), problem })
+        }
+        Task::NextToken => Ok(None),
+        other => {
+            let expected = "one that predicts tokens of a text".to_string();
+            Err(model::Error::Task { expected, got: other.describe() }.into())
+        }
+    }
 }
 
 fn text_of(recipe: &Recipe) -> Result<Cow<'static, str>> {

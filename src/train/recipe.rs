@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
+use crate::data::masking::Masking;
 use crate::train::schedule::Schedule;
 
 pub use crate::passes::Recompute;
@@ -140,6 +141,9 @@ pub struct Data {
     /// Offsets of every batch, for exact replay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<PathBuf>,
+    /// How tokens are hidden from a model that guesses them. Absent: as in BERT, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masking: Option<Masking>,
 }
 
 /// How text becomes tokens.

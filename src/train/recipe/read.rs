@@ -10,7 +10,7 @@ use super::raw::RawRecipe;
 /// The keys of each section of a recipe. A key outside is an error, so each name stands here once.
 pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("model", MODEL),
-    ("data", &["text", "tokenizer", "validation", "windows"]),
+    ("data", &["text", "tokenizer", "validation", "windows", "masking"]),
     ("train", TRAIN),
     ("precision", &["storage", "loss_scale", "weights", "states", "int8", "int8_ignore"]),
     ("quantize", &["scheme", "learned_step", "targets", "ignore"]),

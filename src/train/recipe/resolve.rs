@@ -14,6 +14,7 @@ use super::{
     States, Storage, Tokenizer, Train,
 };
 use super::{distill, memory, optimizer, precision, quantize};
+use crate::data::masking::Masking;
 use crate::model::usual;
 
 impl RawRecipe {
@@ -163,7 +164,32 @@ fn data(section: &Section, model: &Model) -> Result<Data, Error> {
         tokenizer: tokenizer(section, model)?,
         validation: validation.or(0.1),
         windows: section.text("windows")?.take().map(PathBuf::from),
+        masking: masking(section)?,
     })
+}
+
+fn masking(section: &Section) -> Result<Option<Masking>, Error> {
+    if !section.has("masking") {
+        return Ok(None);
+    }
+    let table = section.inner("masking", &["share", "hidden", "random", "whole_words"])?;
+    let usual = Masking::default();
+    let share = |key, usual| -> Result<f64, Error> {
+        let fits = |share: &f64| (0.0..=1.0).contains(share);
+        Ok(table
+            .number(key)?
+            .must(fits, "from 0 to 1", "BERT has share = 0.15, hidden = 0.8, random = 0.1")?
+            .or(usual))
+    };
+    let hidden = share("hidden", usual.hidden)?;
+    let random = share("random", usual.random.min(1.0 - hidden))?;
+    if hidden + random > 1.0 + 1e-9 {
+        let hint =
+            "both are shares of the tokens that are to be guessed; what is left of them stays as it is";
+        return Err(table.refuse("random", "at most 1 together with `hidden`", hint));
+    }
+    let share = share("share", usual.share)?;
+    Ok(Some(Masking { share, hidden, random, whole_words: table.flag("whole_words")?.or(false) }))
 }
 
 fn tokenizer(section: &Section, model: &Model) -> Result<Tokenizer, Error> {

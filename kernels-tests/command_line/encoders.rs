@@ -1,0 +1,160 @@
+//! `kiln forward` and `kiln embed`, and what an encoder is not for.
+
+use super::Bench;
+use kiln::formats::{Archive, Raw};
+use std::collections::BTreeMap;
+
+/// A folder with an encoder that guessed hidden letters for a moment.
+fn trained() -> Bench {
+    let bench = Bench::new();
+    bench.write(
+        "encoder.toml",
+        "[model]\nfamily = \"bert\"\nlayers = 1\nheads = 2\nwidth = 16\ncontext = 16\n\
+         [data]\ntext = [\"text.txt\"]\nmasking = { share = 0.3, whole_words = true }\n\
+         [train]\nsteps = 3\nbatch = 4\nevaluate = { every = 3, batches = 2 }\n[run]\nfolder = \"run\"\n",
+    );
+    bench.kiln(&["train", "encoder.toml", "--device", "cpu"]).fine();
+    bench
+}
+
+fn write(bench: &Bench, name: &str, tensors: &[(&str, [usize; 2], &[i64])]) {
+    let raws: Vec<(&str, Raw)> =
+        tensors.iter().map(|(name, shape, all)| (*name, Raw::i64(*shape, all))).collect();
+    Archive::write_raw(&bench.path(name), &raws, &BTreeMap::new()).unwrap();
+}
+
+const FORWARD: [&str; 8] =
+    ["forward", "run", "--inputs", "in.safetensors", "--output", "out.safetensors", "--device", "cpu"];
+
+#[test]
+fn an_encoder_is_trained_and_a_batch_goes_through_it() {
+    let bench = trained();
+    let shape = [2, 4];
+    let ids: &[i64] = &[1, 2, 3, 4, 5, 6, 7, 8];
+    let labels: &[i64] = &[1, -100, -100, 4, -100, 6, -100, -100];
+    write(
+        &bench,
+        "in.safetensors",
+        &[
+            ("x.input_ids", shape, ids),
+            ("x.attention_mask", shape, &[1, 1, 1, 1, 1, 1, 0, 0]),
+            ("x.token_type_ids", shape, &[0, 0, 1, 1, 0, 1, 0, 0]),
+            ("x.labels", shape, labels),
+            ("other", [1, 1], &[0]),
+        ],
+    );
+    let more = ["--prefix", "x.", "--gradients", "gradients.safetensors"];
+    bench.kiln(&[&FORWARD[..], &more].concat()).fine();
+    let out = Archive::open(&bench.path("out.safetensors")).unwrap();
+    assert_eq!(out.names().collect::<Vec<_>>(), ["hidden_states.0", "hidden_states.1", "logits", "loss"]);
+    assert_eq!(out.shape("hidden_states.0").unwrap()[..], [2, 4, 16]);
+    let loss = out.tensor("loss").unwrap().to_f64()[0];
+    assert!(loss > 0.5 && loss < 10.0, "{loss}");
+    let gradients = Archive::open(&bench.path("gradients.safetensors")).unwrap();
+    let weights = Archive::open(&bench.path("run/checkpoints/step-000003")).unwrap();
+    assert!(gradients.names().eq(weights.names()));
+    for precision in ["f16", "bf16"] {
+        bench.kiln(&[&FORWARD[..], &more, &["--precision", precision]].concat()).fine();
+        let half = Archive::open(&bench.path("out.safetensors")).unwrap().tensor("loss").unwrap().to_f64()[0];
+        assert!((half - loss).abs() < 0.02, "{precision}: {half}, {loss}");
+        let half = Archive::open(&bench.path("gradients.safetensors")).unwrap();
+        for name in gradients.names() {
+            let [a, b] = [&gradients, &half].map(|archive| archive.tensor(name).unwrap().to_f64());
+            let most = a.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+            let apart = a.iter().zip(&b).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+            assert!(apart < 0.05 * most + 1e-3, "{precision}: {name} is off by {apart} of {most}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_does_not_fit_is_refused_by_name() {
+    let bench = trained();
+    let shape = [1, 3];
+    let ids: (&str, [usize; 2], &[i64]) = ("input_ids", shape, &[1, 2, 3]);
+    write(&bench, "in.safetensors", &[("input_ids", shape, &[1, 2, 999])]);
+    bench.kiln(&FORWARD).refused(1, &["input_ids[0, 2]", "999", "in.safetensors"]);
+    write(&bench, "in.safetensors", &[ids, ("attention_mask", [1, 2], &[1, 1])]);
+    bench.kiln(&FORWARD).refused(1, &["attention_mask", "[1, 3]"]);
+    write(&bench, "in.safetensors", &[("eval.input_ids", shape, &[1, 2, 3])]);
+    bench.kiln(&FORWARD).refused(1, &["eval.input_ids", "--prefix"]);
+    write(&bench, "in.safetensors", &[ids]);
+    let more = ["--gradients", "gradients.safetensors"];
+    bench.kiln(&[&FORWARD[..], &more].concat()).refused(2, &["labels"]);
+    write(&bench, "in.safetensors", &[("input_ids", [1, 17], &[1; 17])]);
+    bench.kiln(&FORWARD).refused(1, &["17", "16"]);
+    assert!(!bench.path("out.safetensors").exists());
+}
+
+#[test]
+fn an_encoder_neither_continues_a_text_nor_has_a_perplexity() {
+    let bench = trained();
+    let parts = ["a masked language model", "a causal language model"];
+    bench.kiln(&["generate", "run", "--prompt", "1", "--device", "cpu"]).refused(1, &parts);
+    bench.kiln(&["evaluate", "run", "--data", "text.txt", "--device", "cpu"]).refused(1, &parts);
+    bench
+        .train(&["--set", "run.folder=\"new\"", "--set", "data.masking.share=0.2"])
+        .refused(1, &["data.masking"]);
+    bench
+        .train(&["--set", "data.masking.hidden=0.8", "--set", "data.masking.random=0.3"])
+        .refused(2, &["random"]);
+    bench
+        .train(&["--set", "run.folder=\"new\"", "--set", "model.family=\"roberta\""])
+        .refused(1, &["roberta", "padding"]);
+}
+
+#[test]
+fn texts_become_vectors_whatever_stands_beside_them() {
+    let bench = trained();
+    bench.write("lines.txt", "1 sheep\n22 red sheep jump\n\n3 old\n");
+    let embed = |more: &[&str]| {
+        let all = bench.kiln(&[&["embed", "run", "--device", "cpu", "--json"], more].concat()).json();
+        serde_json::from_value::<Vec<Vec<f64>>>(all["embeddings"].clone()).unwrap()
+    };
+    let all = embed(&["--data", "lines.txt"]);
+    assert_eq!((all.len(), all[0].len()), (4, 16));
+    let alone = embed(&["--text", "22 red sheep jump"]);
+    let apart = all[1].iter().zip(&alone[0]).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+    assert!(apart < 1e-5, "{apart}");
+    let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    assert!(
+        (length(&all[1]) - 1.0).abs() < 1e-5
+            && (length(&embed(&["--text", "3", "--raw"])[0]) - 1.0).abs() > 0.1
+    );
+    assert_ne!(embed(&["--text", "3 old", "--pool", "first"]), embed(&["--text", "3 old"]));
+    bench
+        .kiln(&["embed", "run", "--text", "3", "--json", "--pool", "pooler", "--device", "cpu"])
+        .refused(1, &["pooler"]);
+    bench.kiln(&["embed", "run", "--json"]).refused(2, &["--text", "--data"]);
+    bench.kiln(&["embed", "run", "--data", "lines.txt", "-o", "out.safetensors", "--device", "cpu"]).fine();
+    let written = Archive::open(&bench.path("out.safetensors")).unwrap();
+    assert_eq!(written.shape("embeddings").unwrap()[..], [4, 16]);
+}
+
+#[test]
+fn a_folder_of_another_architecture_or_with_other_weights_is_refused_by_name() {
+    let bench = trained();
+    write(&bench, "in.safetensors", &[("input_ids", [1, 3], &[1, 2, 3])]);
+    let folder = "run/checkpoints/step-000003";
+    std::fs::create_dir(bench.path("copy")).unwrap();
+    std::fs::copy(bench.path(folder).join("model.safetensors"), bench.path("copy/model.safetensors"))
+        .unwrap();
+    let config = std::fs::read_to_string(bench.path(folder).join("config.json")).unwrap();
+    let forward = |config: &str, parts: &[&str]| {
+        bench.write("copy/config.json", config);
+        let arguments = FORWARD.map(|word| if word == "run" { "copy" } else { word });
+        bench.kiln(&arguments).refused(1, parts);
+    };
+    forward(
+        &config.replace("BertForMaskedLM", "BertForQuestionAnswering"),
+        &["BertForQuestionAnswering", "BertForMaskedLM", "GPT2LMHeadModel"],
+    );
+    forward(
+        &config.replace("BertForMaskedLM", "BertForTokenClassification"),
+        &["missing", "classifier.weight"],
+    );
+    forward(
+        &config.replace("\"intermediate_size\": 64", "\"intermediate_size\": 63"),
+        &["intermediate.dense", "[64, 16]", "[63, 16]"],
+    );
+}
