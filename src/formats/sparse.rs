@@ -275,7 +275,7 @@ mod tests {
     }
 
     fn two_of_four(rows: usize, cols: usize) -> Vec<f32> {
-        let mut x = matrix(rows, cols, 0.3);
+        let mut x = matrix(rows, cols, 0.02);
         x.chunks_exact_mut(4).for_each(|group| group[1..3].fill(0.0));
         x
     }
