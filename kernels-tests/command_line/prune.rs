@@ -189,9 +189,19 @@ fn each_layer_loses_what_it_minds_least_and_all_together_what_was_asked_for() {
     );
     refused(&["--pattern", "2:4", "--sensitivity", "known.json"], &["absent with a pattern"]);
     refused(&["--sparsity", "0.5", "--scope", "global", "--sensitivity", "known.json"], &["scope global"]);
+    bench.write(
+        "bits.toml",
+        "[[pass]]\nkind = \"assign_bits\"\nbudget = 6\nchoices = [\"int8\"]\nsensitivity = \"known.json\"\n",
+    );
+    bench
+        .kiln(&["compress", "run", "-r", "bits.toml", "-o", "out"])
+        .refused(2, &["tells of pruning, not of schemes"]);
     let foreign = std::fs::read_to_string(bench.path("known.json")).unwrap().replace("h.1.", "h.7.");
     bench.write("foreign.json", foreign);
-    refused(&["--sparsity", "0.5", "--sensitivity", "foreign.json"], &["matches no weight", "h.7."]);
+    refused(
+        &["--sparsity", "0.5", "--sensitivity", "foreign.json"],
+        &["measured on another model", "h.7.", "kiln sensitivity"],
+    );
     let codes = ["sensitivity", "run", "--schemes", "int8", "-o", "codes.json"];
     bench.kiln(&[&codes[..], &text].concat()).fine();
     refused(&["--sparsity", "0.5", "--sensitivity", "codes.json"], &["tells nothing of pruning"]);

@@ -6,11 +6,12 @@
 
 use super::calibrate::{Calibration, layers_of};
 use super::linear::{Linear, Selection};
+use super::method::extent_of;
 use super::scheme::{Form, Named, named};
 use super::{Error, Result};
 use crate::deploy::Deployment;
 use crate::graph::gradient;
-use crate::model::{self, Mode, turn};
+use crate::model::{self, Family, Mode, turn};
 use crate::ops::Value;
 use crate::ops::pointwise::PointwiseEmit;
 use crate::tensor::Tensor;
@@ -154,6 +155,25 @@ impl Sensitivity {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Error::Recipe { place: place.clone(), reason: error.to_string() })?;
         Sensitivity::parse(&place, &text)
+    }
+
+    /// Refuses what was measured on another model: of another family, or with layers that are not there or of another size.
+    pub fn expect_of(&self, family: &dyn Family) -> Result<()> {
+        let foreign = |reason: String| Err(Error::Foreign { reason });
+        if self.family != family.name() {
+            return foreign(format!("that is {}, this is {}", self.family, family.name()));
+        }
+        let (_, all) = layers_of(family, extent_of(family, &[]))?;
+        for LayerScore { weight, rows, cols, .. } in &self.layers {
+            match all.iter().find(|linear| linear.weight == *weight) {
+                None => return foreign(format!("there is no layer `{weight}` here")),
+                Some(Linear { rows: r, cols: c, .. }) if (r, c) != (rows, cols) => {
+                    return foreign(format!("`{weight}` is {rows} x {cols} there and {r} x {c} here"));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Reads what was kept; schemes must be known.

@@ -5,6 +5,7 @@ use super::super::scheme::named;
 use super::super::sensitivity::Sensitivity;
 use super::super::stage::{Needs, Order, Promise, Report, Setting, Stage, Statistic, Subject};
 use super::super::{Error, Result, Selection, matches};
+use crate::model::Family;
 use crate::tensor::sparse::{Scope, Sparsity};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -74,7 +75,7 @@ impl Prune {
     }
 
     /// What goes of each layer where that is not the same, and the layers.
-    fn shares(&self) -> Result<(BTreeMap<String, f64>, Selection)> {
+    fn shares(&self, family: &dyn Family) -> Result<(BTreeMap<String, f64>, Selection)> {
         let (Some(path), Some(sparsity)) = (&self.sensitivity, self.sparsity) else {
             return Ok((BTreeMap::new(), self.selection()));
         };
@@ -84,6 +85,7 @@ impl Prune {
                 "it tells nothing of pruning\n  hint: kiln sensitivity MODEL --prune 0.3,0.5,0.7".into();
             return Err(Error::Recipe { place: path.display().to_string(), reason });
         }
+        known.expect_of(family)?;
         // Of the layers that were measured those that are meant.
         let meant = |weight: &str| {
             let fits = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, weight));
@@ -159,7 +161,7 @@ impl Stage for Prune {
         let method = self.method()?;
         // Without need of a text none is read for the report's sake.
         let batches = if method.calibrates() { setting.batches } else { &[] };
-        let (each, selection) = self.shares()?;
+        let (each, selection) = self.shares(subject.family.as_ref())?;
         let request = Request {
             method,
             sparsity: sparsity_of(self.sparsity, self.pattern.as_deref())?,

@@ -164,7 +164,15 @@ impl Stage for AssignBits {
     fn apply(&self, subject: &mut Subject, setting: &Setting) -> Result<Report> {
         let selection = self.selection();
         let known = match &self.sensitivity {
-            Some(path) => Sensitivity::read(path)?,
+            Some(path) => {
+                let known = Sensitivity::read(path)?;
+                known.expect_of(subject.family.as_ref())?;
+                if known.pruned_by.is_some() {
+                    let reason = "it tells of pruning, not of schemes\n  hint: kiln sensitivity MODEL --schemes int8,int4-g32";
+                    return Err(Error::Recipe { place: path.display().to_string(), reason: reason.into() });
+                }
+                known
+            }
             None => {
                 let schemes = self.choices.iter().map(|name| named(name)).collect::<Result<Vec<_>>>()?;
                 let (target, batches) = (setting.target, setting.batches);
