@@ -14,9 +14,6 @@ const GRADIENT: [f64; 2] = [1e-5, 1e-3];
 /// Results of a case that come of training.
 const OF_TRAINING: &[&str] = &["loss_after10", "logits_after10", "train_loss", "train_grad_norm"];
 
-/// Families that are not there yet.
-const NOT_YET: &[&str] = &["t5-relu", "t5-gated-gelu", "bart"];
-
 fn main() {
     let arguments = Arguments::from_args();
     let folder = golden::folder().join("dev/models");
@@ -24,7 +21,6 @@ fn main() {
     let mut names: Vec<String> = found
         .filter(|entry| entry.path().is_dir())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| !NOT_YET.contains(&name.as_str()))
         .collect();
     names.sort();
     if names.is_empty() {

@@ -3,15 +3,15 @@
 use super::folder::ModelFolder;
 use crate::data::tokenizer::{DecodeStream, END_OF_TEXT, Tokenizer};
 use crate::deploy::Deployment;
-use crate::exchange;
-use crate::generate::{Error, Pace, Sampling, Writer};
+use crate::exchange::{self, Opened};
+use crate::generate::{Error, Lengths, Pace, Sampling, Translator, Writer};
 use crate::train::Target;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::time::Duration;
 
-/// Let a model continue a text.
+/// Let a model continue a text or, where it is an encoder-decoder, write another one in view of it.
 ///
 /// The best token is taken each time, unless one of --do-sample, --temperature, --top-k or --top-p asks for chance.
 #[derive(Args)]
@@ -51,7 +51,7 @@ pub struct Generate {
     /// gpu, cpu, an adapter's number, or part of its name.
     #[arg(long, default_value = "gpu")]
     device: String,
-    /// Print {"sequences": [[ids]], "texts": [text]}, prompt included, instead of the text.
+    /// Print {"sequences": [[ids]], "texts": [text]}, with the prompt or the token that starts the text, instead of the text.
     #[arg(long)]
     json: bool,
 }
@@ -75,6 +75,9 @@ impl Generate {
         let tokenizer = model.tokenizer.clone();
         let ends = end_tokens(&model.family.config());
         let prompt = self.prompt_ids(tokenizer.as_ref())?;
+        if model.family.interface().start.is_some() {
+            return self.translate(model, &prompt, &sampling, &ends);
+        }
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         let longest = prompt.len().saturating_add(self.max_new_tokens);
         let mut deployment = Deployment::new(&model.weights);
@@ -106,10 +109,53 @@ impl Generate {
         page.finish()?;
         eprintln!("{}", said_of(&writer.pace()));
         if self.json {
-            let sequence = [prompt, written].concat();
-            let texts: Vec<String> =
-                tokenizer.iter().map(|t| t.decode(&sequence)).collect::<Result<_, _>>()?;
-            writeln!(std::io::stdout(), "{}", json!({ "sequences": [sequence], "texts": texts }))?;
+            print_sequence([prompt, written].concat(), tokenizer.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a text in view of the prompt.
+    fn translate(
+        &self,
+        model: Opened,
+        prompt: &[u32],
+        sampling: &Sampling,
+        ends: &[u32],
+    ) -> anyhow::Result<()> {
+        if self.cache != Cache::F32 {
+            let text =
+                "--cache int8 is for decoders alone\n  hint: this model is an encoder-decoder: leave it out";
+            return Err(super::Usage(text.into()).into());
+        }
+        let tokenizer = model.tokenizer.clone();
+        let mut prompt = prompt.to_vec();
+        // A text ends as those did from which the model learned, also where its tokenizer does not see to it.
+        if let (None, Some(&end)) = (&self.ids, ends.first())
+            && prompt.last().is_none_or(|last| !ends.contains(last))
+        {
+            prompt.push(end);
+        }
+        let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
+        let count = self.max_new_tokens.min(model.family.context());
+        let lengths = Lengths { source: prompt.len(), target: count.max(1) };
+        let mut translator = Translator::with(model, &target, lengths)?;
+        target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
+        let mut page = Page::new(tokenizer.as_ref(), self.json);
+        let mut failed = None;
+        let written = translator.write_ids(&prompt, count, sampling, &mut |token| {
+            if ends.contains(&token) {
+                return false;
+            }
+            failed = page.show(&[token]).err();
+            failed.is_none()
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        page.finish()?;
+        if self.json {
+            let sequence = [vec![translator.start()], written].concat();
+            print_sequence(sequence, tokenizer.as_ref())?;
         }
         Ok(())
     }
@@ -144,6 +190,11 @@ impl Generate {
         };
         if ids.is_empty() { Err(Error::EmptyPrompt.into()) } else { Ok(ids) }
     }
+}
+
+fn print_sequence(sequence: Vec<u32>, tokenizer: Option<&Tokenizer>) -> anyhow::Result<()> {
+    let texts: Vec<String> = tokenizer.iter().map(|t| t.decode(&sequence)).collect::<Result<_, _>>()?;
+    Ok(writeln!(std::io::stdout(), "{}", json!({ "sequences": [sequence], "texts": texts }))?)
 }
 
 /// How fast a prompt was read and continued, in tokens per second.

@@ -71,11 +71,22 @@ impl Deployment {
         reading: &Reading,
         results: impl FnOnce(&mut Graph, Forward) -> Result<()>,
     ) -> Result<(Graph, Vec<Report>)> {
+        self.graph_built(reading.mode, |graph| {
+            let forward = family.read(graph, reading)?;
+            results(graph, forward)
+        })
+    }
+
+    /// The same for what `build` writes of a pass in that mode.
+    pub fn graph_built(
+        &self,
+        mode: Mode,
+        build: impl FnOnce(&mut Graph) -> Result<()>,
+    ) -> Result<(Graph, Vec<Report>)> {
         let mut graph = Graph::new();
-        let forward = family.read(&mut graph, reading)?;
-        results(&mut graph, forward)?;
+        build(&mut graph)?;
         let mut list: Vec<&dyn Pass> = vec![self.weights.quantize(), &Tidy, &Residual, &Fuse];
-        if matches!(reading.mode, Mode::Continue { .. }) {
+        if matches!(mode, Mode::Continue { .. }) {
             list.extend([&Coding as &dyn Pass, &Group]);
             list.extend(self.coded_cache.then_some(&CodedCache as &dyn Pass));
         }
@@ -83,9 +94,15 @@ impl Deployment {
         Ok(passes::run(&list, graph).map_err(train::Error::from)?)
     }
 
-    /// Plans for graphs of one model and an engine with its weights, ready to run.
+    /// Plans for graphs of one model and an engine with its weights, ready to run. A result that is called as a state is stays
+    /// there, for others to read.
     pub fn engine(&self, target: &Target, graphs: &[Graph]) -> Result<(Box<dyn Engine>, Vec<Plan>)> {
-        let residents = place(graphs, target.caps().max_binding_bytes);
+        let mut residents = place(graphs, target.caps().max_binding_bytes);
+        for (name, _) in graphs.iter().flat_map(Graph::outputs) {
+            if let Some(&span) = residents.places.get(name) {
+                residents.results.insert(name.clone(), span);
+            }
+        }
         let plans = target.plans(&graphs.iter().collect::<Vec<_>>(), &residents, None)?;
         let mut engine = target.engine(&residents.arenas, plans.clone())?;
         for (name, tensor) in self.weights.tensors() {

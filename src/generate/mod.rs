@@ -3,9 +3,11 @@
 mod reader;
 #[cfg(test)]
 mod tests;
+mod translator;
 
 pub use crate::data::sampling::{Sampling, sample};
 pub use reader::{Pace, Work};
+pub use translator::{Lengths, Translator};
 
 use crate::data::sampling::Unfit;
 use crate::data::{self, tokenizer::Tokenizer};

@@ -119,6 +119,13 @@ impl Config {
         count.map(|n| n as usize).ok_or_else(|| self.refuse(key, "a whole number above zero"))
     }
 
+    /// The number of a token.
+    pub fn token(&self, name: &'static str, default: u32) -> Result<u32> {
+        let Some((key, value)) = self.find(&[name]) else { return Ok(default) };
+        let token = value.as_u64().and_then(|token| u32::try_from(token).ok());
+        token.ok_or_else(|| self.refuse(key, "the number of a token"))
+    }
+
     /// A number that is not negative.
     pub fn number(&self, names: &[&'static str], default: f64) -> Result<f64> {
         let Some((key, value)) = self.find(names) else { return Ok(default) };

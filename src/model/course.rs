@@ -80,16 +80,35 @@ impl Course {
         [q, k, v]: [Value; 3],
         rng: Option<Value>,
     ) -> crate::ops::Result<Value> {
-        let behind = match self {
-            Course::Whole(mask) => return graph.attention(how, [q, k, v], *mask, rng),
-            Course::Behind(behind) => behind,
-        };
+        let ([k, v], position) = self.held(graph, scope, [k, v])?;
+        match position {
+            Some(first) => graph.attention_cached(how, [q, k, v], first),
+            None => graph.attention(how, [q, k, v], self.mask(), rng),
+        }
+    }
+
+    /// Keys and values to attend to: these [B, T, G, D] or, behind caches, what the states `scope.keys` and `scope.values`
+    /// F32 [B, S, G, D] hold with these written to them, and the position of the first query.
+    pub fn held(
+        &self,
+        graph: &mut Graph,
+        scope: &str,
+        [k, v]: [Value; 2],
+    ) -> crate::ops::Result<([Value; 2], Option<Value>)> {
+        let Course::Behind(behind) = self else { return Ok(([k, v], None)) };
         let mut shape = graph.kind(k).shape.to_vec();
         shape[1] = behind.capacity;
         let caches =
             ["keys", "values"].map(|name| graph.state(format!("{scope}.{name}"), Type::f32(&shape[..])));
-        let [k, v] = graph.cache_write(caches, [k, v], behind.first)?;
-        graph.attention_cached(how, [q, k, v], behind.first)
+        Ok((graph.cache_write(caches, [k, v], behind.first)?, Some(behind.first)))
+    }
+
+    /// The mask U32 [B, T] of what is no text.
+    pub fn mask(&self) -> Option<Value> {
+        match self {
+            Course::Whole(mask) => *mask,
+            Course::Behind(_) => None,
+        }
     }
 
     /// The rows of x [N, C] of which scores are wanted.

@@ -1,7 +1,8 @@
 //! The families there are, and the choice among them.
 
 use super::llama::{Dialect, Llama, gated_width};
-use super::{Activation, Bert, Config, Encoder, Error, Family, Gpt2, GptNeoX, Result};
+use super::{Activation, Bart, Bert, Config, Encoder, Error, Family, Gpt2, GptNeoX, Positions, Result, T5};
+use serde_json::{Map, Value as Json};
 use std::path::Path;
 
 /// Sizes of a new model, as a recipe gives them. Not every family reads every field.
@@ -60,6 +61,17 @@ impl Design {
     }
 }
 
+/// The last token of a design's vocabulary, as a new encoder-decoder has it for start and padding.
+pub(super) fn last_token(design: &Design) -> u32 {
+    design.vocabulary.saturating_sub(1) as u32
+}
+
+/// The key that says where texts of a new encoder-decoder end: in the last token but one.
+pub(super) fn end_before_last(design: &Design) -> Map<String, Json> {
+    let end = design.vocabulary.saturating_sub(2);
+    Map::from_iter([("eos_token_id".to_string(), Json::from(end))])
+}
+
 /// What a new model of a family has where nothing else is said.
 #[derive(Clone, Copy, Debug)]
 pub struct Usual {
@@ -90,6 +102,13 @@ const QWEN: Usual = Usual { norm_epsilon: 1e-6, ..LLAMA };
 const BERT: Usual = Usual { activation: "gelu", norm_epsilon: 1e-12, ..GPT2 };
 /// As in RoBERTa.
 const ROBERTA: Usual = Usual { norm_epsilon: 1e-5, ..BERT };
+
+/// As in T5 1.1, but for the head.
+const T5_1: Usual = Usual { activation: "gelu_new", norm_epsilon: 1e-6, bias: false, ..GPT2 };
+/// As in BART.
+const BART: Usual = Usual { activation: "gelu", ..GPT2 };
+/// As in the first Transformer.
+const MARIAN: Usual = Usual { activation: "relu", ..BART };
 
 /// A family: its `model_type`, the architectures of it that are supported, and how it is made.
 struct Entry {
@@ -178,6 +197,27 @@ const FAMILIES: &[Entry] = &[
         usual: BERT,
         read: |config| Ok(Box::new(Bert::from_config(Encoder::DistilBert, config)?)),
         build: |design| Ok(Box::new(Bert::from_design(Encoder::DistilBert, design)?)),
+    },
+    Entry {
+        name: "t5",
+        architectures: &["T5ForConditionalGeneration", "T5EncoderModel"],
+        usual: T5_1,
+        read: |config| Ok(Box::new(T5::from_config(config)?)),
+        build: |design| Ok(Box::new(T5::from_design(design)?)),
+    },
+    Entry {
+        name: "bart",
+        architectures: &["BartForConditionalGeneration"],
+        usual: BART,
+        read: |config| Ok(Box::new(Bart::from_config(Positions::Learned, config)?)),
+        build: |design| Ok(Box::new(Bart::from_design(Positions::Learned, design)?)),
+    },
+    Entry {
+        name: "marian",
+        architectures: &["MarianMTModel"],
+        usual: MARIAN,
+        read: |config| Ok(Box::new(Bart::from_config(Positions::Sinusoidal, config)?)),
+        build: |design| Ok(Box::new(Bart::from_design(Positions::Sinusoidal, design)?)),
     },
 ];
 

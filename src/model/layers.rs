@@ -37,6 +37,11 @@ impl Layers {
         self.parameters.get(&format!("{module}.{leaf}")).copied()
     }
 
+    /// A parameter by its whole name.
+    pub fn named(&self, name: &str) -> Value {
+        *self.parameters.get(name).expect("the family lists the parameters it uses")
+    }
+
     /// A module's `weight`.
     pub fn weight(&self, module: &str) -> Value {
         self.find(module, "weight").expect("the family lists the weights it uses")

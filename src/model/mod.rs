@@ -6,6 +6,7 @@
 
 mod activation;
 mod archive;
+mod bart;
 mod bert;
 mod config;
 mod course;
@@ -23,10 +24,13 @@ mod quantized;
 mod reading;
 mod resize;
 mod rope;
+mod sides;
+mod t5;
 mod weights;
 
 pub use activation::Activation;
 pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
+pub use bart::{Bart, Marks, Positions, Stack};
 pub use bert::{Bert, Encoder, EncoderDropouts};
 pub use config::{CONFIG_FILE, Config, shortest};
 pub use depth::{depth_of, keep_layers};
@@ -42,6 +46,7 @@ pub use quantized::{Convention, Quantized, Stored, turn};
 pub use reading::{Forward, Interface, Labels, Reading, Task};
 pub use resize::{Sizes, resized};
 pub use rope::{Rope, Scaling};
+pub use t5::T5;
 pub use weights::Weights;
 
 use crate::graph::Graph;
@@ -140,12 +145,21 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// - in [`Mode::Train`], if any dropout is set, `rng: U32 [2]`: key of the run and counter of the micro-step;
     /// - in [`Mode::Continue`] `position: U32 [1]` of the first token, `positions: U32 [B, T]` of each, and where T is not one
     ///   `scored: U32 [B]`, the rows of [N, C] of which scores are wanted. There it declares caches as states, F32
-    ///   [B, capacity, heads, D]: rows before `position` are read, T rows from there on are written.
+    ///   [B, capacity, heads, D]: rows before `position` are read, T rows from there on are written. Of an encoder-decoder all this
+    ///   concerns the second sequence; of the first one `mask` alone is an input, and the rest is what [`Family::remember`] left.
     fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward>;
 
     /// The same for whole sequences of one kind.
     fn forward(&self, graph: &mut Graph, extent: Extent, mode: Mode) -> Result<Forward> {
         self.read(graph, &Reading::new(extent, mode))
+    }
+
+    /// Writes the pass over the first sequence of an encoder-decoder alone, with the inputs `tokens` and, of a padded reading, `mask`.
+    /// Gives the keys and values that the second sequence attends to, F32 [B, T, heads, D], under the names of the states where
+    /// [`Family::read`] looks for them in [`Mode::Continue`].
+    fn remember(&self, _graph: &mut Graph, _reading: &Reading) -> Result<Vec<(String, Value)>> {
+        let expected = Task::SecondText.describe().into();
+        Err(Error::Task { expected, got: self.interface().task.describe() })
     }
 
     /// The parameter that a tensor of a checkpoint is, by the checkpoint's name for it; `None` for what is left out, such
