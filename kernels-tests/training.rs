@@ -13,6 +13,8 @@ mod micro;
 #[path = "training/recover.rs"]
 #[cfg(feature = "gpu")]
 mod recover;
+#[path = "training/second.rs"]
+mod second;
 
 use kiln::graph::{Feeds, Graph};
 use kiln::model::Mode;

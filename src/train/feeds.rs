@@ -8,8 +8,12 @@ use super::trainer::Trainer;
 use super::{Result, Target, recipe};
 use crate::data::groups::sorted_positions;
 use crate::data::prefetch::Prepared;
+use crate::data::windows::Batch;
 use crate::graph::Feeds;
 use crate::tensor::Tensor;
+
+/// By which texts are damaged in evaluation: the same in every run, whatever its seed.
+const EVALUATION_SEED: u64 = 0x6576_616C;
 
 impl Job {
     /// Lets a teacher run ahead, where the recipe has a folder for what it says; what it has said before is not said again.
@@ -48,6 +52,10 @@ impl Job {
     /// What a training step reads of a batch: of the step's passes the one of that number.
     pub fn training_feeds(&self, prepared: Prepared, step: u64, pass: usize) -> Result<Feeds> {
         let extent = self.extent();
+        if let Some(second) = &self.second {
+            let key = [self.recipe.train.seed, step * self.recipe.train.passes() as u64 + pass as u64];
+            return Ok(second.feeds(&second.batch(&prepared.batch, key), extent.batch));
+        }
         let prepared = match &self.hider {
             Some(hider) => {
                 let key = [self.recipe.train.seed as u32, step as u32, pass as u32];
@@ -72,6 +80,18 @@ impl Job {
             feeds.set(LOGS, logs);
         }
         Ok(feeds)
+    }
+
+    /// What the evaluation reads of the batch of that number, and how many targets count.
+    pub(super) fn evaluation_feeds(&self, number: usize, batch: &Batch) -> (Feeds, f64) {
+        let extent = self.extent();
+        match &self.second {
+            Some(second) => {
+                let made = second.batch(batch, [EVALUATION_SEED, number as u64]);
+                (second.feeds(&made, extent.batch), made.counted() as f64)
+            }
+            None => (feeds_of(batch, extent), batch.counted() as f64),
+        }
     }
 
     /// What a step reads of its batches: as the text has them, or as the student or the teacher writes them.

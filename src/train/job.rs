@@ -3,6 +3,7 @@
 use super::distill::cache::Cache;
 use super::layout::Class;
 use super::recipe::{self, Recipe};
+use super::second::{self, Second};
 use super::trainer::{Program, Settings, Trainer, Weight};
 use super::{Beside, Error, Frozen, Reduced, Result, Target, micro};
 use crate::data::masking::{Hider, mask_of};
@@ -13,7 +14,7 @@ use crate::data::tokenizer::{self, Spec, Tokenizer};
 use crate::data::windows::{self, Batch, IGNORED, Sampler};
 use crate::data::{corpus, replay};
 use crate::graph::{Feeds, Graph};
-use crate::model::{self, Activation, Design, Extent, Family, Mode, ParameterSpec, Task, Weights};
+use crate::model::{self, Activation, Design, Extent, Family, Mode, ParameterSpec, Reading, Task, Weights};
 use crate::ops::Value;
 use crate::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use crate::tensor::{DType, Tensor, Type};
@@ -42,6 +43,8 @@ pub struct Job {
     pub beside: Beside,
     /// What hides tokens from a model that guesses them.
     pub hider: Option<Hider>,
+    /// What makes sources and targets for an encoder-decoder.
+    pub second: Option<Second>,
     /// What a teacher has said that ran ahead.
     pub(super) ahead: Option<Cache>,
     /// For the built-in corpus: the floor of its validation part in nats per token.
@@ -53,12 +56,19 @@ impl Job {
     ///
     /// `tokenizer` is that of a run which is resumed; else the recipe says which.
     pub fn prepare(recipe: Recipe, tokenizer: Option<Tokenizer>) -> Result<Job> {
-        let text = text_of(&recipe)?;
+        let pairs = second::read_pairs(&recipe.data.pairs)?;
+        let text = match pairs.is_empty() {
+            true => text_of(&recipe)?,
+            false => Cow::Owned(pairs.iter().map(|p| format!("{}\n{}\n", p.source, p.target)).collect()),
+        };
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
             None => tokenizer_of(&recipe, &text)?,
         };
-        let store = Store::build(&text, &tokenizer, recipe.data.validation)?;
+        let (store, examples) = match pairs.is_empty() {
+            true => (Store::build(&text, &tokenizer, recipe.data.validation)?, vec![]),
+            false => second::store_of(&pairs, &tokenizer, recipe.data.validation)?,
+        };
         let mut family = family_for(&recipe, &tokenizer)?;
         if let recipe::Model::Load { dropout: Some(share), .. } = recipe.model {
             family.set_dropout(share as f32);
@@ -72,15 +82,27 @@ impl Job {
             return Err(Error::Mismatch { folder: "model".into(), problem });
         }
         let hider = hider_of(&recipe, &tokenizer, family.as_ref())?;
+        let second = second::second_of(&recipe, &tokenizer, family.as_ref(), examples)?;
         let replay = recipe.data.windows.as_deref().map(Replay::load).transpose()?;
-        let floor = floor_of(&recipe, &text, &tokenizer)?;
+        // The floor is that of a text read in order.
+        let floor = if second.is_some() { None } else { floor_of(&recipe, &text, &tokenizer)? };
         let beside = Beside::open(&recipe, family.as_ref(), Some(&tokenizer))?;
-        Ok(Job { recipe, tokenizer, store, family, replay, beside, hider, ahead: None, floor })
+        Ok(Job { recipe, tokenizer, store, family, replay, beside, hider, second, ahead: None, floor })
     }
 
     /// Sequences that go through the model at once, and their context.
     pub fn extent(&self) -> Extent {
         extent_of(&self.recipe, self.family.as_ref())
+    }
+
+    /// Tokens in a window of the text, of which one sequence is made.
+    fn window(&self) -> usize {
+        self.second.as_ref().map_or(self.extent().context, Second::window)
+    }
+
+    /// Numbers that a window may hold.
+    pub(super) fn numbers(&self) -> usize {
+        self.second.as_ref().map_or(self.family.vocabulary(), Second::numbers)
     }
 
     /// Finds out how much of a batch goes through the model at once, where the recipe leaves it open, and says so.
@@ -116,7 +138,7 @@ impl Job {
     /// Training windows from the start, a whole batch at a time.
     pub fn sampler(&self) -> Result<Sampler> {
         let tokens = self.store.training.tokens.clone();
-        let (batch, context) = (self.recipe.train.batch, self.extent().context);
+        let (batch, context) = (self.recipe.train.batch, self.window());
         Ok(match &self.replay {
             Some(replay) => {
                 let offsets = replay.training()?;
@@ -150,7 +172,7 @@ impl Job {
     }
 
     fn whole_evaluation(&self) -> Result<[Vec<Batch>; 2]> {
-        let (batch, context) = (self.recipe.train.batch, self.extent().context);
+        let (batch, context) = (self.recipe.train.batch, self.window());
         let count = self.recipe.train.evaluate.batches;
         let (training, validation) = (&self.store.training, &self.store.validation);
         if let Some(replay) = &self.replay {
@@ -243,9 +265,13 @@ impl Step {
         extent: Extent,
     ) -> impl Fn(&mut Graph, Mode) -> Result<Value> + 'a {
         let smoothing = recipe.train.label_smoothing as f32;
+        let reading = second::reading_of(recipe, family, extent, Mode::Train);
         move |graph, mode| match &beside.teacher {
             // What is measured is how well the student reads the text, as without a teacher.
             Some(teacher) if mode == Mode::Train => teacher.loss(family, graph, extent, smoothing),
+            _ if family.interface().task == Task::SecondText => {
+                second::loss(family, graph, &Reading { mode, ..reading }, smoothing)
+            }
             _ => language_loss(family, graph, extent, mode, smoothing),
         }
     }
@@ -285,14 +311,19 @@ pub fn language_loss(
     })?)
 }
 
-/// The model of a recipe over a tokenizer. A new one that guesses hidden tokens knows one more, where the tokenizer has no mask.
+/// The model of a recipe over a tokenizer. A new one that guesses hidden tokens knows one more, where the tokenizer has no mask; a new
+/// encoder-decoder as many more as it has tokens with a meaning of their own.
 fn family_for(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Box<dyn Family>> {
     let known = tokenizer.vocabulary_size();
     let family = family_of(recipe, known)?;
     let new = matches!(&recipe.model, recipe::Model::Build(shape) if shape.vocabulary.is_none());
-    match new && family.interface().task == Task::HiddenToken && mask_of(tokenizer).is_none() {
-        true => family_of(recipe, known + 1),
-        false => Ok(family),
+    match family.interface().task {
+        Task::HiddenToken if new && mask_of(tokenizer).is_none() => family_of(recipe, known + 1),
+        Task::SecondText if new => {
+            let objective = second::objective_of(recipe, family.as_ref());
+            family_of(recipe, known + second::tokens_beside(objective.as_ref()))
+        }
+        _ => Ok(family),
     }
 }
 
@@ -303,11 +334,11 @@ fn hider_of(recipe: &Recipe, tokenizer: &Tokenizer, family: &dyn Family) -> Resu
         Task::HiddenToken => {
             Ok(Some(Hider::new(masking.unwrap_or_default(), tokenizer, family.vocabulary())?))
         }
-        Task::NextToken if masking.is_some() => {
+        Task::NextToken | Task::SecondText if masking.is_some() => {
             let problem = "data.masking is for models that guess hidden tokens".to_string();
             Err(Error::Mismatch { folder: "recipe".into(), problem })
         }
-        Task::NextToken => Ok(None),
+        Task::NextToken | Task::SecondText => Ok(None),
         other => {
             let expected = "one that predicts tokens of a text".to_string();
             Err(model::Error::Task { expected, got: other.describe() }.into())

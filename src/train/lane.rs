@@ -1,7 +1,7 @@
 //! A run under way: batches in, steps submitted, numbers collected, evaluated, saved.
 
 use super::checkpoint::{Loaded, Snapshot, Store as Checkpoints, Stored};
-use super::job::{Job, feeds_of};
+use super::job::Job;
 use super::metrics::{Evaluation, Metrics, Recovery, Resume, Step};
 use super::profile;
 use super::progress::{Progress, Status};
@@ -87,7 +87,7 @@ impl<'a> Lane<'a> {
         sampler.seek(state.cursor)?;
         let steps = job.recipe.train.steps;
         let progress = Progress::new(trainer.steps_done(), steps, job.recipe.run.log.every.max(steps / 50));
-        let batches = Prefetch::start_split(sampler, job.family.vocabulary(), AHEAD, job.extent().batch);
+        let batches = Prefetch::start_split(sampler, job.numbers(), AHEAD, job.extent().batch);
         let evaluation = job.evaluation()?;
         Ok(Lane {
             checkpoints,
@@ -261,9 +261,9 @@ impl<'a> Lane<'a> {
         if self.evaluation.iter().any(Vec::is_empty) {
             return Ok(());
         }
-        let extent = self.job.extent();
+        let job = self.job;
         let mut mean = |batches: &[Batch]| {
-            self.trainer.evaluate(batches.iter().map(|b| (feeds_of(b, extent), b.counted() as f64)))
+            self.trainer.evaluate(batches.iter().enumerate().map(|(n, batch)| job.evaluation_feeds(n, batch)))
         };
         let (train_loss, val_loss) = (mean(&self.evaluation[0])?, mean(&self.evaluation[1])?);
         let step = self.trainer.steps_done();

@@ -18,6 +18,7 @@ mod recover;
 mod reduced;
 pub mod run;
 pub mod schedule;
+pub mod second;
 mod target;
 pub mod trainer;
 mod update;

@@ -9,6 +9,7 @@
 mod distill;
 mod error;
 mod memory;
+mod objective;
 mod optimizer;
 mod precision;
 mod preset;
@@ -33,6 +34,7 @@ pub use crate::passes::Recompute;
 pub use distill::{Distill, Knob, TeacherPrecision};
 pub use error::{Error, Origin};
 pub use memory::{Bytes, Memory};
+pub use objective::Objective;
 pub use optimizer::{Clip, Decay, Optimizer, Rule};
 pub use precision::{Held, LossScale, Precision, Product, States, Storage};
 pub use preset::{PRESETS, Preset};
@@ -131,6 +133,12 @@ pub struct Shape {
 /// What the model is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Data {
+    /// Files with a source and a target on each line, for encoder-decoders; they take the place of text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<PathBuf>,
+    /// How an encoder-decoder learns from text. Absent: as its paper says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Objective>,
     /// Files and folders; empty means the built-in corpus.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub text: Vec<PathBuf>,
@@ -183,6 +191,9 @@ pub struct Train {
     /// Tokens of one sequence. Absent: the loaded model's own context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context: Option<usize>,
+    /// Tokens in what an encoder-decoder writes of a pair. Absent: as many as in what it reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<usize>,
     /// Batches whose gradients are averaged into one step.
     pub accumulate: usize,
     /// Share of the target spread over the whole vocabulary, in `0.0..1.0`.

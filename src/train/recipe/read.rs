@@ -10,7 +10,7 @@ use super::raw::RawRecipe;
 /// The keys of each section of a recipe. A key outside is an error, so each name stands here once.
 pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("model", MODEL),
-    ("data", &["text", "tokenizer", "validation", "windows", "masking"]),
+    ("data", &["text", "pairs", "objective", "tokenizer", "validation", "windows", "masking"]),
     ("train", TRAIN),
     ("precision", &["storage", "loss_scale", "weights", "states", "int8", "int8_ignore"]),
     ("quantize", &["scheme", "learned_step", "targets", "ignore"]),
@@ -46,6 +46,7 @@ const TRAIN: &[&str] = &[
     "batch",
     "micro_batch",
     "context",
+    "target",
     "accumulate",
     "optimizer",
     "learning_rate",

@@ -13,7 +13,7 @@ use super::{
     Data, Evaluate, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save, Shape,
     States, Storage, Tokenizer, Train,
 };
-use super::{distill, memory, optimizer, precision, quantize};
+use super::{distill, memory, objective, optimizer, precision, quantize};
 use crate::data::masking::Masking;
 use crate::model::usual;
 
@@ -156,10 +156,21 @@ fn data(section: &Section, model: &Model) -> Result<Data, Error> {
     let hint = "name a file or folder, or leave `text` out for the built-in corpus";
     let named = |names: &Vec<String>| !names.is_empty() && names.iter().all(|name| !name.is_empty());
     let text = section.texts("text")?.must(named, "at least one path", hint)?;
+    let hint = "name a file with two columns, or a .jsonl file";
+    let pairs = section.texts("pairs")?.must(named, "at least one path", hint)?;
+    if pairs.get().is_some() {
+        for key in ["text", "objective", "windows"] {
+            if section.has(key) {
+                return Err(section.refuse(key, "absent beside `pairs`", "pairs are read as they are"));
+            }
+        }
+    }
     let hint = "0.1 keeps the last tenth of the text";
     let fits = |share: &f64| (0.0..1.0).contains(share);
     let validation = section.number("validation")?.must(fits, "from 0 to below 1", hint)?;
     Ok(Data {
+        pairs: pairs.or(Vec::new()).into_iter().map(PathBuf::from).collect(),
+        objective: objective::objective(section)?,
         text: text.or(Vec::new()).into_iter().map(PathBuf::from).collect(),
         tokenizer: tokenizer(section, model)?,
         validation: validation.or(0.1),
@@ -233,6 +244,7 @@ fn train(section: &Section, steps: u64, context: Option<usize>) -> Result<Train,
         batch,
         micro_batch: micro_batch(section, batch)?,
         context,
+        target: size(section, "target", "something is written of each pair")?.take(),
         accumulate: size(section, "accumulate", "1 means none")?.or(1),
         label_smoothing: smoothing.or(0.0),
         seed: section.count("seed")?.or(1337),
