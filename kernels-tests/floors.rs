@@ -14,8 +14,9 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("data", &["tensor"]),
     ("formats", &["tensor"]),
     ("model", &["tensor", "ops", "graph", "formats"]),
-    ("exchange", &["tensor", "ops", "data", "formats", "model"]),
-    ("train", &["tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model"]),
+    ("adapt", &["tensor", "ops", "graph", "passes", "formats", "model"]),
+    ("exchange", &["tensor", "ops", "data", "formats", "model", "adapt"]),
+    ("train", &["tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "adapt"]),
     ("deploy", &["tensor", "ops", "graph", "passes", "plan", "model", "train"]),
     (
         "generate",
@@ -50,7 +51,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train", "deploy",
-            "generate", "evaluate", "embed", "formats", "exchange", "compress", "compare",
+            "generate", "evaluate", "embed", "formats", "exchange", "compress", "compare", "adapt",
         ],
     ),
 ];

@@ -2,6 +2,7 @@
 
 #![warn(missing_docs)]
 
+pub mod adapt;
 pub mod cli;
 pub mod compare;
 pub mod compress;

@@ -125,6 +125,45 @@ impl Weights {
         self.stored.insert(name, stored);
     }
 
+    /// A checksum of all names and numbers, however they are held.
+    pub fn checksum(&self) -> u32 {
+        let mut hash = crc32fast::Hasher::new();
+        let mut floats = |name: &str, numbers: &[f32]| {
+            hash.update(name.as_bytes());
+            hash.update(bytemuck::cast_slice(numbers));
+        };
+        self.by_name.iter().for_each(|(name, tensor)| floats(name, tensor.real()));
+        for (name, stored) in &self.stored {
+            match stored {
+                Stored::Halves(_, tensor) => floats(name, tensor.real()),
+                Stored::Codes(quantized) => floats(name, &quantized.coded.scales),
+            }
+        }
+        for stored in self.stored.values() {
+            if let Stored::Codes(quantized) = stored {
+                hash.update(bytemuck::cast_slice(&quantized.coded.codes));
+            }
+        }
+        hash.finalize()
+    }
+
+    /// Takes over all of another; what both have is the other's.
+    pub fn extend(&mut self, other: Weights) {
+        for (name, tensor) in other.by_name {
+            self.set(name, tensor);
+        }
+        for (name, stored) in other.stored {
+            self.store(name, stored);
+        }
+    }
+
+    /// All but those that are meant.
+    pub fn without(mut self, meant: impl Fn(&str) -> bool) -> Weights {
+        self.by_name.retain(|name, _| !meant(name));
+        self.stored.retain(|name, _| !meant(name));
+        self
+    }
+
     /// The weights that are not held as plain f32, in the order of their names.
     pub fn stored(&self) -> impl Iterator<Item = (&str, &Stored)> {
         self.stored.iter().map(|(name, stored)| (name.as_str(), stored))

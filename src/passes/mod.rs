@@ -22,7 +22,7 @@ mod recompute;
 mod residual;
 mod tidy;
 
-pub use adapter::{Adapter, LowRank};
+pub use adapter::{Factor, Low, LowRank, module_of, squares_name};
 pub use aware::{Deployed, Learned, QuantizationAware};
 pub use byte_weights::{ByteWeights, Unheld, scales_name};
 pub use coded_cache::CodedCache;
