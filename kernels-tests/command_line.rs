@@ -1,5 +1,7 @@
 //! The `kiln` command as a user meets it: what it prints, what it refuses, with which exit code. All on `--device cpu`.
 
+#[path = "command_line/adapter.rs"]
+mod adapter;
 #[path = "command_line/bench.rs"]
 mod bench;
 #[path = "command_line/compare.rs"]
@@ -139,6 +141,8 @@ fn every_command_has_help_that_ends_in_examples() {
         "compress",
         "prune",
         "sensitivity",
+        "adapter merge",
+        "adapter unmerge",
     ] {
         let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = bench.kiln(&arguments).fine().out;

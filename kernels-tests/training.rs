@@ -2,6 +2,8 @@
 
 #[path = "training/adapter.rs"]
 mod adapter;
+#[path = "training/adapters.rs"]
+mod adapters;
 #[path = "training/codes.rs"]
 mod codes;
 #[path = "training/distill.rs"]

@@ -1,14 +1,14 @@
 //! `kiln diff`: how far one model is from another.
 
-use super::folder::resolve;
+use super::folder::{Beside, resolve};
 use super::passage::Passage;
 use crate::compare::{Apart, Mean, Model, Quantile, Reference, Scored, Summary, expect_alike, weight_noise};
-use crate::exchange;
+use crate::exchange::{self, Opened};
 use crate::train::Target;
 use clap::Args;
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Tell how far model B is from model A over a text: weights, residual stream, next-token distributions, perplexity.
 ///
@@ -16,15 +16,17 @@ use std::path::PathBuf;
 /// by. Weights of a model that was smoothed or scaled (smoothquant, awq) differ without being worse: look at the residual stream.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln diff runs/shakespeare shakespeare-int8 --data unseen.txt\n  kiln diff llama llama-int4 --data unseen.txt --json\n  kiln diff before after --tokenizer char --data input.txt --windows batches.safetensors"
+    after_help = "Examples:\n  kiln diff runs/shakespeare shakespeare-int8 --data unseen.txt\n  kiln diff llama llama-int4 --data unseen.txt --json\n  kiln diff smollm smollm --adapter style --data unseen.txt\n  kiln diff before after --tokenizer char --data input.txt --windows batches.safetensors"
 )]
 pub struct Diff {
     /// The model that counts as right: a run folder, a checkpoint, a Hugging Face folder, or a GGUF file.
     #[arg(value_name = "A")]
     first: PathBuf,
-    /// The model that is held against it.
+    /// The model that is held against it, with the adapters if there are some.
     #[arg(value_name = "B")]
     second: PathBuf,
+    #[command(flatten)]
+    beside: Beside,
     #[command(flatten)]
     passage: Passage,
     /// gpu, cpu, an adapter's number, or part of its name.
@@ -40,7 +42,7 @@ impl Diff {
     pub fn run(self) -> anyhow::Result<()> {
         let folders = [resolve(&self.first, false)?, resolve(&self.second, false)?];
         self.passage.check()?;
-        let models = [exchange::open(&folders[0])?, exchange::open(&folders[1])?];
+        let models = [exchange::open(&folders[0])?, self.second(&folders[1])?];
         expect_alike(models[0].family.as_ref(), models[1].family.as_ref())?;
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         eprintln!("device   {}", target.describe());
@@ -69,6 +71,16 @@ impl Diff {
             summary_text(&apart.summary)
         )?;
         Ok(())
+    }
+}
+
+impl Diff {
+    /// Model B, with its adapters merged into its weights.
+    fn second(&self, folder: &Path) -> anyhow::Result<Opened> {
+        match exchange::parts(folder, &self.beside.resolve()?)? {
+            Some(parts) => Ok(parts.merged()?.0),
+            None => Ok(exchange::open(folder)?),
+        }
     }
 }
 

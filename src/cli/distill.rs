@@ -42,7 +42,7 @@ pub struct Distill {
     temperature: Option<f64>,
     #[command(flatten)]
     terms: Terms,
-    /// How the teacher's weights are held: f32, f16 or int8.
+    /// How the teacher's weights are held: f32, f16, int8 or nf4.
     #[arg(long, value_name = "PRECISION")]
     teacher_precision: Option<String>,
     /// Let the teacher run ahead, and keep what it says here for any number of runs.

@@ -1,9 +1,10 @@
 //! `kiln evaluate`: how well a model predicts a text.
 
-use super::folder::ModelFolder;
+use super::folder::{Beside, ModelFolder};
 use super::{Usage, count};
 use crate::data::tokenizer::Spec;
-use crate::evaluate::{Request, evaluate};
+use crate::evaluate::{Request, evaluate_with};
+use crate::exchange::{Opened, open_to_run};
 use crate::train::Target;
 use clap::Args;
 use serde_json::json;
@@ -16,11 +17,13 @@ use std::path::PathBuf;
 /// eval_val_offsets of the validation part are.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
+    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
 )]
 pub struct Evaluate {
     #[command(flatten)]
     folder: ModelFolder,
+    #[command(flatten)]
+    beside: Beside,
     /// File or folder of text. May be given again.
     #[arg(long, value_name = "PATH", required = true)]
     data: Vec<PathBuf>,
@@ -55,6 +58,7 @@ impl Evaluate {
             return Err(Usage(text.into()).into());
         }
         let model = self.folder.resolve()?;
+        let Opened { family, weights, tokenizer } = open_to_run(&model, &self.beside.resolve()?)?;
         let request = Request {
             model,
             text: self.data,
@@ -66,7 +70,7 @@ impl Evaluate {
         };
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         eprintln!("device   {}", target.describe());
-        let score = evaluate(&request, &target)?;
+        let score = evaluate_with(family.as_ref(), &weights, tokenizer.as_ref(), &request, &target)?;
         target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
         let mut out = std::io::stdout().lock();
         if self.json {

@@ -32,6 +32,21 @@ impl ModelFolder {
     }
 }
 
+/// Adapters beside the model that a command works on.
+#[derive(Args)]
+pub struct Beside {
+    /// Put the adapter in this folder beside the model: one of PEFT's, a run, or a checkpoint. May be given again.
+    #[arg(long = "adapter", value_name = "FOLDER")]
+    adapters: Vec<PathBuf>,
+}
+
+impl Beside {
+    /// The folders that hold adapters, with their checksums compared where they have any.
+    pub fn resolve(&self) -> anyhow::Result<Vec<PathBuf>> {
+        self.adapters.iter().map(|given| resolve(given, false)).collect()
+    }
+}
+
 /// The folder with config and weights that a path stands for.
 pub fn resolve(given: &Path, best: bool) -> anyhow::Result<PathBuf> {
     if is_gguf(given) {

@@ -1,6 +1,6 @@
 //! `kiln generate`: text from a model.
 
-use super::folder::ModelFolder;
+use super::folder::{Beside, ModelFolder};
 use crate::data::tokenizer::{DecodeStream, END_OF_TEXT, Tokenizer};
 use crate::deploy::Deployment;
 use crate::exchange::{self, Opened};
@@ -21,6 +21,8 @@ use std::time::Duration;
 pub struct Generate {
     #[command(flatten)]
     folder: ModelFolder,
+    #[command(flatten)]
+    beside: Beside,
     /// The text to continue. Absent: the token that ends or begins texts, or else a line break.
     #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
     prompt: Option<String>,
@@ -71,7 +73,7 @@ impl Generate {
         let sampling = self.sampling();
         sampling.check()?;
         let folder = self.folder.resolve()?;
-        let model = exchange::open(&folder)?;
+        let model = exchange::open_to_run(&folder, &self.beside.resolve()?)?;
         let tokenizer = model.tokenizer.clone();
         let ends = end_tokens(&model.family.config());
         let prompt = self.prompt_ids(tokenizer.as_ref())?;

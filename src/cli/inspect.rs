@@ -6,10 +6,11 @@ use super::Usage;
 use super::bench::Roofs;
 use super::costs::{self, Clock, Row};
 use super::folder::resolve;
+use crate::adapt::is_adapter;
 use crate::model::Family;
 use crate::plan::Plan;
 use crate::train::job::{self, Job, Step};
-use crate::train::program::Program;
+use crate::train::program::{Memory, Program};
 use crate::train::recipe::{self, FILE_NAME, RawRecipe, Recipe};
 use crate::train::run::recipe_in;
 use crate::train::{Beside, Target, micro};
@@ -75,6 +76,8 @@ struct Known {
     family: Box<dyn Family>,
     step: Step,
     program: Program,
+    /// What training the whole model would take, where adapters are trained instead.
+    whole: Option<Memory>,
 }
 
 impl Inspect {
@@ -129,7 +132,7 @@ impl Inspect {
         let recipe = raw.resolve()?;
         let target = Target::open_or_host(&recipe.run.device, &mut |line| eprintln!("{line}"))?;
         let (mut recipe, family) = family_of(recipe)?;
-        let beside = Beside::open(&recipe, family.as_ref(), None)?;
+        let beside = Beside::to_plan(&recipe, family.as_ref())?;
         if let Some(told) = micro::settle(&mut recipe, family.as_ref(), &beside, &target)? {
             eprintln!("{told}");
         }
@@ -137,8 +140,17 @@ impl Inspect {
         let build = Step::loss(&recipe, family.as_ref(), &beside, step.extent);
         let program = Program::new(&target, &step.weights, &build, &step.settings)?;
         drop(build);
-        Ok(Known { target, family, step, program })
+        let asked = self.view.memory && beside.adapters.is_some();
+        let whole = if asked { Some(memory_of_whole(&recipe, family.as_ref(), &target)?) } else { None };
+        Ok(Known { target, family, step, program, whole })
     }
+}
+
+/// What the same training would take without adapters, in f32.
+fn memory_of_whole(recipe: &Recipe, family: &dyn Family, target: &Target) -> anyhow::Result<Memory> {
+    let recipe = Recipe { adapters: vec![], ..recipe.clone() };
+    let beside = Beside::open(&recipe, family, None)?;
+    Ok(micro::need(&recipe, family, &beside, target)?)
 }
 
 /// The recipe of a run, or the default one, with the model of a folder.
@@ -147,7 +159,12 @@ fn recipe_for(folder: &Path) -> anyhow::Result<RawRecipe> {
         true => recipe_in(folder)?,
         false => RawRecipe::parse("", "the default recipe")?,
     };
-    let model = resolve(folder, false)?.display().to_string();
+    let place = resolve(folder, false)?;
+    // A run of adapters has its model elsewhere, as its recipe says.
+    if is_adapter(&place) && folder.join(FILE_NAME).is_file() {
+        return Ok(raw);
+    }
+    let model = place.display().to_string();
     let table = [("load".to_string(), toml::Value::String(model))].into_iter().collect();
     raw.insert("model", toml::Value::Table(table))?;
     Ok(raw)
@@ -201,9 +218,10 @@ impl Known {
         json!({
             "device": self.target.describe(),
             "total_bytes": memory.total(), "available_bytes": self.target.memory_bytes(),
-            "weight_bytes": memory.parameters, "gradient_bytes": memory.gradients,
+            "weight_bytes": memory.parameters, "frozen_bytes": memory.frozen, "gradient_bytes": memory.gradients,
             "optimizer_bytes": memory.moments, "run_bytes": memory.run, "transfer_bytes": memory.transfer,
             "run_bytes_without_recompute": self.program.held_run(),
+            "total_bytes_without_adapters": self.whole.map(|whole| whole.total()),
             "arenas": self.program.arenas().iter().map(|a| json!({ "name": a.name, "bytes": a.kind.size_bytes() })).collect::<Vec<_>>(),
         })
     }
@@ -226,6 +244,14 @@ impl Known {
         uses.iter().for_each(|(name, bytes)| text += &format!("  {name:<26}{:>10.2} MiB\n", mib(*bytes)));
         if let Some(held) = self.program.held_run() {
             text += &format!("  {:<26}{:>10.2} MiB\n", "without recompute, about", mib(held));
+        }
+        if let Some(whole) = self.whole {
+            let share = 100.0 * m.total() as f64 / whole.total() as f64;
+            text += &format!(
+                "{:<28}{:>10.2} MiB: with adapters {share:.0} % of it\n",
+                "the whole model trained",
+                mib(whole.total())
+            );
         }
         for (name, plan) in self.program.plans() {
             text += &format!(

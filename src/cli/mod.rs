@@ -1,5 +1,6 @@
 //! The command line: one file a command. Exit code 0 on success, 2 for wrong usage, 1 for anything else.
 
+mod adapter;
 mod bench;
 mod compare;
 mod compress;
@@ -51,6 +52,8 @@ enum Command {
     Embed(embed::Embed),
     /// Quantise a model: fewer bits for its weights, and for its activations.
     Quantize(quantize::Quantize),
+    /// Merge low-rank adapters into a model's weights, or take them out again.
+    Adapter(adapter::AdapterCommand),
     /// Quantise a model in several ways and measure what each costs and buys on this device.
     Compare(compare::Compare),
     /// Tell how far one model is from another over a text.
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Command::Forward(command) => command.run(),
         Command::Embed(command) => command.run(),
         Command::Quantize(command) => command.run(),
+        Command::Adapter(command) => command.run(),
         Command::Compare(command) => command.run(),
         Command::Diff(command) => command.run(),
         Command::Compress(command) => command.run(),
@@ -156,6 +160,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 /// A recipe with an unknown key, a device that does not exist or a setting out of range is wrong usage, like a flag that
 /// does not exist.
 fn is_usage(error: &anyhow::Error) -> bool {
+    use crate::adapt;
     use crate::compress;
     use crate::data;
     use crate::generate;
@@ -166,6 +171,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
         cause.is::<Usage>()
             || cause.is::<train::recipe::Error>()
             || cause.is::<data::sampling::Unfit>()
+            || cause.downcast_ref::<adapt::Error>().is_some_and(is_usage_of_adapters)
             || run.is_some_and(is_usage_of_run)
             || cause.downcast_ref::<compress::Error>().is_some_and(is_usage_of_compression)
             || matches!(cause.downcast_ref::<data::Error>(), Some(data::Error::TokenizerSpec { .. }))
@@ -184,10 +190,17 @@ fn is_usage_of_run(error: &crate::train::Error) -> bool {
     use crate::train::Error;
     match error {
         Error::Recipe(_) | Error::Teacher { .. } | Error::Cache { .. } => true,
+        Error::Adapter(error) => is_usage_of_adapters(error),
         #[cfg(feature = "gpu")]
         Error::Gpu(crate::gpu::Error::NotFound { .. } | crate::gpu::Error::Tune { .. }) => true,
         _ => false,
     }
+}
+
+/// Patterns that fit nothing and adapters that do not go together are a recipe's fault.
+fn is_usage_of_adapters(error: &crate::adapt::Error) -> bool {
+    use crate::adapt::Error;
+    matches!(error, Error::NoMatch { .. } | Error::Together { .. } | Error::Shared { .. })
 }
 
 fn is_usage_of_compression(error: &crate::compress::Error) -> bool {

@@ -7,7 +7,7 @@ use crate::compress::{
     named, quantize,
 };
 use crate::data::text::Text;
-use crate::data::tokenizer::{Spec, Tokenizer};
+use crate::data::tokenizer::{FILE_NAME, Spec, Tokenizer};
 use crate::data::windows::Batch;
 use crate::exchange::{self, Opened, Options, export_gguf};
 use crate::model::{Convention, Family, WEIGHTS_FILE, Weights};
@@ -204,13 +204,15 @@ impl Output<'_> {
         };
         write_folder(self.path, |new| {
             weights.save_as(new, family, convention)?;
-            if let (false, Some(tokenizer)) = (folder.is_dir(), tokenizer) {
-                tokenizer.save(new)?;
-            }
             if let Some(record) = record {
                 record.write(new)?;
             }
-            copy_companions(folder, new)
+            copy_companions(folder, new)?;
+            // A file has none beside it, and that of a base lies in another folder than its adapters.
+            match tokenizer.filter(|_| !new.join(FILE_NAME).exists()) {
+                Some(tokenizer) => Ok(tokenizer.save(new)?),
+                None => Ok(()),
+            }
         })
     }
 

@@ -87,7 +87,7 @@ pub struct Request {
 
 /// Predicts a text with a model on a device.
 pub fn evaluate(request: &Request, target: &Target) -> Result<Score> {
-    let Opened { family, weights, tokenizer } = exchange::open(&request.model)?;
+    let Opened { family, weights, tokenizer } = exchange::open_to_run(&request.model, &[])?;
     evaluate_with(family.as_ref(), &weights, tokenizer.as_ref(), request, target)
 }
 

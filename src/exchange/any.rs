@@ -1,9 +1,9 @@
-//! A model from whatever holds one: a folder as Hugging Face has it, or a GGUF file.
+//! A model from whatever holds one: a folder as Hugging Face has it, a GGUF file, or a base and adapters.
 
-use super::{Result, import_gguf};
+use super::{Result, adapted, import_gguf};
 use crate::data::tokenizer::{FILE_NAME, Tokenizer};
 use crate::model::{self, Family, Weights};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model with its weights.
 #[derive(Debug)]
@@ -21,9 +21,33 @@ pub fn is_gguf(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
-/// Opens a folder or a GGUF file.
+/// Opens a folder or a GGUF file. Where a folder holds adapters, they are merged into the weights of their base.
 pub fn open(path: &Path) -> Result<Opened> {
-    let mut opened = open_model(path)?;
+    match adapted::parts(path, &[])? {
+        Some(parts) => Ok(parts.merged()?.0),
+        None => open_plain(path),
+    }
+}
+
+/// The same without the tokenizer of a folder, for those who bring tokens.
+pub fn open_model(path: &Path) -> Result<Opened> {
+    match adapted::parts(path, &[])? {
+        Some(parts) => Ok(parts.merged()?.0),
+        None => without_tokenizer(path),
+    }
+}
+
+/// Opens a model to run it, with adapters if there are some; see [`Parts::to_run`](super::Parts::to_run).
+pub fn open_to_run(path: &Path, adapters: &[PathBuf]) -> Result<Opened> {
+    match adapted::parts(path, adapters)? {
+        Some(parts) => parts.to_run(),
+        None => open_plain(path),
+    }
+}
+
+/// Opens what holds a whole model.
+pub(super) fn open_plain(path: &Path) -> Result<Opened> {
+    let mut opened = without_tokenizer(path)?;
     let file = path.join(FILE_NAME);
     if opened.tokenizer.is_none() && file.exists() {
         opened.tokenizer = Some(Tokenizer::load(&file)?);
@@ -31,8 +55,7 @@ pub fn open(path: &Path) -> Result<Opened> {
     Ok(opened)
 }
 
-/// The same without the tokenizer of a folder, for those who bring tokens.
-pub fn open_model(path: &Path) -> Result<Opened> {
+fn without_tokenizer(path: &Path) -> Result<Opened> {
     if is_gguf(path) {
         let imported = import_gguf(path)?;
         return Ok(Opened {

@@ -13,6 +13,9 @@ pub enum Error {
     /// The family, its configuration or its weights.
     #[error(transparent)]
     Model(#[from] model::Error),
+    /// An adapter, or what it stands beside.
+    #[error(transparent)]
+    Adapter(#[from] crate::adapt::Error),
     /// The tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] data::Error),

@@ -3,6 +3,7 @@
 //! [`export_gguf`] writes weights under the names and in the order of rows that those programs expect, with the keys that describe
 //! the model and its tokenizer; [`import_gguf`] reads such files, ours or not, back into a family, its weights and a tokenizer.
 
+mod adapted;
 mod any;
 mod error;
 mod export;
@@ -13,7 +14,8 @@ mod pieces;
 mod rows;
 mod vocabulary;
 
-pub use any::{Opened, is_gguf, open, open_model};
+pub use adapted::{Parts, parts};
+pub use any::{Opened, is_gguf, open, open_model, open_to_run};
 pub use error::{Error, Result};
 pub use export::{Exported, Options, export_gguf};
 pub use import::{Imported, import_gguf};

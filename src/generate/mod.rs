@@ -74,7 +74,7 @@ impl Writer {
     ///
     /// `longest` is the most tokens that prompt and continuation will have: a short text needs no whole context.
     pub fn open(folder: &Path, target: &Target, longest: usize) -> Result<Writer> {
-        Writer::with(exchange::open(folder)?, target, longest)
+        Writer::with(exchange::open_to_run(folder, &[])?, target, longest)
     }
 
     /// A writer for a model that is open.

@@ -31,9 +31,14 @@ pub use tensors::Stored;
 
 /// Writes tensors as a safetensors file that is there whole or not at all.
 pub(super) fn write_tensors(path: &Path, list: &[(String, Stored)]) -> io::Result<()> {
+    write_bytes(path, &tensor_bytes(list)?)
+}
+
+/// Tensors as the bytes of a safetensors file.
+pub(super) fn tensor_bytes(list: &[(String, Stored)]) -> io::Result<Vec<u8>> {
     let mut bytes = vec![];
     tensors::write(&mut bytes, list)?;
-    write_bytes(path, &bytes)
+    Ok(bytes)
 }
 
 /// The tensors of a safetensors file.
@@ -51,11 +56,11 @@ pub(super) fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub struct Snapshot<'a> {
     /// Steps taken so far.
     pub step: u64,
-    /// The weights by name.
+    /// The weights by name; none where they lie in further files.
     pub model: &'a [(String, Stored<'a>)],
     /// The optimiser's moments by name.
     pub optimizer: &'a [(String, Stored<'a>)],
-    /// Further files by name, such as `config.json` and `tokenizer.json`.
+    /// Further files by name, such as `config.json` and `tokenizer.json`, or in a folder within: `style/adapter_config.json`.
     pub extra: &'a [(String, Vec<u8>)],
     /// Where the run stands: cursor, schedule, seed. Comes back as it was given.
     pub state: &'a Value,
@@ -81,7 +86,7 @@ pub struct Loaded {
     pub folder: PathBuf,
     /// Steps taken when it was written.
     pub step: u64,
-    /// The weights by name.
+    /// The weights by name; none where they lie in further files.
     pub model: Vec<(String, Stored<'static>)>,
     /// The optimiser's moments by name.
     pub optimizer: Vec<(String, Stored<'static>)>,

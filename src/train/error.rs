@@ -15,6 +15,9 @@ pub enum Error {
     /// The model's folder or shape.
     #[error(transparent)]
     Model(#[from] crate::model::Error),
+    /// An adapter, or what it stands beside.
+    #[error(transparent)]
+    Adapter(#[from] crate::adapt::Error),
     /// The graph.
     #[error(transparent)]
     Graph(#[from] crate::graph::Error),

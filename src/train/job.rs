@@ -1,11 +1,13 @@
 //! What a recipe names, made: text, tokenizer, tokens, model, first weights.
 
+use super::adapters::weights_of;
 use super::distill::cache::Cache;
 use super::layout::Class;
 use super::recipe::{self, Recipe};
 use super::second::{self, Second};
 use super::trainer::{Program, Settings, Trainer, Weight};
-use super::{Beside, Error, Frozen, Reduced, Result, Target, micro};
+use super::{Beside, Error, Reduced, Result, Target, micro};
+use crate::adapt::is_adapter;
 use crate::data::masking::{Hider, mask_of};
 use crate::data::replay::Replay;
 use crate::data::store::{Part, Store, split};
@@ -14,7 +16,7 @@ use crate::data::tokenizer::{self, Spec, Tokenizer};
 use crate::data::windows::{self, Batch, IGNORED, Sampler};
 use crate::data::{corpus, replay};
 use crate::graph::{Feeds, Graph};
-use crate::model::{self, Activation, Design, Extent, Family, Mode, ParameterSpec, Reading, Task, Weights};
+use crate::model::{self, Activation, Design, Extent, Family, Mode, Reading, Task, Weights};
 use crate::ops::Value;
 use crate::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use crate::tensor::{DType, Tensor, Type};
@@ -124,14 +126,11 @@ impl Job {
         Ok(trainer)
     }
 
-    /// Weights before step 0: loaded, or drawn from the seed.
+    /// All that is trained, before step 0: loaded, or drawn from the seed.
     pub fn first_weights(&self) -> Result<Weights> {
-        match &self.recipe.model {
-            recipe::Model::Load { folder, keep_layers: Some(kept), .. } => {
-                Ok(Weights::read(folder, model::open(folder)?.as_ref())?.keep_layers(kept))
-            }
-            recipe::Model::Load { folder, .. } => Ok(Weights::read(folder, self.family.as_ref())?),
-            recipe::Model::Build(_) => Ok(model::initial(&self.family.parameters(), self.recipe.train.seed)),
+        match &self.beside.adapters {
+            Some(adapters) => Ok(adapters.first.clone()),
+            None => base_of(&self.recipe, self.family.as_ref()),
         }
     }
 
@@ -218,11 +217,9 @@ impl Step {
             teacher.check_context(extent.context)?;
         }
         let train = &recipe.train;
-        let decay = &train.optimizer.decay;
-        let weight = |spec: ParameterSpec| Weight {
-            decays: decay.applies(&spec.name, spec.shape.len()),
-            name: spec.name,
-            shape: spec.shape,
+        let (parameters, writers) = match &beside.adapters {
+            Some(adapters) => (adapters.parameters(), writers(&adapters.adapted(family), beside, extent)?),
+            None => (family.parameters(), writers(family, beside, extent)?),
         };
         let settings = Settings {
             optimizer: train.optimizer.clone(),
@@ -247,14 +244,11 @@ impl Step {
                     byte_weights: recipe.precision.weights == recipe::Held::Int8,
                 },
             },
-            frozen: beside.teacher.as_ref().map_or_else(Frozen::default, |teacher| teacher.frozen.clone()),
+            frozen: beside.frozen(),
             aside: beside.teacher.as_ref().map_or_else(Vec::new, |teacher| teacher.aside().to_vec()),
-            beside: match &beside.teacher {
-                Some(teacher) => teacher.writers(family, extent)?,
-                None => vec![],
-            },
+            beside: writers,
         };
-        Ok(Step { weights: family.parameters().into_iter().map(weight).collect(), settings, extent })
+        Ok(Step { weights: weights_of(parameters, &train.optimizer.decay), settings, extent })
     }
 
     /// What writes the recipe's loss of a model into a graph.
@@ -266,14 +260,34 @@ impl Step {
     ) -> impl Fn(&mut Graph, Mode) -> Result<Value> + 'a {
         let smoothing = recipe.train.label_smoothing as f32;
         let reading = second::reading_of(recipe, family, extent, Mode::Train);
-        move |graph, mode| match &beside.teacher {
+        let of = move |family: &dyn Family, graph: &mut Graph, mode| match &beside.teacher {
             // What is measured is how well the student reads the text, as without a teacher.
             Some(teacher) if mode == Mode::Train => teacher.loss(family, graph, extent, smoothing),
             _ if family.interface().task == Task::SecondText => {
                 second::loss(family, graph, &Reading { mode, ..reading }, smoothing)
             }
             _ => language_loss(family, graph, extent, mode, smoothing),
+        };
+        move |graph, mode| match &beside.adapters {
+            Some(adapters) => of(&adapters.adapted(family), graph, mode),
+            None => of(family, graph, mode),
         }
+    }
+}
+
+/// Graphs in which the student or the teacher writes.
+fn writers(student: &dyn Family, beside: &Beside, extent: Extent) -> Result<Vec<Graph>> {
+    beside.teacher.as_ref().map_or(Ok(vec![]), |teacher| teacher.writers(student, extent))
+}
+
+/// Weights of the model as the recipe has it before any step: loaded, or drawn from the seed.
+pub(super) fn base_of(recipe: &Recipe, family: &dyn Family) -> Result<Weights> {
+    match &recipe.model {
+        recipe::Model::Load { folder, keep_layers: Some(kept), .. } => {
+            Ok(Weights::read(folder, model::open(folder)?.as_ref())?.keep_layers(kept))
+        }
+        recipe::Model::Load { folder, .. } => Ok(Weights::read(folder, family)?),
+        recipe::Model::Build(_) => Ok(model::initial(&family.parameters(), recipe.train.seed)),
     }
 }
 
@@ -370,6 +384,11 @@ fn tokenizer_of(recipe: &Recipe, text: &str) -> Result<Tokenizer> {
 /// The architecture of a recipe's model, over a tokenizer of so many tokens.
 pub fn family_of(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn Family>> {
     match &recipe.model {
+        recipe::Model::Load { folder, .. } if is_adapter(folder) => Err(Error::Folder {
+            path: folder.display().to_string(),
+            problem: "holds adapters, and no whole model".into(),
+            hint: "`kiln adapter merge` makes one of it; with adapter.load its adapter is trained on",
+        }),
         recipe::Model::Load { folder, keep_layers: Some(kept), .. } => {
             Ok(model::keep_layers(model::open(folder)?.as_ref(), kept)?)
         }

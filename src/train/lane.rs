@@ -77,11 +77,14 @@ impl<'a> Lane<'a> {
             for rejected in &loaded.rejected {
                 (watch.say)(&format!("warning: damaged checkpoint passed over: {rejected}"));
             }
-            state = restore(&mut trainer, loaded)?;
+            state = restore(&mut trainer, loaded, job)?;
             (watch.say)(&format!("resuming after step {} from {}", loaded.step, loaded.folder.display()));
         }
         job.recipe.save(folder)?;
         job.tokenizer.save(folder)?;
+        if let Some(adapters) = &job.beside.adapters {
+            adapters.keep_base(job, loaded.is_some())?;
+        }
         let metrics = metrics_from(folder, loaded.as_ref(), recovery.as_ref())?;
         let mut sampler = job.sampler()?;
         sampler.seek(state.cursor)?;
@@ -287,13 +290,20 @@ impl<'a> Lane<'a> {
         self.report(true)?;
         let started = Instant::now();
         let (weights, moments) = (self.trainer.weights()?, self.trainer.moments()?);
-        let config =
-            serde_json::to_vec_pretty(&self.job.family.config()).expect("a JSON object is printable");
-        let extra = [
-            ("config.json".to_string(), config),
-            ("tokenizer.json".to_string(), self.job.tokenizer.to_json()?.into_bytes()),
-        ];
-        let (model, optimizer) = (stored(&weights), stored(&moments));
+        let (family, tokenizer) = (self.job.family.as_ref(), self.job.tokenizer.to_json()?.into_bytes());
+        let mut extra = vec![("tokenizer.json".to_string(), tokenizer)];
+        let model = match &self.job.beside.adapters {
+            Some(adapters) => {
+                extra.extend(adapters.files(&self.job.recipe.run.folder, family, &weights)?);
+                vec![]
+            }
+            None => {
+                let config = serde_json::to_vec_pretty(&family.config()).expect("a JSON object is printable");
+                extra.push(("config.json".to_string(), config));
+                stored(&weights)
+            }
+        };
+        let optimizer = stored(&moments);
         let state = serde_json::to_value(&self.state).expect("plain numbers are printable");
         let saved = self.checkpoints.save(&Snapshot {
             step: self.trainer.steps_done(),
@@ -361,6 +371,10 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     if let Some(teacher) = &job.beside.teacher {
         say(&format!("teacher  {}", teacher.describe()));
     }
+    if let Some(adapters) = &job.beside.adapters {
+        say(&format!("base     {}", adapters.describe_base()));
+        adapters.list.iter().for_each(|adapter| say(&format!("adapter  {}", adapter.describe())));
+    }
     let (m, held) = (trainer.memory(), trainer.held_bytes());
     let fits = target.memory_bytes().map_or(String::new(), |have| format!(" of {:.0}", mib(have)));
     let frozen = match m.frozen {
@@ -394,7 +408,7 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     }
 }
 
-fn restore(trainer: &mut Trainer, loaded: &Loaded) -> Result<State> {
+fn restore(trainer: &mut Trainer, loaded: &Loaded, job: &Job) -> Result<State> {
     let folder = loaded.folder.display().to_string();
     let wrong = |problem: String| Error::Mismatch { folder: folder.clone(), problem };
     let tensors = |list: &[(String, Stored<'static>)]| -> Result<HashMap<String, Tensor>> {
@@ -405,7 +419,11 @@ fn restore(trainer: &mut Trainer, loaded: &Loaded) -> Result<State> {
         };
         list.iter().map(read).collect()
     };
-    let (weights, moments) = (tensors(&loaded.model)?, tensors(&loaded.optimizer)?);
+    let moments = tensors(&loaded.optimizer)?;
+    let weights = match &job.beside.adapters {
+        Some(adapters) => adapters.read(&loaded.folder, job.family.as_ref())?,
+        None => tensors(&loaded.model)?,
+    };
     trainer.set_weights(|name, _: &Shape| {
         weights.get(name).cloned().ok_or_else(|| wrong(format!("`{name}` is missing")))
     })?;

@@ -1,5 +1,7 @@
 //! Training: the recipe, the schedule, the step as a fixed program, the loop, the run folder.
 
+pub mod adapters;
+mod beside;
 pub mod checkpoint;
 pub mod distill;
 mod error;
@@ -23,7 +25,7 @@ mod target;
 pub mod trainer;
 mod update;
 
-pub use distill::Beside;
+pub use beside::Beside;
 pub use error::{Error, Result};
 pub use frozen::Frozen;
 pub use reduced::Reduced;

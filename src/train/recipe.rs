@@ -6,6 +6,7 @@
 //!
 //! An empty recipe is a good one: it trains `gpt-nano` on the built-in corpus.
 
+mod adapter;
 mod distill;
 mod error;
 mod memory;
@@ -30,8 +31,10 @@ use serde::{Serialize, Serializer};
 use crate::data::masking::Masking;
 use crate::train::schedule::Schedule;
 
+pub use crate::adapt::Hold;
 pub use crate::passes::Recompute;
-pub use distill::{Distill, Knob, TeacherPrecision};
+pub use adapter::{Adapter, Design, Shape as AdapterShape};
+pub use distill::{Distill, Knob};
 pub use error::{Error, Origin};
 pub use memory::{Bytes, Memory};
 pub use objective::Objective;
@@ -59,6 +62,9 @@ pub struct Recipe {
     /// For a model in which codes; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantize>,
+    /// Adapters that are trained in the place of the model; empty: the model is.
+    #[serde(rename = "adapter", skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<Adapter>,
     /// From which teacher; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distill: Option<Distill>,

@@ -2,7 +2,7 @@
 
 use super::super::stage::{Needs, Order, Promise, Report, Setting, Stage, Subject};
 use super::super::{Error, Result};
-use crate::model::{self, Weights};
+use crate::exchange::{self, Opened};
 use crate::train::checkpoint::Store;
 use crate::train::job::family_of;
 use crate::train::program::Memory;
@@ -43,9 +43,9 @@ pub struct Train {
     /// Pruning by and by: as `[prune]`.
     #[serde(default, skip_serializing_if = "Table::is_empty")]
     pub prune: Table,
-    /// Low-rank adapters beside frozen weights: as `[adapter]`.
-    #[serde(default, skip_serializing_if = "Table::is_empty")]
-    pub adapter: Table,
+    /// Low-rank adapters beside frozen weights, merged into them in the end: as `[adapter]`, or a list of such tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<Value>,
 }
 
 impl Train {
@@ -87,11 +87,11 @@ impl Train {
             ("quantize", self.quantize.clone()),
             ("distill", distill),
             ("prune", self.prune.clone()),
-            ("adapter", self.adapter.clone()),
             ("run", run),
         ];
         let tables = tables.into_iter().filter(|(_, table)| !table.is_empty());
-        let all: Table = tables.map(|(name, table)| (name.to_string(), Value::Table(table))).collect();
+        let mut all: Table = tables.map(|(name, table)| (name.to_string(), Value::Table(table))).collect();
+        all.extend(self.adapter.clone().map(|adapter| ("adapter".to_string(), adapter)));
         let text = toml::to_string(&all).expect("tables of text and numbers are TOML");
         let place = "the tables of the pass `train`";
         Ok(Recipe::from_text(&text, place, &[]).map_err(train::Error::from)?)
@@ -146,8 +146,8 @@ impl Stage for Train {
             return Err(Error::Interrupted { step: summary.steps });
         }
         let checkpoint = summary.checkpoint.as_ref().expect("a run that ended has written one");
-        subject.family = model::open(checkpoint)?;
-        subject.weights = Weights::read(checkpoint, subject.family.as_ref())?;
+        let Opened { family, weights, .. } = exchange::open(checkpoint)?;
+        (subject.family, subject.weights) = (family, weights);
         let validation = summary.validation_loss;
         let loss = validation.map_or(String::new(), |loss| format!(", validation loss {loss:.4}"));
         let summary_text = format!("trained {} steps: loss {:.4}{loss}", summary.steps, summary.loss);

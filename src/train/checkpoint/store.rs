@@ -127,20 +127,24 @@ impl Store {
         fs::create_dir_all(temporary).map_err(|source| at(temporary, source))?;
 
         let mut files = BTreeMap::new();
-        for (name, list) in [(MODEL, snapshot.model), (OPTIMIZER, snapshot.optimizer)] {
+        let lists = [(MODEL, snapshot.model), (OPTIMIZER, snapshot.optimizer)];
+        for (name, list) in lists.into_iter().filter(|(name, list)| *name != MODEL || !list.is_empty()) {
             let path = temporary.join(name);
             let record = durable::write_file(&self.create, &path, |out| tensors::write(out, list));
             files.insert(name.to_string(), record.map_err(|source| at(&path, source))?);
         }
         for (name, bytes) in snapshot.extra {
             let path = temporary.join(name);
-            if files.contains_key(name) || name == manifest::FILE_NAME || Path::new(name).iter().count() != 1
-            {
+            let ours = [MODEL, OPTIMIZER, manifest::FILE_NAME].contains(&name.as_str());
+            if ours || files.contains_key(name) || !is_inside(name) {
                 let source = io::Error::new(io::ErrorKind::InvalidInput, "not a free plain file name");
                 return Err(at(&path, source));
             }
-            let record = durable::write_file(&self.create, &path, |out| out.write_all(bytes));
+            let within = path.parent().expect("it is joined to a folder");
+            let record = fs::create_dir_all(within)
+                .and_then(|()| durable::write_file(&self.create, &path, |out| out.write_all(bytes)));
             files.insert(name.clone(), record.map_err(|source| at(&path, source))?);
+            durable::sync_folder(within).map_err(|source| at(within, source))?;
         }
         let path = temporary.join(manifest::FILE_NAME);
         let manifest = Manifest::new(snapshot.step, snapshot.validation_loss, files, snapshot.state.clone());
@@ -232,6 +236,12 @@ impl Store {
     }
 }
 
+/// A file's name, or that of a folder and of a file in it.
+fn is_inside(name: &str) -> bool {
+    let parts: Vec<_> = Path::new(name).components().collect();
+    matches!(parts.len(), 1 | 2) && parts.iter().all(|part| matches!(part, std::path::Component::Normal(_)))
+}
+
 fn name_of(step: u64) -> String {
     format!("step-{step:06}")
 }
@@ -256,7 +266,8 @@ fn read(folder: &Path) -> Result<Loaded, Rejected> {
     let mut take =
         |name| lists.remove(name).ok_or_else(|| rejected(format!("{name} is not in the manifest")));
     Ok(Loaded {
-        model: take(MODEL)?,
+        // Where adapters are trained, their files are among the others.
+        model: take(MODEL).unwrap_or_default(),
         optimizer: take(OPTIMIZER)?,
         folder: folder.to_path_buf(),
         step: body.step,

@@ -255,7 +255,9 @@ fn the_system_s_own_full_device_is_an_error_that_names_the_file() {
 #[test]
 fn an_extra_file_may_not_take_a_name_that_is_in_use_or_leave_the_folder() {
     let (run, store) = opened(3);
-    for name in ["model.safetensors", "manifest.json", "../escaped.json", ""] {
+    for name in
+        ["model.safetensors", "manifest.json", "../escaped.json", "/tmp/a.json", "a/b/c.json", "a/..", ""]
+    {
         let extra = [(name.to_string(), Vec::new())];
         let snapshot = Snapshot {
             step: 1,
@@ -268,4 +270,20 @@ fn an_extra_file_may_not_take_a_name_that_is_in_use_or_leave_the_folder() {
         assert!(store.save(&snapshot).is_err(), "{name}");
     }
     assert!(entries(run.path()).is_empty());
+}
+
+#[test]
+fn files_within_a_folder_take_the_place_of_weights_and_are_checked_as_those_are() {
+    let (run, store) = opened(3);
+    let extra = [("style/adapter.json".to_string(), b"{}".to_vec())];
+    let state = Value::Null;
+    let snapshot =
+        Snapshot { step: 1, model: &[], optimizer: &[], extra: &extra, state: &state, validation_loss: None };
+    let folder = store.save(&snapshot).unwrap().folder;
+    assert!(!folder.join("model.safetensors").exists());
+    let loaded = store.load_latest().unwrap().unwrap();
+    assert!(loaded.model.is_empty() && loaded.rejected.is_empty());
+    std::fs::write(folder.join("style/adapter.json"), b"[]").unwrap();
+    assert!(matches!(store.load_latest(), Err(Error::NoneUsable { .. })));
+    drop(run);
 }

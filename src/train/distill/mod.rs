@@ -13,16 +13,14 @@ pub use top::Top;
 pub use writing::Author;
 
 use super::frozen::Frozen;
-use super::recipe::{Distill, Knob, TeacherPrecision, Writing};
+use super::recipe::{Distill, Knob, Writing};
 use super::{Error, Result};
+use crate::adapt::{self, hold};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::windows::{Batch, IGNORED};
 use crate::graph::{Feeds, Graph};
-use crate::model::{self, Extent, Family, Init, Mode, ParameterSpec, Quantized, Stored, Weights};
-use crate::ops::coded::Activations;
-use crate::passes;
-use crate::tensor::quant::{self, Scheme, Share, encode};
-use crate::tensor::{DType, Tensor};
+use crate::model::{self, Extent, Family, Init, Mode, ParameterSpec, Weights};
+use crate::tensor::Tensor;
 use std::path::Path;
 
 /// Stands before the names of a teacher's weights.
@@ -169,11 +167,7 @@ impl Teacher {
 
     /// One line on what it is.
     pub fn describe(&self) -> String {
-        let held = match self.recipe.teacher_precision {
-            TeacherPrecision::F32 => "as it is",
-            TeacherPrecision::F16 => "in f16",
-            TeacherPrecision::Int8 => "in int8",
-        };
+        let held = self.recipe.teacher_precision;
         let kept = match (self.top(), &self.recipe.cache) {
             (Some(count), Some(folder)) => {
                 format!(" while it ran ahead: {count} tokens of each position in {}", folder.display())
@@ -261,60 +255,13 @@ fn differ(ours: &Tokenizer, theirs: &Tokenizer) -> Option<String> {
     Some(format!("token {id} is {:?} for its tokenizer and {:?} for the student's", name(theirs), name(ours)))
 }
 
-/// Weights as a teacher's are to be held; what is not plain f32 stays as it is.
+/// Weights as a teacher's are to be held.
 fn held(recipe: &Distill, family: &dyn Family) -> Result<Weights> {
-    let (folder, precision) = (&recipe.teacher, recipe.teacher_precision);
-    let mut weights = Weights::read(folder, family)?;
-    if precision == TeacherPrecision::F32 {
-        return Ok(weights);
-    }
-    let mut graph = Graph::new();
-    let forward = family.forward(&mut graph, Extent { batch: 1, context: 1 }, Mode::Evaluate)?;
-    graph.output("logits", forward.logits);
-    let linear = passes::linear_forms(&graph);
-    let plain: Vec<(String, Tensor)> =
-        weights.iter().filter(|(_, t)| t.shape.len() == 2).map(|(n, t)| (n.to_string(), t.clone())).collect();
-    for (name, tensor) in plain {
-        let form = linear.iter().find(|(linear, _)| *linear == name);
-        let stored = match form.filter(|_| precision == TeacherPrecision::Int8) {
-            Some(&(_, turned)) => codes_of(&tensor, turned).map_err(|source| Error::Teacher {
-                folder: folder.display().to_string(),
-                problem: format!("`{name}`: {source}"),
-                hint: "teacher_precision = \"f32\" takes it as it is".to_string(),
-            })?,
-            None => Stored::Halves(DType::F16, tensor.to_precision(DType::F16)),
-        };
-        weights.store(name, stored);
-    }
-    Ok(weights)
-}
-
-fn codes_of(tensor: &Tensor, turned: bool) -> Result<Stored, quant::Error> {
-    let [first, second] = [tensor.shape[0], tensor.shape[1]];
-    let scheme = Scheme::symmetric(8, Share::Row);
-    let coded = match turned {
-        true => encode(&model::turn(tensor.real(), first, second), second, first, &scheme),
-        false => encode(tensor.real(), first, second, &scheme),
-    }?;
-    let (shape, activations) = (tensor.shape.clone(), Activations::Numbers);
-    Ok(Stored::Codes(Quantized { shape, coded, double: None, turned, activations }))
-}
-
-/// What stands beside a model in its training step.
-#[derive(Debug, Default)]
-pub struct Beside {
-    /// A teacher, if the recipe names one.
-    pub teacher: Option<Teacher>,
-}
-
-impl Beside {
-    /// Opens what the recipe names, for a model.
-    pub fn open(
-        recipe: &super::recipe::Recipe,
-        family: &dyn Family,
-        tokenizer: Option<&Tokenizer>,
-    ) -> Result<Beside> {
-        let teacher = recipe.distill.as_ref().map(|distill| Teacher::open(distill, family, tokenizer));
-        Ok(Beside { teacher: teacher.transpose()? })
-    }
+    let folder = &recipe.teacher;
+    hold(Weights::read(folder, family)?, family, recipe.teacher_precision).map_err(|error| match error {
+        adapt::Error::Base { name, problem, .. } => {
+            refused(folder, format!("`{name}`: {problem}"), "teacher_precision = \"f32\" takes it as it is")
+        }
+        other => other.into(),
+    })
 }

@@ -9,6 +9,7 @@ use toml::Value;
 use super::error::Error;
 use super::read::Section;
 use super::writing::{self, Writing};
+use crate::adapt::Hold;
 
 /// All keys of the section.
 pub(super) const KEYS: &[&str] = &[
@@ -43,7 +44,7 @@ pub struct Distill {
     /// Its folder, with `config.json` and `model.safetensors`.
     pub teacher: PathBuf,
     /// How its weights are held.
-    pub teacher_precision: TeacherPrecision,
+    pub teacher_precision: Hold,
     /// A folder for what the teacher says when it runs ahead, once for any number of runs. Absent: it is part of each step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
@@ -79,28 +80,6 @@ pub struct Distill {
     /// Windows that one of the two writes. Absent: all are read in the text.
     #[serde(flatten)]
     pub writing: Option<Writing>,
-}
-
-/// How the weights of a teacher are held.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TeacherPrecision {
-    /// As they are in its folder: 32 bits, or codes.
-    #[default]
-    F32,
-    /// Matrices in 16 bits.
-    F16,
-    /// Linear layers in 8 bits with a scale for each output, other matrices in 16.
-    Int8,
-}
-
-impl Serialize for TeacherPrecision {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self {
-            TeacherPrecision::F32 => "f32",
-            TeacherPrecision::F16 => "f16",
-            TeacherPrecision::Int8 => "int8",
-        })
-    }
 }
 
 /// A number that may change over the steps of a run: from one to another in a straight line, and then no more.
@@ -163,9 +142,7 @@ pub(super) fn distill(section: &Section) -> Result<Option<Distill>, Error> {
         section.only(&["teacher"], "a teacher is what the other keys are about: teacher = \"runs/large\"")?;
         return Ok(None);
     };
-    let words =
-        [("f32", TeacherPrecision::F32), ("f16", TeacherPrecision::F16), ("int8", TeacherPrecision::Int8)];
-    let precision = section.word("teacher_precision", &words)?.or(TeacherPrecision::F32);
+    let precision = section.word("teacher_precision", &Hold::WORDS)?.or(Hold::F32);
     let hint = "2 is common; 1 leaves the logits as they are";
     let temperature = section.number("temperature")?.must(|&t| t > 0.0, "above zero", hint)?;
     let hint = "0.5 is common; for the ends write kl or reverse_kl instead of jsd";

@@ -15,6 +15,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("precision", &["storage", "loss_scale", "weights", "states", "int8", "int8_ignore"]),
     ("quantize", &["scheme", "learned_step", "targets", "ignore"]),
     ("distill", super::distill::KEYS),
+    ("adapter", super::adapter::KEYS),
     ("memory", &["recompute", "budget"]),
     ("run", &["device", "folder", "profile", "recover", "save", "log"]),
 ];
@@ -79,6 +80,24 @@ impl<'a> Section<'a> {
         root.refuse_unknown(&names)?;
         let (_, keys) = SECTIONS.iter().find(|(known, _)| *known == name).expect("a known section");
         root.inner(name, keys)
+    }
+
+    /// A top section that may be there several times: `[name]`, or `[[name]]` for each.
+    pub(super) fn open_all(raw: &'a RawRecipe, name: &str) -> Result<Vec<Section<'a>>, Error> {
+        let Some(Value::Array(items)) = raw.table.get(name) else {
+            let section = Section::open(raw, name)?;
+            return Ok(if section.table.is_some() { vec![section] } else { vec![] });
+        };
+        let (_, keys) = SECTIONS.iter().find(|(known, _)| *known == name).expect("a known section");
+        let root = Section { raw, path: String::new(), table: Some(&raw.table) };
+        let of = |(at, item): (usize, &'a Value)| {
+            let table =
+                item.as_table().ok_or_else(|| root.wrong_type(name, "a table, or a list of tables"))?;
+            let section = Section { raw, path: format!("{name}.{at}"), table: Some(table) };
+            section.refuse_unknown(keys)?;
+            Ok(section)
+        };
+        items.iter().enumerate().map(of).collect()
     }
 
     /// A table inside this one, holding only the given keys.

@@ -10,10 +10,10 @@ use super::rate;
 use super::raw::RawRecipe;
 use super::read::{Given, Section, describe, nearest};
 use super::{
-    Data, Evaluate, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save, Shape,
-    States, Storage, Tokenizer, Train,
+    Adapter, Data, Evaluate, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save,
+    Shape, States, Storage, Tokenizer, Train,
 };
-use super::{distill, memory, objective, optimizer, precision, quantize};
+use super::{adapter, distill, memory, objective, optimizer, precision, quantize};
 use crate::data::masking::Masking;
 use crate::model::usual;
 
@@ -36,10 +36,13 @@ impl RawRecipe {
         let train = train(&section, steps, context)?;
         let quantize = quantize(&Section::open(self, "quantize")?, &precision)?;
         refuse_held(self, &precision, &train, quantize.is_some())?;
+        let adapters = adapter::adapters(&Section::open_all(self, "adapter")?)?;
+        refuse_beside_adapters(self, &adapters, &precision, quantize.is_some())?;
         Ok(Recipe {
             data: data(&Section::open(self, "data")?, &model)?,
             train,
             quantize,
+            adapters,
             distill: distill::distill(&Section::open(self, "distill")?)?,
             precision,
             memory: memory::memory(&Section::open(self, "memory")?)?,
@@ -306,6 +309,31 @@ fn quantize(section: &Section, precision: &Precision) -> Result<Option<Quantize>
         return Err(section.refuse("scheme", "absent beside other storage and products than f32", hint));
     }
     Ok(found)
+}
+
+/// What trains the weights of layers in another way has nothing to work on where those stay as they are.
+fn refuse_beside_adapters(
+    raw: &RawRecipe,
+    adapters: &[Adapter],
+    precision: &Precision,
+    quantizes: bool,
+) -> Result<(), Error> {
+    if adapters.is_empty() {
+        return Ok(());
+    }
+    let refuse = |table: &str, key, hint| {
+        Section::open(raw, table).map(|section| section.refuse(key, "absent beside [adapter]", hint))
+    };
+    if quantizes {
+        let hint =
+            "the base is not trained; to hold it in codes write base = \"nf4\" or \"int8\" in [adapter]";
+        return Err(refuse("quantize", "scheme", hint)?);
+    }
+    if !precision.int8.is_empty() {
+        let hint = "the products of the base are made as it is held: base = \"int8\" in [adapter]";
+        return Err(refuse("precision", "int8", hint)?);
+    }
+    Ok(())
 }
 
 fn run(section: &Section) -> Result<Run, Error> {
