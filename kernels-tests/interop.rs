@@ -1,18 +1,20 @@
 //! Files written here and read by other people's packages.
 //!
 //! `KILN_PYTHON` names a Python with `gguf` (`scripts/interop` makes one, `.ci/run` uses it), `KILN_PYTHON_TORCH` one that has
-//! torch, transformers, `gguf` and `compressed-tensors` too, which are too large to be fetched on every run. Where a variable is
+//! torch, transformers, `peft`, `gguf` and `compressed-tensors` too, which are too large to be fetched on every run. Where a variable is
 //! not set its trials are counted as ignored.
 
 mod golden;
 
+use kiln::adapt::{self, Adapter, Kind, Layers};
 use kiln::compress::{MEMORY_BYTES, Selection, prune};
 use kiln::data::tokenizer::Tokenizer;
-use kiln::exchange::{Options, export_gguf};
+use kiln::deploy::Deployment;
+use kiln::exchange::{self, Opened, Options, export_gguf};
 use kiln::formats::compressed_tensors::{Activations, Config, Group, Packing, write};
 use kiln::formats::gguf::{self, Array, Metadata, Part, Value};
 use kiln::formats::{Archive, Layer, Raw};
-use kiln::model::{Convention, Quantized, Stored, Weights, open};
+use kiln::model::{Convention, Extent, Mode, Quantized, Stored, Weights, open};
 use kiln::ops::coded::Activations as Operand;
 use kiln::ops::quantize_rows::Rule;
 use kiln::tensor::Tensor;
@@ -39,6 +41,8 @@ const CHECKS: &[(&str, &str, bool, Check)] = &[
     ("gguf_finds_the_weights_of_models_under_its_names", "KILN_PYTHON", true, models),
     ("transformers_runs_our_gguf_models", "KILN_PYTHON_TORCH", true, transformers),
     ("transformers_runs_our_compressed_models", "KILN_PYTHON_TORCH", true, compressed_models),
+    ("peft_runs_our_adapters", "KILN_PYTHON_TORCH", true, our_adapters),
+    ("we_run_adapters_of_peft", "KILN_PYTHON_TORCH", true, their_adapters),
     ("compressed_tensors_decompresses_our_codes_to_our_values", "KILN_PYTHON_TORCH", false, compressed),
     ("compressed_tensors_unpacks_our_masks_of_zeros", "KILN_PYTHON_TORCH", true, masked),
 ];
@@ -231,4 +235,105 @@ fn compressed_models(python: &str, golden: &Path) -> Result<(), Failed> {
         }
     }
     run(python, "transformers_compressed.py", &[folder.path()])
+}
+
+/// Scores of the text that the scripts take too, on the host.
+fn scores(model: &Opened) -> Result<Tensor, Failed> {
+    let family = model.family.as_ref();
+    let tokens = (3..3 + 16).map(|i| i % family.vocabulary() as u32).collect();
+    let deployment = Deployment::new(&model.weights);
+    let graph =
+        deployment.graph(family, Extent { batch: 1, context: 16 }, Mode::Evaluate, |graph, forward| {
+            graph.output("logits", forward.logits);
+            Ok(())
+        })?;
+    let (mut engine, _) = deployment.engine(&Target::Host, &[graph])?;
+    Ok(engine.run(0, &[&Tensor::u32([1, 16], tokens)])?.remove(0))
+}
+
+/// Kind, ends of names of layers, modules that are trained whole, and whether the scale is that of rsLoRA.
+type Case = (Kind, &'static [&'static str], &'static [&'static str], bool);
+
+/// Adapters of random numbers, as a run writes them, in a folder of each.
+fn our_adapters(python: &str, golden: &Path) -> Result<(), Failed> {
+    let out = tempfile::tempdir()?;
+    let llama: &[Case] = &[
+        (Kind::Lora, &["q_proj", "v_proj"], &[], false),
+        (Kind::Lora, &["*"], &["*norm*"], true),
+        (Kind::Dora, &["*.layers.0.*", "down_proj"], &[], false),
+    ];
+    let gpt2: &[Case] =
+        &[(Kind::Lora, &["c_attn", "c_fc"], &["ln_f"], false), (Kind::Dora, &["*"], &[], false)];
+    let neox: &[Case] = &[(Kind::Dora, &["query_key_value", "dense"], &[], false)];
+    let cases =
+        [("llama-gqa", llama), ("mistral-swa", &llama[..2]), ("gpt2", gpt2), ("gpt-neox-parallel", neox)];
+    let mut count = 0;
+    for (name, cases) in cases {
+        let place = golden.join("models").join(name);
+        let family = open(&place)?;
+        let layers = Layers::of(family.as_ref())?;
+        let texts = |list: &[&str]| list.iter().map(|text| text.to_string()).collect::<Vec<_>>();
+        for &(kind, targets, whole, rank_stabilized) in cases {
+            let chosen = layers.choose(&texts(targets), &texts(&["lm_head", "embed_out"]))?;
+            let adapter = Adapter {
+                name: "mine".into(),
+                kind,
+                rank: 4,
+                alpha: 12.0,
+                rank_stabilized,
+                dropout: 0.1,
+                layers: chosen
+                    .into_iter()
+                    .map(|linear| adapt::Layer { linear, rank: 4, alpha: 12.0 })
+                    .collect(),
+                whole: layers.whole(&texts(whole))?,
+            };
+            let number = |spec: kiln::model::ParameterSpec| {
+                let size = spec.shape.count();
+                // Gains and magnitudes lie about one, and all else about zero.
+                let centre = if spec.shape.len() == 1 { 1.0 } else { 0.0 };
+                let tensor =
+                    random(size, count as u32).iter().map(|x| centre + 0.1 * x.clamp(-3.0, 3.0)).collect();
+                (spec.name, Tensor::f32(spec.shape, tensor))
+            };
+            let factors: Weights = adapter.parameters().into_iter().map(number).collect();
+            let folder = out.path().join(format!("{name}.{count}"));
+            adapt::save(&folder, &adapter, &factors, family.as_ref(), &place)?;
+            let model = exchange::open_to_run(&place, std::slice::from_ref(&folder))?;
+            save(&folder.join("logits.safetensors"), &[("logits".to_string(), scores(&model)?)])?;
+            count += 1;
+        }
+    }
+    run(python, "peft_read.py", &[out.path(), Path::new(&count.to_string())])
+}
+
+/// Adapters that PEFT made, beside the weights and merged into them.
+fn their_adapters(python: &str, golden: &Path) -> Result<(), Failed> {
+    let (out, models) = (tempfile::tempdir()?, golden.join("models"));
+    run(python, "peft_make.py", &[out.path(), &models])?;
+    let mut count = 0;
+    for entry in std::fs::read_dir(out.path())? {
+        let folder = entry?.path();
+        let name = folder.file_name().expect("a folder has a name").to_string_lossy().into_owned();
+        let place = models.join(name.split_once('.').expect("named so by the script").0);
+        let expected = Archive::open(&folder.join("logits.safetensors"))?.tensor("logits")?;
+        let parts = || exchange::parts(&place, std::slice::from_ref(&folder));
+        let merged = parts()?.expect("it has an adapter").merged()?.0;
+        let adapt::Loaded { adapters, factors } = parts()?.expect("it has an adapter").loaded;
+        let base = exchange::open(&place)?;
+        let mut weights = adapt::with_squares(base.weights, &adapters)?;
+        weights.extend(factors);
+        let family = Box::new(adapt::Adapted::new(base.family, adapters));
+        let beside = Opened { family, weights, tokenizer: None };
+        for (how, model) in [("merged", merged), ("beside", beside)] {
+            let got = scores(&model)?;
+            let pairs = got.to_f64().into_iter().zip(expected.to_f64());
+            let off = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            if got.shape.count() != expected.shape.count() || off.is_nan() || off > 1e-4 {
+                return Err(format!("{name}, {how}: scores differ by {off}").into());
+            }
+        }
+        count += 1;
+    }
+    if count == 9 { Ok(()) } else { Err(format!("{count} adapters were made, expected 9").into()) }
 }
