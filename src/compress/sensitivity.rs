@@ -96,6 +96,7 @@ pub fn sensitivity(
 
 /// Mean over windows of the squared gradient of each element of each weight, in the weight's own layout.
 fn mean_squares(calibration: &Calibration, layers: &[&Linear]) -> Result<HashMap<String, Vec<f64>>> {
+    calibration.family.interface().expect_causal()?;
     let extent = calibration.extent()?;
     let deployment = Deployment::new(calibration.weights);
     let graph = deployment.graph(calibration.family, extent, Mode::Evaluate, |graph, forward| {

@@ -182,6 +182,7 @@ pub fn mean_loss(
     extent: Extent,
     batches: &[Batch],
 ) -> Result<(f64, usize)> {
+    family.interface().expect_causal()?;
     let deployment = Deployment::new(weights);
     let graph = deployment.graph(family, extent, Mode::Evaluate, |graph, forward| {
         let loss = model::loss(graph, forward.logits, 0.0)?;

@@ -183,3 +183,80 @@ impl Forward {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::formats::Raw;
+    use crate::graph::{Graph, evaluate};
+    use crate::model::{Activation, Design, Family, Inputs, Mode, build, initial};
+    use crate::tensor::DType;
+    use std::collections::BTreeMap;
+
+    fn model(family: &str) -> Box<dyn Family> {
+        let llama = !["gpt2", "gpt_neox"].contains(&family);
+        let design = Design {
+            layers: 2,
+            heads: 2,
+            kv_heads: None,
+            head_size: None,
+            width: 16,
+            hidden: Some(24),
+            context: 8,
+            vocabulary: 11,
+            activation: Activation::Silu,
+            norm_epsilon: 1e-5,
+            dropout: 0.0,
+            bias: !llama,
+            tie: true,
+            rope_theta: None,
+            window: (family == "mistral").then_some(2),
+        };
+        build(family, &design).unwrap()
+    }
+
+    /// Logits at each token of a text, with so many tokens of padding before and behind it.
+    fn logits(family: &dyn Family, text: &[i64], [before, behind]: [usize; 2]) -> Vec<f32> {
+        let all = before + text.len() + behind;
+        let (mut ids, mut mask) = (vec![9; all], vec![0; all]);
+        ids[before..before + text.len()].copy_from_slice(text);
+        mask[before..before + text.len()].fill(1);
+        let given = [("input_ids", ids), ("attention_mask", mask)];
+        let given: BTreeMap<_, _> =
+            given.map(|(name, all)| (name.to_string(), Raw::i64([1, all.len()], &all))).into();
+        let inputs = Inputs::new(&given, family).unwrap();
+        let reading = inputs.reading(Mode::Evaluate);
+        assert_eq!(reading.padded, before + behind > 0);
+        let mut graph = Graph::new();
+        let forward = family.read(&mut graph, &reading).unwrap();
+        graph.output("logits", forward.logits);
+        // A deviation of 0.02 would hide what attention does.
+        let mut weights = initial(&family.parameters(), 5);
+        for spec in family.parameters().iter().filter(|spec| spec.shape.len() == 2) {
+            let mut weight = weights.get(&spec.name).unwrap().clone();
+            weight.real_mut::<f32>().iter_mut().for_each(|x| *x *= 15.0);
+            weights.set(spec.name.clone(), weight);
+        }
+        let feeds = inputs.feeds(&graph).unwrap();
+        let feeds = graph
+            .inputs()
+            .fold(weights.feeds(), |all, (name, _)| all.with(name, feeds.get(name).unwrap().clone()));
+        let logits = evaluate(&graph, &feeds, DType::F32).unwrap().remove("logits").unwrap();
+        logits.real::<f32>()[before * 11..(before + text.len()) * 11].to_vec()
+    }
+
+    #[test]
+    fn padding_changes_nothing_of_a_text_behind_it_or_before_it_where_positions_are_relative() {
+        for name in ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"] {
+            let family = model(name);
+            let alone = logits(family.as_ref(), &[3, 1, 4, 1, 5], [0, 0]);
+            let sides = if name == "gpt2" { vec![[0, 3]] } else { vec![[0, 3], [3, 0], [1, 2]] };
+            for sides in sides {
+                let padded = logits(family.as_ref(), &[3, 1, 4, 1, 5], sides);
+                let apart = alone.iter().zip(&padded).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+                assert!(apart < 1e-4, "{name}: off by {apart} beside {sides:?}");
+            }
+            let other = logits(family.as_ref(), &[3, 1, 4, 2, 5], [0, 0]);
+            assert!(alone.iter().zip(&other).any(|(a, b)| (a - b).abs() > 0.1), "{name} is hardly alive");
+        }
+    }
+}
