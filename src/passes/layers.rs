@@ -65,15 +65,33 @@ pub fn linear_weights(graph: &Graph) -> Vec<String> {
 
 /// The same with whether the weight is stored as [in, out].
 pub fn linear_forms(graph: &Graph) -> Vec<(String, bool)> {
-    let mut all: Vec<Layer> = layers(graph).into_values().collect();
+    forms(graph, layers(graph))
+}
+
+/// The same of those whose name fits one of `targets`, each of which must fit one, and none of `ignore`.
+pub fn chosen_forms(
+    graph: &Graph,
+    targets: &[String],
+    ignore: &[String],
+) -> graph::Result<Vec<(String, bool)>> {
+    Ok(forms(graph, choose(graph, targets, ignore)?))
+}
+
+/// The same of all weights that products read, tables that something else reads too among them.
+pub fn product_forms(graph: &Graph) -> Vec<(String, bool)> {
+    forms(graph, products(graph))
+}
+
+fn forms(graph: &Graph, layers: HashMap<usize, Layer>) -> Vec<(String, bool)> {
+    let mut all: Vec<Layer> = layers.into_values().collect();
     all.sort_by_key(|layer| layer.weight);
     all.dedup_by_key(|layer| layer.weight);
     let form = |layer: Layer| Some((graph.info(layer.weight).name.clone()?, layer.form == Form::Nn));
     all.into_iter().filter_map(form).collect()
 }
 
-/// All linear layers whose weight only matmuls read.
-fn layers(graph: &Graph) -> HashMap<usize, Layer> {
+/// All products with a weight.
+fn products(graph: &Graph) -> HashMap<usize, Layer> {
     let mut found = HashMap::new();
     for (number, node) in graph.nodes().iter().enumerate() {
         let Some(matmul) = node.op.matmul() else { continue };
@@ -87,6 +105,12 @@ fn layers(graph: &Graph) -> HashMap<usize, Layer> {
             found.insert(number, Layer { weight, form: matmul.form, has_bias: matmul.has_bias });
         }
     }
+    found
+}
+
+/// All linear layers whose weight only matmuls read.
+fn layers(graph: &Graph) -> HashMap<usize, Layer> {
+    let mut found = products(graph);
     for (number, node) in graph.nodes().iter().enumerate() {
         for (at, input) in node.inputs.iter().enumerate() {
             let own = at == 1 && found.get(&number).is_some_and(|layer| layer.weight == *input);
@@ -142,6 +166,11 @@ mod tests {
             })
         };
         assert_eq!(chosen(&["*"], &[]).unwrap(), "a.weight b.weight");
+        let of = |(name, turned): (&str, bool)| (name.to_string(), turned);
+        let all = [("table", false), ("a.weight", true), ("b.weight", false)];
+        assert_eq!(product_forms(&graph), all.map(of));
+        let one = chosen_forms(&graph, &["b*".to_string()], &[]).unwrap();
+        assert_eq!(one, [of(all[2])]);
         assert_eq!(chosen(&["*"], &["b*"]).unwrap(), "a.weight");
         for (targets, ignore) in [(&["*", "c*"][..], &[][..]), (&["table"], &[]), (&["a*"], &["a*"])] {
             let error = chosen(targets, ignore).unwrap_err().to_string();

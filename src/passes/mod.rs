@@ -32,7 +32,7 @@ pub use freeze::Freeze;
 pub use fuse::Fuse;
 pub use group::Group;
 pub use halves::HalfWeights;
-pub use layers::{HEADS, linear_forms, linear_weights, matches};
+pub use layers::{HEADS, chosen_forms, linear_forms, linear_weights, matches, product_forms};
 pub use overwrite::Overwrite;
 pub use precision::Precision;
 pub use products::CodedProducts;

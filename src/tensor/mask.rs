@@ -89,6 +89,13 @@ impl Mask {
         size && self.words.iter().zip(&other.words).all(|(mine, its)| its & !mine == 0)
     }
 
+    /// A mask that removes what either of two of one size does.
+    pub fn joined(&self, other: &Mask) -> Mask {
+        assert_eq!((self.rows, self.cols), (other.rows, other.cols), "masks of one size");
+        let words = self.words.iter().zip(&other.words).map(|(a, b)| a | b).collect();
+        Mask { words, ..*self }
+    }
+
     /// Sets what is removed to zero.
     pub fn apply(&self, matrix: &mut [f32]) {
         self.each(matrix.len(), |at| matrix[at] = 0.0);
@@ -178,6 +185,8 @@ mod tests {
         let (none, mask) = (Mask::none(3, 5), random(3, 5));
         assert!(mask.covers(&none) && mask.covers(&mask) && !none.covers(&mask));
         assert!(!mask.covers(&Mask::none(5, 3)));
+        let other = mask.turned().turned();
+        assert_eq!((mask.joined(&none), mask.joined(&other)), (mask.clone(), mask));
     }
 
     #[test]

@@ -21,8 +21,11 @@ pub mod bytes;
 mod fast;
 mod host;
 mod lower;
+pub mod masked;
+pub mod movement;
 pub mod norm;
 pub mod rounding;
+pub mod shrink;
 
 use super::launch::{Caps, Variant};
 use super::{
@@ -35,7 +38,7 @@ use std::sync::Arc;
 pub const BLOCK: usize = 64;
 
 /// Elements of the `scalars` input: learning rate; 1 / (1 - beta1^t); 1 / sqrt(1 - beta2^t); 1 on the first step, else 0; the
-/// step t, counted from one; ln beta1; ln beta2; a spare zero. Where the control value tells of skipped steps, t counts without
+/// step t, counted from one; ln beta1; ln beta2; the threshold of [`shrink`], zero here. Where the control value tells of skipped steps, t counts without
 /// them.
 pub const SCALARS: usize = 8;
 
