@@ -12,6 +12,8 @@ mod distill;
 mod frozen;
 #[path = "training/micro.rs"]
 mod micro;
+#[path = "training/prune.rs"]
+mod prune;
 #[path = "training/recover.rs"]
 #[cfg(feature = "gpu")]
 mod recover;
@@ -225,6 +227,7 @@ fn settings(rule: Rule) -> Settings {
         frozen: Frozen::default(),
         aside: vec![],
         beside: vec![],
+        prune: None,
     }
 }
 

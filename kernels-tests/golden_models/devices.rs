@@ -229,6 +229,7 @@ fn trainer(
         frozen: Frozen::default(),
         aside: vec![],
         beside: vec![],
+        prune: None,
     };
     let weight = |spec: model::ParameterSpec| Weight { name: spec.name, shape: spec.shape, decays: true };
     let list: Vec<Weight> = family.parameters().into_iter().map(weight).collect();

@@ -219,7 +219,8 @@ impl Known {
             "device": self.target.describe(),
             "total_bytes": memory.total(), "available_bytes": self.target.memory_bytes(),
             "weight_bytes": memory.parameters, "frozen_bytes": memory.frozen, "gradient_bytes": memory.gradients,
-            "optimizer_bytes": memory.moments, "run_bytes": memory.run, "transfer_bytes": memory.transfer,
+            "optimizer_bytes": memory.moments, "mask_bytes": memory.masks, "run_bytes": memory.run,
+            "transfer_bytes": memory.transfer,
             "run_bytes_without_recompute": self.program.held_run(),
             "total_bytes_without_adapters": self.whole.map(|whole| whole.total()),
             "arenas": self.program.arenas().iter().map(|a| json!({ "name": a.name, "bytes": a.kind.size_bytes() })).collect::<Vec<_>>(),
@@ -238,6 +239,7 @@ impl Known {
             ("frozen weights", m.frozen),
             ("gradients", m.gradients),
             ("optimiser", m.moments),
+            ("masks", m.masks),
             ("activations and inputs", m.run),
             ("transfer", m.transfer),
         ];

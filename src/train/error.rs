@@ -109,6 +109,14 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// A weight that cannot be pruned as the recipe says.
+    #[error("weight `{name}`: {source}")]
+    Prune {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: crate::tensor::sparse::Error,
+    },
     /// A run folder that cannot be used.
     #[error("{path}: {problem}\n  hint: {hint}")]
     Folder {

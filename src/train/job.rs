@@ -123,6 +123,7 @@ impl Job {
         let mut trainer = Trainer::of(target, program, settings)?;
         let first = self.first_weights()?;
         trainer.set_weights(|name, _| Ok(first.get(name)?.clone()))?;
+        trainer.rehearse_masks()?;
         Ok(trainer)
     }
 
@@ -242,11 +243,13 @@ impl Step {
                     byte_moments: recipe.precision.states == recipe::States::Bytes,
                     half_weights: recipe.precision.weights == recipe::Held::Bf16,
                     byte_weights: recipe.precision.weights == recipe::Held::Int8,
+                    ..Class::default()
                 },
             },
             frozen: beside.frozen(),
             aside: beside.teacher.as_ref().map_or_else(Vec::new, |teacher| teacher.aside().to_vec()),
             beside: writers,
+            prune: recipe.prune.clone(),
         };
         Ok(Step { weights: weights_of(parameters, &train.optimizer.decay), settings, extent })
     }

@@ -275,8 +275,10 @@ impl<'a> Lane<'a> {
             .job
             .floor
             .map_or(String::new(), |floor| format!(", {:+.4} over the floor", val_loss - floor));
+        let removed =
+            self.trainer.removed().map_or(String::new(), |share| format!(", {:.1} % removed", 100.0 * share));
         self.progress.println(&format!(
-            "step {step}: train loss {train_loss:.4}, validation loss {val_loss:.4}{distance}"
+            "step {step}: train loss {train_loss:.4}, validation loss {val_loss:.4}{distance}{removed}"
         ));
         self.validation_loss = Some(val_loss);
         if let Some(rate) = self.job.recipe.train.learning_rate.observe(&mut self.state.plateau, val_loss) {
@@ -375,14 +377,21 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
         say(&format!("base     {}", adapters.describe_base()));
         adapters.list.iter().for_each(|adapter| say(&format!("adapter  {}", adapter.describe())));
     }
+    if let Some(prune) = &job.recipe.prune {
+        say(&format!("prune    {prune}"));
+    }
     let (m, held) = (trainer.memory(), trainer.held_bytes());
     let fits = target.memory_bytes().map_or(String::new(), |have| format!(" of {:.0}", mib(have)));
     let frozen = match m.frozen {
         0 => String::new(),
         bytes => format!(" and frozen ones {:.1}", mib(bytes)),
     };
+    let masks = match m.masks {
+        0 => String::new(),
+        bytes => format!(", masks {:.1}", mib(bytes)),
+    };
     say(&format!(
-        "memory   {:.1}{fits} MiB: weights {:.1}{frozen}, gradients {:.1}, optimiser {:.1}, activations and inputs {:.1}, transfer {:.1}",
+        "memory   {:.1}{fits} MiB: weights {:.1}{frozen}, gradients {:.1}, optimiser {:.1}{masks}, activations and inputs {:.1}, transfer {:.1}",
         mib(held),
         mib(m.parameters),
         mib(m.gradients),

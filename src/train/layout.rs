@@ -41,6 +41,20 @@ pub struct Class {
     pub half_weights: bool,
     /// The weight is codes of 8 bits with a scale for each [`GROUP`] elements, and there is no copy of it in more.
     pub byte_weights: bool,
+    /// Whether a mask keeps some of it at zero.
+    pub masked: Masked,
+}
+
+/// Whether a mask keeps some of a weight at zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Masked {
+    /// There is none.
+    #[default]
+    No,
+    /// What is zero when training begins.
+    Kept,
+    /// More is chosen while it goes on.
+    Chosen,
 }
 
 impl Class {
@@ -49,7 +63,7 @@ impl Class {
         match self {
             // The scales of each tensor are bound by themselves, so that they begin on blocks as well.
             Class { byte_weights: true, .. } => GROUP * BLOCK,
-            _ if self == Class::default() => BLOCK,
+            Class { byte_moments: false, half_weights: false, .. } => BLOCK,
             _ => GROUP,
         }
     }

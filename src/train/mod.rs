@@ -15,6 +15,7 @@ pub mod micro;
 pub mod profile;
 pub mod program;
 pub mod progress;
+pub mod prune;
 pub mod recipe;
 mod recover;
 mod reduced;

@@ -1,6 +1,7 @@
 //! What a training step is before there is any memory: plans, layout, arenas, and the bytes they will take.
 
 use super::layout::{Class, Layout, Placed};
+use super::prune::Pruned;
 use super::reduced::Survey;
 use super::trainer::{BuildLoss, Settings, Weight, loss_graph, step_graph};
 use super::update::{self, Role};
@@ -23,6 +24,8 @@ pub struct Memory {
     pub gradients: u64,
     /// Optimiser state.
     pub moments: u64,
+    /// Masks of weights that are removed, and what those that change are chosen by.
+    pub masks: u64,
     /// Slots, inputs and constants of the plans.
     pub run: u64,
     /// What lies between host and device: feeds and results on their way, parameters of the dispatches.
@@ -32,7 +35,8 @@ pub struct Memory {
 impl Memory {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.parameters + self.frozen + self.gradients + self.moments + self.run + self.transfer
+        let kept = self.parameters + self.frozen + self.gradients + self.moments + self.masks;
+        kept + self.run + self.transfer
     }
 }
 
@@ -50,13 +54,17 @@ pub(super) const UPDATE: usize = 1;
 pub(super) const EVALUATE: usize = 2;
 pub(super) const GATHER: usize = 3;
 
+/// Name of the plan that lays masks over weights; its number depends on what else there is.
+pub(super) const MASKS: &str = "masks";
+
 /// A step as plans over arenas.
 pub struct Program {
     pub(super) plans: Vec<Plan>,
-    /// How many of them, the last ones, are no part of a step.
-    beside: usize,
+    /// What they do.
+    names: Vec<&'static str>,
     pub(super) layout: Layout,
     pub(super) learned: Vec<Learned>,
+    pub(super) pruned: Vec<Pruned>,
     pub(super) arenas: update::Arenas,
     pub(super) frozen: Vec<Kept>,
     /// All memory that outlasts a step.
@@ -88,13 +96,15 @@ impl Program {
             }
         };
         let memory = parts.memory(target, &plans);
-        let Parts { layout, learned, arenas, frozen, residents, passes, .. } = parts;
+        let names = parts.named().into_iter().map(|(name, _)| name).collect();
+        let Parts { layout, learned, pruned, arenas, frozen, residents, passes, .. } = parts;
         let lasting = residents.arenas;
         Ok(Program {
             plans,
-            beside: settings.beside.len(),
+            names,
             layout,
             learned,
+            pruned,
             arenas,
             frozen,
             lasting,
@@ -121,9 +131,7 @@ impl Program {
 
     /// The plans by what they do, in the order of an engine that runs them.
     pub fn plans(&self) -> impl Iterator<Item = (&'static str, &Plan)> {
-        let gathers = self.plans.len() - self.beside > GATHER;
-        let names = ["step", "update", "evaluation"].into_iter().chain(gathers.then_some("gather"));
-        names.chain(std::iter::repeat("writing")).zip(&self.plans)
+        self.names.iter().copied().zip(&self.plans)
     }
 
     /// What each pass did to the graphs of a step and of an evaluation, in the order in which they ran.
@@ -227,12 +235,14 @@ struct Parts {
     update: Graph,
     evaluation: Graph,
     gather: Option<Graph>,
+    masks: Option<Graph>,
     beside: Vec<Graph>,
     residents: Residents,
     /// Of the caches of what is beside.
     state_bytes: u64,
     layout: Layout,
     learned: Vec<Learned>,
+    pruned: Vec<Pruned>,
     arenas: update::Arenas,
     frozen: Vec<Kept>,
     passes: Vec<(&'static str, Vec<Report>)>,
@@ -242,7 +252,7 @@ impl Parts {
     fn new(target: &Target, weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Parts> {
         let caps = target.caps();
         let page_bytes = settings.page_bytes.unwrap_or(caps.max_binding_bytes);
-        let survey = settings.reduced.survey(build, &settings.frozen)?;
+        let survey = settings.reduced.survey(build, &settings.frozen, settings.prune.as_ref())?;
         let beside = survey.learned.iter().map(|l| (l.name.clone(), l.kind().shape, false));
         let beside = beside.chain(settings.aside.iter().map(|s| (s.name.clone(), s.shape.clone(), s.decay)));
         let all = weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)).chain(beside);
@@ -266,6 +276,8 @@ impl Parts {
         of_evaluation.extend(more);
         let update = update::graph(&arenas, settings)?;
         let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
+        let chooses = survey.pruned.iter().any(|pruned| pruned.is_chosen);
+        let masks = chooses.then(|| update::mask_graph(&arenas)).transpose()?;
         let beside = settings.beside.iter().map(|graph| beside_graph(graph, settings, &survey));
         let beside = beside.collect::<Result<Vec<_>>>()?;
         let all: Vec<&Graph> = [&step, &evaluation].into_iter().chain(&beside).collect();
@@ -275,17 +287,19 @@ impl Parts {
         let states = states.filter(|info| matches!(info.source, Source::State));
         frozen::place(states, page_bytes, &mut residents);
         let state_bytes = residents.arenas[before..].iter().map(|arena| arena.kind.size_bytes()).sum();
-        let learned = survey.learned;
+        let (learned, pruned) = (survey.learned, survey.pruned);
         Ok(Parts {
             step,
             update,
             evaluation,
             gather,
+            masks,
             beside,
             residents,
             state_bytes,
             layout,
             learned,
+            pruned,
             arenas,
             frozen,
             passes: vec![("step", of_step), ("evaluation", of_evaluation)],
@@ -294,8 +308,14 @@ impl Parts {
 
     /// In the order in which an engine numbers their plans.
     fn graphs(&self) -> Vec<&Graph> {
-        let step = [&self.step, &self.update, &self.evaluation];
-        step.into_iter().chain(&self.gather).chain(&self.beside).collect()
+        self.named().into_iter().map(|(_, graph)| graph).collect()
+    }
+
+    fn named(&self) -> Vec<(&'static str, &Graph)> {
+        let step = [("step", &self.step), ("update", &self.update), ("evaluation", &self.evaluation)];
+        let more = self.gather.iter().map(|graph| ("gather", graph));
+        let more = more.chain(self.masks.iter().map(|graph| (MASKS, graph)));
+        step.into_iter().chain(more).chain(self.beside.iter().map(|graph| ("writing", graph))).collect()
     }
 
     fn memory(&self, target: &Target, plans: &[Plan]) -> Memory {
@@ -307,8 +327,10 @@ impl Parts {
             gradients: of(|role| matches!(role, Role::Gradients | Role::Totals)),
             moments: of(|role| {
                 let weights = matches!(role, Role::Parameters | Role::WeightScales);
-                !weights && !matches!(role, Role::Gradients | Role::Totals)
+                let masks = matches!(role, Role::Masks | Role::Dense | Role::Scores);
+                !weights && !masks && !matches!(role, Role::Gradients | Role::Totals)
             }),
+            masks: of(|role| matches!(role, Role::Masks | Role::Dense | Role::Scores)),
             run: run_bytes(plans.iter()) + self.state_bytes,
             transfer: target.transfer_bytes(plans),
         }

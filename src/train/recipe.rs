@@ -14,6 +14,7 @@ mod objective;
 mod optimizer;
 mod precision;
 mod preset;
+mod prune;
 mod quantize;
 mod rate;
 mod raw;
@@ -41,6 +42,7 @@ pub use objective::Objective;
 pub use optimizer::{Clip, Decay, Optimizer, Rule};
 pub use precision::{Held, LossScale, Precision, Product, States, Storage};
 pub use preset::{PRESETS, Preset};
+pub use prune::{Method, Prune, Removal};
 pub use quantize::Quantize;
 pub use raw::{RawRecipe, apply_set};
 pub use writing::Writing;
@@ -68,6 +70,9 @@ pub struct Recipe {
     /// From which teacher; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distill: Option<Distill>,
+    /// With which weights removed; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prune: Option<Prune>,
     /// In how much memory.
     pub memory: Memory,
     /// Where, and what is left behind.

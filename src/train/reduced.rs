@@ -2,6 +2,8 @@
 
 use super::distill::ASIDE;
 use super::layout::Class;
+use super::prune::{self, Pruned};
+use super::recipe::Prune;
 use super::trainer::BuildLoss;
 use super::{Frozen, Result};
 use crate::graph::Graph;
@@ -27,6 +29,8 @@ pub const FEWEST: usize = 4096;
 pub(super) struct Survey {
     /// Steps of weights that are parameters beside those of the model.
     pub learned: Vec<Learned>,
+    /// Weights that have masks.
+    pub pruned: Vec<Pruned>,
     /// Weights that are held as `class` says.
     held: HashSet<String>,
     class: Class,
@@ -35,7 +39,9 @@ pub(super) struct Survey {
 impl Survey {
     /// How a parameter is held.
     pub fn class(&self, name: &str) -> Class {
-        if self.held.contains(name) { self.class } else { Class::default() }
+        let held = if self.held.contains(name) { self.class } else { Class::default() };
+        let pruned = self.pruned.iter().find(|pruned| pruned.name == name);
+        Class { masked: pruned.map(Pruned::class).unwrap_or_default(), ..held }
     }
 
     /// The pass that makes a loss read its weights as they are held.
@@ -72,10 +78,10 @@ impl Reduced {
     }
 
     /// Looks at the loss as it is written.
-    pub(super) fn survey(&self, build: &BuildLoss, frozen: &Frozen) -> Result<Survey> {
+    pub(super) fn survey(&self, build: &BuildLoss, frozen: &Frozen, prune: Option<&Prune>) -> Result<Survey> {
         let aware = self.aware.as_ref().filter(|aware| aware.learned_step);
-        let mut survey = Survey { learned: vec![], held: HashSet::new(), class: self.class };
-        if aware.is_none() && self.class == Class::default() {
+        let mut survey = Survey { learned: vec![], pruned: vec![], held: HashSet::new(), class: self.class };
+        if aware.is_none() && prune.is_none() && self.class == Class::default() {
             return Ok(survey);
         }
         let mut graph = Graph::new();
@@ -86,6 +92,9 @@ impl Reduced {
         let (graph, _) = passes::run(&passes.iter().map(Box::as_ref).collect::<Vec<_>>(), graph)?;
         if let Some(aware) = aware {
             survey.learned = aware.learned(&graph)?;
+        }
+        if let Some(prune) = prune {
+            survey.pruned = prune::survey(prune, &graph)?;
         }
         if self.class != Class::default() {
             let large = |name: &String| {

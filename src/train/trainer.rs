@@ -3,11 +3,14 @@
 //! The trainer knows no text and no files. It takes parameters and a function that writes the loss, builds the plans, and
 //! from then on only feeds batches and collects numbers.
 
+mod pruning;
+
 use super::layout::{GROUP, Layout, Placed};
 use super::profile;
-use super::program::{EVALUATE, GATHER, Kept, STEP, UPDATE, gradient_name};
+use super::program::{EVALUATE, GATHER, Kept, MASKS, STEP, UPDATE, gradient_name};
 pub use super::program::{Memory, Program};
-use super::recipe::{Clip, LossScale, Optimizer};
+use super::prune::Pruned;
+use super::recipe::{Clip, LossScale, Optimizer, Prune};
 use super::update::{self, Role, Told};
 use super::{Error, Frozen, Reduced, Result, Target};
 use crate::graph::{Feeds, Graph, gradient_from, trace};
@@ -77,6 +80,8 @@ pub struct Settings {
     pub aside: Vec<ParameterSpec>,
     /// Graphs over the same weights, for [`Trainer::consult`].
     pub beside: Vec<Graph>,
+    /// Weights that are removed, and those that stay so.
+    pub prune: Option<Prune>,
 }
 
 /// What came of one step.
@@ -105,6 +110,12 @@ pub struct Trainer {
     layout: Layout,
     /// Parameters in the layout that are no weights of the model.
     learned: Vec<Learned>,
+    /// Weights with masks.
+    pruned: Vec<Pruned>,
+    /// Number of the plan that lays masks over them, where masks are chosen.
+    masks: Option<usize>,
+    /// Share of them that the last choice removed.
+    removed: Option<f64>,
     arenas: update::Arenas,
     frozen: Vec<Kept>,
     plans: Vec<Plan>,
@@ -142,7 +153,9 @@ impl Trainer {
     pub fn of(target: &Target, program: Program, settings: Settings) -> Result<Trainer> {
         let fixed = program.fixed(&settings);
         let settings = Settings { frozen: Frozen::default(), ..settings };
-        let Program { plans, layout, learned, arenas, frozen, lasting, memory, held_run, .. } = program;
+        let masks = program.plans().position(|(name, _)| name == MASKS);
+        let Program { plans, layout, learned, pruned, arenas, frozen, lasting, memory, held_run, .. } =
+            program;
         if let Some(have_bytes) = target.memory_bytes().filter(|&have| have < memory.total()) {
             return Err(crate::plan::Error::DoesNotFit { need_bytes: memory.total(), have_bytes }.into());
         }
@@ -152,6 +165,9 @@ impl Trainer {
             settings,
             layout,
             learned,
+            pruned,
+            masks,
+            removed: None,
             arenas,
             frozen,
             plans,
@@ -215,12 +231,9 @@ impl Trainer {
 
     /// Sets every weight from a function of its name and shape.
     pub fn set_weights(&mut self, mut of: impl FnMut(&str, &Shape) -> Result<Tensor>) -> Result<()> {
-        for placed in self
-            .layout
-            .tensors
-            .iter()
-            .filter(|placed| !is_aside(&self.learned, &self.settings.aside, &placed.name))
-        {
+        let mut tensors = self.layout.tensors.clone();
+        tensors.retain(|placed| !is_aside(&self.learned, &self.settings.aside, &placed.name));
+        for placed in &tensors {
             let tensor = of(&placed.name, &placed.shape)?;
             if tensor.shape != placed.shape {
                 let (expected, got) = (placed.shape.clone(), tensor.shape);
@@ -240,6 +253,7 @@ impl Trainer {
                 let steps = self.layout.find(&learned.name).expect("learned steps are laid out");
                 self.engine.write(self.arenas.span(Role::Parameters, steps), &learned.first(&tensor))?;
             }
+            self.begin_mask(placed, &tensor)?;
         }
         Ok(())
     }
@@ -310,6 +324,7 @@ impl Trainer {
     /// `feeds` name the inputs of the loss; `rng` is added here.
     pub fn submit(&mut self, batches: Vec<Feeds>, rate: f64) -> Result<()> {
         assert_eq!(batches.len(), self.settings.accumulate, "one batch per accumulation");
+        self.choose_masks()?;
         let mut feeds = batches;
         let (mut losses, mut gathers) = (vec![], vec![]);
         for (number, batch) in feeds.iter_mut().enumerate() {
@@ -558,7 +573,7 @@ pub(super) fn loss_graph(
     graph.output("loss", loss);
     let precision = Precision::on(settings.precision, caps);
     let frozen = settings.frozen.passes(|name| graph.named(name).is_some());
-    let reduced = settings.reduced.passes(mode, &settings.reduced.survey(build, &settings.frozen)?);
+    let reduced = settings.reduced.passes(mode, &settings.reduced.survey(build, &settings.frozen, None)?);
     let mut pipeline: Vec<&dyn Pass> = vec![&Tidy];
     pipeline.extend(frozen.iter().map(Box::as_ref));
     pipeline.extend(reduced.iter().map(Box::as_ref));

@@ -1,9 +1,9 @@
 //! The second half of a step as a graph over whole arenas: gradient norm, clipping, optimiser.
 
 use super::Result;
-use super::layout::{Class, GROUP, Layout, Placed};
+use super::layout::{Class, GROUP, Layout, Masked, Placed};
 use super::program::arena_name;
-use super::recipe::{Clip, LossScale, Rule};
+use super::recipe::{Clip, LossScale, Method, Removal, Rule};
 use super::trainer::Settings;
 use crate::graph::Graph;
 use crate::ops::Value;
@@ -11,7 +11,10 @@ use crate::ops::block_codes::BlockCodesEmit;
 use crate::ops::block_numbers::BlockNumbersEmit;
 use crate::ops::optimizer::accumulate::AccumulateEmit;
 use crate::ops::optimizer::bytes::{AdamBytesEmit, ByteMoments};
+use crate::ops::optimizer::masked::{BITS, MaskedEmit};
+use crate::ops::optimizer::movement::MovementEmit;
 use crate::ops::optimizer::norm::{CONTROL, GradientNorm, GradientNormEmit, start};
+use crate::ops::optimizer::shrink::ShrinkEmit;
 use crate::ops::optimizer::{Kind, Optimizer, OptimizerEmit, SCALARS, Steering};
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::slice::SliceEmit;
@@ -43,6 +46,12 @@ pub enum Role {
     Segments,
     /// Weight decay of each tensor.
     Decay,
+    /// One bit for each weight that is removed.
+    Masks,
+    /// Weights as they are behind a mask under which they may return.
+    Dense,
+    /// What such masks are chosen by.
+    Scores,
     /// What the gradient norm tells the update.
     Control,
 }
@@ -55,6 +64,8 @@ pub struct Arenas {
     roles: Vec<(Role, usize)>,
     moments: usize,
     pages: Vec<Class>,
+    /// What masks are chosen by, where they are.
+    method: Option<Method>,
 }
 
 impl Arenas {
@@ -62,7 +73,8 @@ impl Arenas {
     pub fn new(layout: &Layout, settings: &Settings) -> Self {
         let moments = kind_of(settings).moments();
         let pages = layout.pages.iter().map(|page| page.class).collect();
-        let mut arenas = Arenas { list: vec![], roles: vec![], moments, pages };
+        let method = removal_of(settings).map(|removal| removal.method);
+        let mut arenas = Arenas { list: vec![], roles: vec![], moments, pages, method };
         for (page, of_page) in layout.pages.iter().enumerate() {
             arenas.add(Role::Parameters, page, Type::new(of_page.class.stored(), [of_page.elements]));
             if of_page.class.byte_weights {
@@ -85,6 +97,13 @@ impl Arenas {
             }
             if gathers(settings) {
                 arenas.add(Role::Totals, page, layout.kind(page));
+            }
+            if of_page.class.masked != Masked::No {
+                arenas.add(Role::Masks, page, Type::new(DType::U32, [of_page.elements / BITS]));
+            }
+            if arenas.is_scored(page) {
+                arenas.add(Role::Dense, page, layout.kind(page));
+                arenas.add(Role::Scores, page, layout.kind(page));
             }
         }
         arenas.add(Role::Control, 0, Type::f32([CONTROL]));
@@ -120,7 +139,25 @@ impl Arenas {
                 kept.push(entry(Role::Scales, "moment_scales".into(), Type::f32([elements / GROUP])));
             }
         }
+        kept.extend(self.mask(placed).map(|(span, kind)| (span, format!("{}.mask", placed.name), kind)));
+        if self.is_scored(placed.page) {
+            let kind = Type::f32(placed.shape.clone());
+            let one = |(role, what): (Role, &str)| entry(role, what.into(), kind.clone());
+            kept.extend([(Role::Dense, "dense"), (Role::Scores, "scores")].map(one));
+        }
         kept
+    }
+
+    /// The place of the mask of a weight that has one.
+    pub fn mask(&self, placed: &Placed) -> Option<(Span, Type)> {
+        let kind = Type::new(DType::U32, [placed.shape.count().div_ceil(BITS)]);
+        let is_masked = self.pages[placed.page].masked != Masked::No;
+        is_masked.then(|| (self.span(Role::Masks, placed), kind))
+    }
+
+    /// Whether weights of a page go on behind their masks, and are judged there.
+    pub fn is_scored(&self, page: usize) -> bool {
+        self.method == Some(Method::Movement) && self.pages[page].masked == Masked::Chosen
     }
 
     /// Codes and scales of a weight that is held so: in a checkpoint the model's own file has the numbers they stand for.
@@ -152,6 +189,7 @@ impl Arenas {
             Role::Codes => 2 * elements,
             Role::Scales => 4 * 2 * elements / GROUP as u64,
             Role::WeightScales => 4 * elements / GROUP as u64,
+            Role::Masks => 4 * elements / BITS as u64,
             _ => 4 * elements,
         };
         Span { arena: self.number(role, placed.page), offset_bytes }
@@ -215,7 +253,14 @@ pub fn gather_scalars(settings: &Settings, number: usize) -> Tensor {
 
 /// The scalars of an update at step `step`, counted from zero.
 pub fn scalars(settings: &Settings, rate: f64, step: u64) -> Tensor {
-    Tensor::f32([SCALARS], operator(settings, None).scalars(rate, step + 1).to_vec())
+    let mut scalars = operator(settings, None).scalars(rate, step + 1).to_vec();
+    let pull = removal_of(settings).map_or(0.0, |removal| removal.pull(step));
+    scalars[SCALARS - 1] = (rate * pull) as f32;
+    Tensor::f32([SCALARS], scalars)
+}
+
+fn removal_of(settings: &Settings) -> Option<&Removal> {
+    settings.prune.as_ref()?.removal.as_ref()
 }
 
 /// What a control value tells of a step.
@@ -259,7 +304,19 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
         graph.state(arena_name(arena), arena.kind.clone())
     };
     let read = if gathers(settings) { Role::Totals } else { Role::Gradients };
-    let gradients: Vec<_> = (0..arenas.pages.len()).map(|page| state(&mut graph, read, page)).collect();
+    let mut gradients: Vec<_> = (0..arenas.pages.len()).map(|page| state(&mut graph, read, page)).collect();
+    let mut masks = vec![None; gradients.len()];
+    for (page, gradients) in gradients.iter_mut().enumerate() {
+        if arenas.pages[page].masked == Masked::No {
+            continue;
+        }
+        let mask = state(&mut graph, Role::Masks, page);
+        masks[page] = Some(mask);
+        // Scores are of all weights: there the norm counts those that are removed as well.
+        if !arenas.is_scored(page) {
+            *gradients = graph.masked_over(*gradients, mask)?;
+        }
+    }
     let before = state(&mut graph, Role::Control, 0);
     let scalars = graph.input("scalars", Type::f32([SCALARS]));
     let max_norm = match settings.clip {
@@ -271,8 +328,16 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
         &gradients,
         before,
     )?;
-    for (page, &gradients) in gradients.iter().enumerate() {
-        let stored = state(&mut graph, Role::Parameters, page);
+    for (page, mut gradients) in gradients.into_iter().enumerate() {
+        let is_scored = arenas.is_scored(page);
+        let weights = if is_scored { Role::Dense } else { Role::Parameters };
+        let stored = state(&mut graph, weights, page);
+        if let Some(mask) = masks[page].filter(|_| is_scored) {
+            let scores = state(&mut graph, Role::Scores, page);
+            let scores = graph.movement(scores, stored, gradients, control)?;
+            graph.output(updated(arenas.arena(Role::Scores, page)), scores);
+            gradients = graph.masked_over(gradients, mask)?;
+        }
         let byte_scales =
             arenas.pages[page].byte_weights.then(|| state(&mut graph, Role::WeightScales, page));
         let parameters = match byte_scales {
@@ -305,9 +370,44 @@ pub fn graph(arenas: &Arenas, settings: &Settings) -> Result<Graph> {
             }
             None => result,
         };
-        graph.output(updated(arenas.arena(Role::Parameters, page)), result);
+        let result = match (arenas.method, arenas.pages[page].masked) {
+            (Some(Method::L1), Masked::Chosen) => graph.shrink(result, scalars, control)?,
+            _ => result,
+        };
+        graph.output(updated(arenas.arena(weights, page)), result);
+        if let Some(mask) = masks[page].filter(|_| is_scored) {
+            let result = graph.masked(result, mask)?;
+            graph.output(updated(arenas.arena(Role::Parameters, page)), result);
+        }
     }
     graph.output("control", control);
+    Ok(graph)
+}
+
+/// Lays masks that have just been chosen over weights and moments.
+///
+/// Weights behind a mask keep their moments: there what is removed moves on by what momentum is left.
+pub fn mask_graph(arenas: &Arenas) -> Result<Graph> {
+    let mut graph = Graph::new();
+    let state = |graph: &mut Graph, role: Role, page: usize| {
+        let arena = arenas.arena(role, page);
+        graph.state(arena_name(arena), arena.kind.clone())
+    };
+    for page in (0..arenas.pages.len()).filter(|&page| arenas.pages[page].masked == Masked::Chosen) {
+        let mask = state(&mut graph, Role::Masks, page);
+        if arenas.is_scored(page) {
+            let dense = state(&mut graph, Role::Dense, page);
+            let weights = graph.masked(dense, mask)?;
+            graph.output(updated(arenas.arena(Role::Parameters, page)), weights);
+            continue;
+        }
+        let moments = (1..=arenas.moments).map(Role::Moment);
+        for role in moments.chain([Role::Parameters]) {
+            let before = state(&mut graph, role, page);
+            let after = graph.masked_over(before, mask)?;
+            graph.output(updated(arenas.arena(role, page)), after);
+        }
+    }
     Ok(graph)
 }
 

@@ -16,6 +16,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("quantize", &["scheme", "learned_step", "targets", "ignore"]),
     ("distill", super::distill::KEYS),
     ("adapter", super::adapter::KEYS),
+    ("prune", super::prune::KEYS),
     ("memory", &["recompute", "budget"]),
     ("run", &["device", "folder", "profile", "recover", "save", "log"]),
 ];

@@ -13,7 +13,7 @@ use super::{
     Adapter, Data, Evaluate, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save,
     Shape, States, Storage, Tokenizer, Train,
 };
-use super::{adapter, distill, memory, objective, optimizer, precision, quantize};
+use super::{adapter, distill, memory, objective, optimizer, precision, prune, quantize};
 use crate::data::masking::Masking;
 use crate::model::usual;
 
@@ -38,12 +38,14 @@ impl RawRecipe {
         refuse_held(self, &precision, &train, quantize.is_some())?;
         let adapters = adapter::adapters(&Section::open_all(self, "adapter")?)?;
         refuse_beside_adapters(self, &adapters, &precision, quantize.is_some())?;
+        let adapts = !adapters.is_empty();
         Ok(Recipe {
             data: data(&Section::open(self, "data")?, &model)?,
             train,
             quantize,
             adapters,
             distill: distill::distill(&Section::open(self, "distill")?)?,
+            prune: prune::prune(&Section::open(self, "prune")?, steps, &precision, adapts)?,
             precision,
             memory: memory::memory(&Section::open(self, "memory")?)?,
             run: run(&Section::open(self, "run")?)?,

@@ -55,6 +55,7 @@ fn the_frame_says_what_it_says() {
         quantize,
         distill,
         adapters,
+        prune,
     } = read(FRAME).unwrap()
     else {
         panic!("a preset builds");
@@ -71,7 +72,13 @@ fn the_frame_says_what_it_says() {
     assert_eq!(train.evaluate, Evaluate { every: 250, batches: 20 });
     assert_eq!((data.tokenizer, data.validation), (Tokenizer::Char, 0.1));
     assert_eq!((precision.storage, precision.loss_scale), (Storage::F32, LossScale::NONE));
-    assert!(quantize.is_none() && distill.is_none() && adapters.is_empty() && precision.int8.is_empty());
+    assert!(
+        quantize.is_none()
+            && distill.is_none()
+            && adapters.is_empty()
+            && prune.is_none()
+            && precision.int8.is_empty()
+    );
     assert_eq!(memory, Memory { recompute: Recompute::None, budget: None });
     assert_eq!((run.device.as_str(), run.folder), ("gpu", PathBuf::from("runs/shakespeare")));
 }
