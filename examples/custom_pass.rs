@@ -110,8 +110,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (original, folder) = (Path::new("original"), Path::new("work"));
     let (target, batches, say) = (&Target::Host, &[], &|_: &str| {});
     let (device, seed, memory_bytes) = ("cpu", 0, MEMORY_BYTES);
-    let setting =
-        Setting { target, device, batches, known, memory_bytes, seed, data, original, folder, stop, say };
+    let setting = Setting {
+        target,
+        device,
+        batches,
+        known,
+        memory_bytes,
+        seed,
+        data,
+        original,
+        earlier: &[],
+        folder,
+        stop,
+        say,
+    };
     let mut subject = Subject::new(family, weights, None);
     println!("clip     {}", checked(&Clip { deviations: 2.5 }, &mut subject, &setting)?.summary);
     Ok(())

@@ -4,6 +4,8 @@
 mod adapter;
 #[path = "command_line/bench.rs"]
 mod bench;
+#[path = "command_line/chain.rs"]
+mod chain;
 #[path = "command_line/compare.rs"]
 mod compare;
 #[path = "command_line/compress.rs"]

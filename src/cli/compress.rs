@@ -107,7 +107,11 @@ impl Source {
             true => Target::Host,
             false => Target::open_or_host(device, &mut |line| eprintln!("{line}"))?,
         };
-        Ok(Source { folder, model: Subject::new(family, weights, tokenizer), batches, target })
+        let mut model = Subject::new(family, weights, tokenizer);
+        if Record::of_folder(&folder).is_some_and(|record| record.prunes()) {
+            model.hold_zeros()?;
+        }
+        Ok(Source { folder, model, batches, target })
     }
 
     /// Where texts are run.

@@ -189,7 +189,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
 fn is_usage_of_run(error: &crate::train::Error) -> bool {
     use crate::train::Error;
     match error {
-        Error::Recipe(_) | Error::Teacher { .. } | Error::Cache { .. } => true,
+        Error::Recipe(_) | Error::Teacher { .. } | Error::Cache { .. } | Error::Prune { .. } => true,
         Error::Adapter(error) => is_usage_of_adapters(error),
         #[cfg(feature = "gpu")]
         Error::Gpu(crate::gpu::Error::NotFound { .. } | crate::gpu::Error::Tune { .. }) => true,

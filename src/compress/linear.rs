@@ -78,6 +78,11 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// Every layer, the head and shared tables as well.
+    pub fn all() -> Selection {
+        Selection { targets: Some(vec!["*".to_string()]), ignore: vec![] }
+    }
+
     /// The layers meant. A pattern that fits none is an error.
     pub fn of<'a>(&self, all: &'a [Linear]) -> Result<Vec<&'a Linear>> {
         let known = || all.iter().map(|linear| linear.weight.as_str()).collect::<Vec<_>>().join(", ");

@@ -195,6 +195,16 @@ pub enum Error {
         /// Its kind.
         stage: &'static str,
     },
+    /// Weights that a pruned model cannot be taken back to.
+    #[error(
+        "the model cannot be taken back to {folder}: {reason}\n  hint: a pass that prunes comes before, and the weights are those of the same model at an earlier step"
+    )]
+    Rewind {
+        /// The folder of the earlier weights.
+        folder: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// Stopped by the user.
     #[error(
         "stopped after step {step} of training\n  hint: the same command with --resume goes on from there"

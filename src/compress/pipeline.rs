@@ -6,6 +6,7 @@
 
 use super::calibrate::{Calibration, Statistics, gram_bytes, layers_of};
 use super::method::{expect_same, probe};
+use super::prune::masks_hold;
 use super::recipe::{Measure, Recipe, Text, names};
 use super::stage::{Needs, Order, Promise, Report, Setting, Stage, Statistic, Subject};
 use super::{Error, Linear, Result};
@@ -91,13 +92,17 @@ impl Pipeline<'_> {
     pub fn run(&self, subject: Subject) -> Result<(Subject, Record)> {
         let mut record = self.begin(&subject)?;
         let keys = self.keys(&record);
-        if self.recipe.trains() && !self.original().exists() {
+        if self.recipe.looks_back() && !self.original().exists() {
             self.keep_original(&subject)?;
         }
+        let came_pruned = !subject.masks.is_empty();
         let mut subject = match self.finished(&keys)? {
-            Some((done, reached)) => {
+            Some((done, mut reached)) => {
                 (self.say)(&format!("passes 1 to {} are done already", done.passes.len()));
                 record = done;
+                if came_pruned || self.recipe.stages().take(record.passes.len()).any(Stage::prunes) {
+                    reached.hold_zeros()?;
+                }
                 reached
             }
             None => subject,
@@ -247,6 +252,8 @@ impl Pipeline<'_> {
             *known = self.measure(subject, &asked)?;
         }
         let original = self.original();
+        let behind = self.recipe.stages().enumerate().take(at).map(|(at, stage)| self.place(at, stage));
+        let earlier: Vec<PathBuf> = [original.clone()].into_iter().chain(behind).collect();
         let setting = Setting {
             target: self.target,
             device: self.device,
@@ -256,6 +263,7 @@ impl Pipeline<'_> {
             seed: self.recipe.seed,
             data: &self.recipe.data,
             original: &original,
+            earlier: &earlier,
             folder: &work,
             stop: self.stop,
             say: self.say,
@@ -263,6 +271,14 @@ impl Pipeline<'_> {
         let report = checked(stage, subject, &setting)?;
         if stage.order() == Order::Shape {
             *known = Statistics::default();
+        }
+        // A mask of another shape says nothing; what is zero is still to stay so.
+        let anew = stage.prunes() || stage.order() == Order::Shape && !subject.masks.is_empty();
+        if stage.order() != Order::Shape {
+            masks_hold(subject.family.as_ref(), &subject.weights, &subject.masks)?;
+        }
+        if anew {
+            subject.hold_zeros()?;
         }
         Ok(report)
     }
@@ -358,6 +374,12 @@ fn save_model(subject: &Subject, folder: &Path) -> Result<()> {
 }
 
 impl Record {
+    /// Whether a pass of it, or of what came before, removed weights that are to stay so.
+    pub fn prunes(&self) -> bool {
+        let before = self.before.as_ref().is_some_and(|before| before.prunes());
+        before || self.recipe.stages().take(self.passes.len()).any(Stage::prunes)
+    }
+
     /// Its text.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a record is plain data") + "\n"
@@ -505,6 +527,7 @@ mod tests {
             seed: 0,
             data: &toml::Table::new(),
             original: Path::new("original"),
+            earlier: &[],
             folder: Path::new("work"),
             stop: &stop,
             say: &|_| {},

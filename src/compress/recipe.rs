@@ -122,6 +122,8 @@ entries! {
     Awq,
     /// Weights become zero.
     Prune,
+    /// What is left of a pruned model gets earlier weights.
+    Rewind,
     /// The model is trained.
     Train,
     /// Weights become codes.
@@ -165,7 +167,8 @@ impl Recipe {
         let mut last: Option<&dyn Stage> = None;
         for (at, stage) in self.stages().enumerate() {
             let before = || names(self.stages().take(at));
-            stage.check().map_err(|source| {
+            let pruned = self.stages().take(at).any(Stage::prunes);
+            stage.check().and_then(|()| fits(stage, at, pruned)).map_err(|source| {
                 let (number, stage, before) = (at + 1, stage.kind(), before());
                 Error::Stage { number, stage, before, source: Box::new(source) }
             })?;
@@ -192,9 +195,29 @@ impl Recipe {
         self.stages().any(|stage| stage.needs().calibration)
     }
 
+    /// Whether a pass needs the model as it came in.
+    pub fn looks_back(&self) -> bool {
+        self.trains() || self.stages().any(|stage| stage.needs().earlier == Some(0))
+    }
+
     /// Whether a pass needs a text to train on.
     pub fn trains(&self) -> bool {
         self.stages().any(|stage| stage.needs().training)
+    }
+}
+
+/// Whether a pass can stand behind `at` others, of which some may prune.
+fn fits(stage: &dyn Stage, at: usize, pruned: bool) -> Result<()> {
+    if pruned && !stage.keeps_zeros() {
+        let expected = "true behind a pass that prunes".to_string();
+        return Err(Error::Setting { setting: "prune.keep_zeros", expected, got: "false".into() });
+    }
+    match stage.needs().earlier {
+        Some(number) if number > at => {
+            let expected = format!("the number of a pass before this one, at most {at}");
+            Err(Error::Setting { setting: "to", expected, got: number.to_string() })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,14 +1,17 @@
 //! What a pass of a recipe is to the pipeline that runs it.
 
+use super::prune::masks_of_zeros;
 use super::{Result, Selection, Statistics};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::windows::Batch;
 use crate::model::{self, Family, Weights};
+use crate::tensor::mask::Mask;
 use crate::train::Target;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 /// Where in a recipe a pass may stand: each kind only before or beside those that come after it.
@@ -63,13 +66,15 @@ pub struct Needs {
     pub statistics: Vec<(Statistic, Selection)>,
     /// A text to train on.
     pub training: bool,
+    /// The model behind the pass of that number, counted from one; zero stands for the model as it came in.
+    pub earlier: Option<usize>,
 }
 
 impl Needs {
     /// A calibration text, for these statistics of some layers.
     pub fn of(statistics: &[Statistic], selection: &Selection) -> Needs {
         let statistics = statistics.iter().map(|&what| (what, selection.clone())).collect();
-        Needs { calibration: true, statistics, training: false }
+        Needs { calibration: true, statistics, ..Needs::default() }
     }
 
     /// In words, for a plan.
@@ -83,6 +88,10 @@ impl Needs {
         }
         if self.training {
             words.push("training text".into());
+        }
+        if let Some(number) = self.earlier {
+            let behind = format!("the model behind pass {number}");
+            words.push(if number == 0 { "the model as it came in".into() } else { behind });
         }
         if words.is_empty() { "nothing".into() } else { words.join(", ") }
     }
@@ -106,12 +115,20 @@ pub struct Subject {
     pub weights: Weights,
     /// Its tokenizer, if there is one.
     pub tokenizer: Option<Tokenizer>,
+    /// What was removed of its weights and must stay so.
+    pub masks: BTreeMap<String, Mask>,
 }
 
 impl Subject {
     /// A model no pass has touched.
     pub fn new(family: Box<dyn Family>, weights: Weights, tokenizer: Option<Tokenizer>) -> Subject {
-        Subject { family, weights, tokenizer }
+        Subject { family, weights, tokenizer, masks: BTreeMap::new() }
+    }
+
+    /// Takes every exact zero in a linear layer for one that must stay.
+    pub fn hold_zeros(&mut self) -> Result<()> {
+        self.masks = masks_of_zeros(self.family.as_ref(), &self.weights, &Selection::all())?;
+        Ok(())
     }
 
     /// The same model once more.
@@ -120,6 +137,7 @@ impl Subject {
             family: copy_of(self.family.as_ref())?,
             weights: self.weights.clone(),
             tokenizer: self.tokenizer.clone(),
+            masks: self.masks.clone(),
         })
     }
 }
@@ -147,6 +165,8 @@ pub struct Setting<'a> {
     pub data: &'a toml::Table,
     /// The model as it came in, for teachers; a folder.
     pub original: &'a Path,
+    /// The folders of the model as it came in and as it was behind each pass so far.
+    pub earlier: &'a [PathBuf],
     /// A folder of the pass's own, kept while it is interrupted.
     pub folder: &'a Path,
     /// When it turns true the pass stops.
@@ -214,6 +234,16 @@ pub trait Stage: Debug + Send + Sync {
 
     /// What it must be given.
     fn needs(&self) -> Needs;
+
+    /// Whether it removes weights that passes behind it must leave at zero.
+    fn prunes(&self) -> bool {
+        false
+    }
+
+    /// Whether it leaves at zero what passes before it have removed.
+    fn keeps_zeros(&self) -> bool {
+        true
+    }
 
     /// Changes the model.
     fn apply(&self, subject: &mut Subject, setting: &Setting) -> Result<Report>;

@@ -70,6 +70,7 @@ fn apply(pass: &str, subject: &mut Subject, memory_bytes: u64) -> Result<Report>
         seed: 0,
         data: &toml::Table::new(),
         original: Path::new("original"),
+        earlier: &[],
         folder: Path::new("work"),
         stop: &stop,
         say: &|_| {},

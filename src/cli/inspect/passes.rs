@@ -98,7 +98,7 @@ impl Look {
 }
 
 /// Applies a recipe of compression to a model in memory and shows the model before, between and after its passes; nothing is written.
-/// A pass that trains is not run.
+/// A pass that trains, or goes back to weights of before, is not run.
 pub fn of_recipe(model: &Path, recipe: &Path, device: &str, as_json: bool) -> anyhow::Result<String> {
     let place = recipe.display().to_string();
     let text = std::fs::read_to_string(recipe).with_context(|| place.clone())?;
@@ -111,9 +111,11 @@ pub fn of_recipe(model: &Path, recipe: &Path, device: &str, as_json: bool) -> an
     text += &format!("\nits graph, made ready to run\n{}", table(&last.reports));
     for (at, stage) in recipe.stages().enumerate() {
         text += &format!("\npass {:<3} {}\n", at + 1, stage.kind());
-        if stage.needs().training {
-            text += "         it trains, which is not done here: shapes and operators stay\n";
-            all.push(json!({ "pass": stage.kind(), "trains": true }));
+        let needs = stage.needs();
+        if needs.training || needs.earlier.is_some() {
+            let does = if needs.training { "trains" } else { "goes back to earlier weights" };
+            text += &format!("         it {does}, which is not done here: shapes and operators stay\n");
+            all.push(json!({ "pass": stage.kind(), "trains": needs.training }));
             continue;
         }
         let done = apply(stage, &mut subject, &source, &recipe)?;
@@ -147,6 +149,7 @@ fn apply(
         seed: recipe.seed,
         data: &recipe.data,
         original: &source.folder,
+        earlier: std::slice::from_ref(&source.folder),
         folder: &source.folder,
         stop: &stop,
         say: &|_| {},

@@ -10,6 +10,7 @@ pub mod torch;
 mod wanda;
 mod whole;
 
+pub(super) use masks::lay_masks;
 pub use masks::{masks_hold, masks_of_zeros};
 pub use sensitivity::pruning_sensitivity;
 pub use sparsegpt::{SparseGpt, Sparsified, sparsegpt};

@@ -3,11 +3,13 @@
 mod prune;
 mod quantize;
 mod rescale;
+mod rewind;
 mod structured;
 mod train;
 
 pub use prune::Prune;
 pub use quantize::{AssignBits, Quantize};
 pub use rescale::{Awq, Smoothquant};
+pub use rewind::{Before, Rewind};
 pub use structured::{DropLayers, PruneStructured};
 pub use train::{ORIGINAL, Train};

@@ -150,6 +150,10 @@ impl Stage for Prune {
         Promise::Lossy
     }
 
+    fn prunes(&self) -> bool {
+        true
+    }
+
     fn needs(&self) -> Needs {
         match self.method().is_ok_and(|method| method.calibrates()) {
             true => Needs::of(&[Statistic::Gram], &self.selection()),

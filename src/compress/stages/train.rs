@@ -40,7 +40,7 @@ pub struct Train {
     /// From a teacher, which may be `original`: as `[distill]`.
     #[serde(default, skip_serializing_if = "Table::is_empty")]
     pub distill: Table,
-    /// Pruning by and by: as `[prune]`.
+    /// Pruning by and by: as `[prune]`. Of a model that was pruned before, zeros stay zero.
     #[serde(default, skip_serializing_if = "Table::is_empty")]
     pub prune: Table,
     /// Low-rank adapters beside frozen weights, merged into them in the end: as `[adapter]`, or a list of such tables.
@@ -121,6 +121,14 @@ impl Stage for Train {
         Needs { training: true, ..Needs::default() }
     }
 
+    fn prunes(&self) -> bool {
+        ["sparsity", "pattern", "method"].iter().any(|key| self.prune.contains_key(*key))
+    }
+
+    fn keeps_zeros(&self) -> bool {
+        self.prune.get("keep_zeros").and_then(Value::as_bool) != Some(false)
+    }
+
     fn apply(&self, subject: &mut Subject, setting: &Setting) -> Result<Report> {
         if let Some((name, _)) = subject.weights.stored().next() {
             return Err(Error::AlreadyQuantised { name: name.to_string() });
@@ -138,7 +146,11 @@ impl Stage for Train {
         let folder = setting.folder.join("run");
         let run = [("folder", folder.display().to_string()), ("device", setting.device.to_string())];
         let run = run.map(|(key, value)| (key.to_string(), Value::String(value))).into_iter().collect();
-        let recipe = self.recipe(data, setting.seed, &start, setting.original, run)?;
+        let mut tables = self.clone();
+        if !subject.masks.is_empty() {
+            tables.prune.entry("keep_zeros").or_insert(Value::Boolean(true));
+        }
+        let recipe = tables.recipe(data, setting.seed, &start, setting.original, run)?;
         let begun = Store::look(&folder).steps().is_ok_and(|steps| !steps.is_empty());
         let mut say = |line: &str| (setting.say)(line);
         let summary = train::run::run(recipe, begun, setting.stop, &mut say)?;
