@@ -3,6 +3,7 @@
 //! The trainer knows no text and no files. It takes parameters and a function that writes the loss, builds the plans, and
 //! from then on only feeds batches and collects numbers.
 
+mod culprit;
 mod pruning;
 
 use super::layout::{GROUP, Layout, Placed};
@@ -13,7 +14,7 @@ use super::prune::Pruned;
 use super::recipe::{Clip, LossScale, Optimizer, Prune};
 use super::update::{self, Role, Told};
 use super::{Error, Frozen, Reduced, Result, Target};
-use crate::graph::{Feeds, Graph, gradient_from, trace};
+use crate::graph::{Feeds, Graph, gradient_from};
 use crate::model::{self, Mode, ParameterSpec};
 use crate::ops::block_codes::nearest;
 use crate::ops::cast::CastEmit;
@@ -22,7 +23,7 @@ use crate::ops::optimizer::norm::CONTROL;
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::{Emit, Value};
 use crate::passes::{
-    self, Fuse, Learned, Overwrite, Pass, Precision, Recompute, Report, Residual, Tidy, Unheld, scales_name,
+    self, Fuse, Learned, Overwrite, Pass, Precision, Recompute, Report, Residual, Tidy, Unheld,
 };
 use crate::plan::{Engine, Plan, Ticket};
 use crate::tensor::random::key_of;
@@ -482,42 +483,6 @@ impl Trainer {
         let seed = self.settings.seed;
         Tensor::u32([2], vec![key_of(&[seed as u32, (seed >> 32) as u32]), counter as u32])
     }
-
-    /// Replays a step on the host, node by node, and names the first operator whose output is not finite.
-    fn culprit(&mut self, flight: &Flight) -> Result<String> {
-        let mut weights = self.tensors_of(Role::Parameters)?;
-        for Kept { name, span, kind } in &self.frozen {
-            weights.push((name.clone(), self.engine.read(*span, kind)?));
-        }
-        for placed in &self.layout.tensors {
-            let Some((place, kind)) = self.arenas.weight_scales(placed) else { continue };
-            let (span, codes) = self.arenas.parameter(placed);
-            weights.retain(|(name, _)| *name != placed.name);
-            weights.push((placed.name.clone(), self.engine.read(span, &codes)?));
-            weights.push((scales_name(&placed.name), self.engine.read(place, &kind)?));
-        }
-        let graph = self.plans[STEP].graph.clone();
-        let control = self.engine.read(self.arenas.control(), &Type::f32([CONTROL]))?;
-        for feeds in &flight.feeds {
-            let mut feeds = feeds.clone();
-            feeds.set("arena.control", control.clone());
-            weights.iter().for_each(|(name, tensor)| feeds.set(name.clone(), tensor.clone()));
-            if let Some((name, _)) = weights.iter().find(|(_, t)| !all_finite(t)) {
-                return Ok(format!("weight `{name}`"));
-            }
-            let mut found = None;
-            trace(&graph, &feeds, DType::F32, &mut |number, outputs| {
-                if found.is_none() && outputs.iter().any(|t| !all_finite(t)) {
-                    let node = &graph.nodes()[number];
-                    found = Some(format!("{} at `{}`", node.op.name(), node.scope));
-                }
-            })?;
-            if let Some(found) = found {
-                return Ok(found);
-            }
-        }
-        Ok("none on the host: the device alone gives this result (`kiln doctor` checks its kernels)".into())
-    }
 }
 
 /// True for what is trained and is no weight of the model.
@@ -530,10 +495,6 @@ fn numbers(codes: &Tensor, scales: &Tensor) -> Tensor {
     let blocks = codes.as_i8().chunks(GROUP).zip(scales.real::<f32>());
     let values = blocks.flat_map(|(codes, &scale)| codes.iter().map(move |&code| f32::from(code) * scale));
     Tensor::f32(codes.shape.clone(), values.collect())
-}
-
-fn all_finite(tensor: &Tensor) -> bool {
-    matches!(tensor.data.dtype(), DType::U32 | DType::I8) || tensor.to_f64().iter().all(|x| x.is_finite())
 }
 
 /// Feeds a plan by name.
