@@ -4,7 +4,7 @@
 //! feed-forward product is then zero. The recipe pass clips outliers of weights. Neither needs a line in kiln itself.
 
 use kiln::compress::{
-    MEMORY_BYTES, Needs, Order, Promise as Promised, Report, Setting, Stage, Statistics, Subject, checked,
+    Needs, Order, Promise as Promised, Report, Setting, Stage, Statistics, Subject, checked,
 };
 use kiln::graph::{self, Graph, Rewriter, evaluate};
 use kiln::model::{self, Config, Extent, Mode, initial};
@@ -12,7 +12,6 @@ use kiln::ops::pointwise::PointwiseEmit;
 use kiln::passes::{self, Pass, Promise, Tidy};
 use kiln::tensor::{DType, Tensor};
 use kiln::train::Target;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 /// ReLU where there was GELU.
@@ -106,24 +105,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("scores differ by at most {off:.4}");
     assert!(off > 0.0 && !after.to_string().contains("gelu"));
 
-    let (stop, known, data) = (&AtomicBool::new(false), &Statistics::default(), &Default::default());
-    let (original, folder) = (Path::new("original"), Path::new("work"));
-    let (target, batches, say) = (&Target::Host, &[], &|_: &str| {});
-    let (device, seed, memory_bytes) = ("cpu", 0, MEMORY_BYTES);
-    let setting = Setting {
-        target,
-        device,
-        batches,
-        known,
-        memory_bytes,
-        seed,
-        data,
-        original,
-        earlier: &[],
-        folder,
-        stop,
-        say,
-    };
+    let (stop, known, data) = (AtomicBool::new(false), Statistics::default(), Default::default());
+    let setting = Setting::new(&Target::Host, "cpu", &known, &data, &stop);
     let mut subject = Subject::new(family, weights, None);
     println!("clip     {}", checked(&Clip { deviations: 2.5 }, &mut subject, &setting)?.summary);
     Ok(())

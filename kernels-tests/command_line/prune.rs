@@ -113,7 +113,7 @@ fn what_cannot_be_pruned_is_refused_before_anything_is_written() {
         refused(2, &[&format!("--sparsity={share}")], &["sparsity is", "0 or more and less than 1"]);
     }
     refused(2, &["--sparsity", "0.5", "--pattern", "2:4"], &["cannot be used with"]);
-    refused(2, &["--pattern", "4:2"], &["`4:2` is no pattern"]);
+    refused(2, &["--pattern", "4:2"], &["pattern is `4:2`, expected K:N"]);
     refused(2, &["--sparsity", "0.5", "--method", "movement"], &["magnitude, wanda or sparsegpt"]);
     refused(2, &["--sparsity", "0.5", "--method", "wanda"], &["needs a text to calibrate with"]);
     refused(

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 /// count. Dropout is off.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln forward --model llama --inputs batch.safetensors --output out.safetensors\n  kiln forward bert --inputs b.safetensors --prefix eval. -o out.safetensors --gradients g.safetensors"
+    after_help = "Examples:\n  kiln forward --model llama --inputs batch.safetensors --output out.safetensors\n  kiln forward bert --inputs b.safetensors -o out.safetensors --gradients g.safetensors"
 )]
 pub struct Forward {
     #[command(flatten)]

@@ -418,7 +418,6 @@ fn hex(bytes: impl AsRef<[u8]>) -> String {
 mod tests {
     use super::*;
     use crate::compress::Entry;
-    use crate::compress::MEMORY_BYTES;
     use crate::compress::stages::Quantize;
     use crate::model::{self, initial};
     use std::cell::RefCell;
@@ -517,21 +516,8 @@ mod tests {
 
     #[test]
     fn a_pass_that_breaks_its_promise_is_caught_on_the_probe_batch() {
-        let (stop, target, known) = (AtomicBool::new(false), Target::Host, Statistics::default());
-        let setting = Setting {
-            target: &target,
-            device: "cpu",
-            batches: &[],
-            known: &known,
-            memory_bytes: MEMORY_BYTES,
-            seed: 0,
-            data: &toml::Table::new(),
-            original: Path::new("original"),
-            earlier: &[],
-            folder: Path::new("work"),
-            stop: &stop,
-            say: &|_| {},
-        };
+        let (stop, data, known) = (AtomicBool::new(false), toml::Table::new(), Statistics::default());
+        let setting = Setting::new(&Target::Host, "cpu", &known, &data, &stop);
         let error = checked(&Broken, &mut subject(), &setting).unwrap_err();
         assert!(matches!(error, Error::NotExact { method: "broken", .. }), "{error}");
     }

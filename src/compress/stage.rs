@@ -1,7 +1,7 @@
 //! What a pass of a recipe is to the pipeline that runs it.
 
 use super::prune::masks_of_zeros;
-use super::{Result, Selection, Statistics};
+use super::{MEMORY_BYTES, Result, Selection, Statistics};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::windows::Batch;
 use crate::model::{self, Family, Weights};
@@ -173,6 +173,32 @@ pub struct Setting<'a> {
     pub stop: &'a AtomicBool,
     /// Gets what a person should read.
     pub say: &'a dyn Fn(&str),
+}
+
+impl<'a> Setting<'a> {
+    /// Without texts, earlier models or anyone to tell: for a pass that is applied by itself.
+    pub fn new(
+        target: &'a Target,
+        device: &'a str,
+        known: &'a Statistics,
+        data: &'a toml::Table,
+        stop: &'a AtomicBool,
+    ) -> Setting<'a> {
+        Setting {
+            target,
+            device,
+            batches: &[],
+            known,
+            memory_bytes: MEMORY_BYTES,
+            seed: 0,
+            data,
+            original: Path::new("original"),
+            earlier: &[],
+            folder: Path::new("work"),
+            stop,
+            say: &|_| {},
+        }
+    }
 }
 
 /// What a pass did.

@@ -7,7 +7,6 @@ use crate::tensor::Tensor;
 use crate::tensor::random::Stream;
 use crate::train::Target;
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 fn subject() -> Subject {
@@ -59,22 +58,9 @@ fn batches() -> Vec<Batch> {
 /// Applies one pass, written as in a recipe, within a budget of bytes.
 fn apply(pass: &str, subject: &mut Subject, memory_bytes: u64) -> Result<Report> {
     let recipe = Recipe::parse("a test", &format!("[[pass]]\n{pass}\n")).unwrap();
-    let (stop, target, known, batches) =
-        (AtomicBool::new(false), Target::Host, Statistics::default(), batches());
-    let setting = Setting {
-        target: &target,
-        device: "cpu",
-        batches: &batches,
-        known: &known,
-        memory_bytes,
-        seed: 0,
-        data: &toml::Table::new(),
-        original: Path::new("original"),
-        earlier: &[],
-        folder: Path::new("work"),
-        stop: &stop,
-        say: &|_| {},
-    };
+    let (stop, data, known) = (AtomicBool::new(false), toml::Table::new(), Statistics::default());
+    let (batches, plain) = (batches(), Setting::new(&Target::Host, "cpu", &known, &data, &stop));
+    let setting = Setting { batches: &batches, memory_bytes, ..plain };
     let stage = recipe.stages().next().unwrap();
     checked(stage, subject, &setting)
 }

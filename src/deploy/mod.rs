@@ -98,7 +98,12 @@ impl Deployment {
     /// there, for others to read.
     pub fn engine(&self, target: &Target, graphs: &[Graph]) -> Result<(Box<dyn Engine>, Vec<Plan>)> {
         let mut residents = place(graphs, target.caps().max_binding_bytes);
-        for (name, _) in graphs.iter().flat_map(Graph::outputs) {
+        // A result may have the name of a weight, such as its gradient: that has a place of its own.
+        let is_state = |name: &str| {
+            let of = |graph: &Graph| graph.named(name).map(|value| graph.info(value).source.clone());
+            graphs.iter().any(|graph| matches!(of(graph), Some(Source::State)))
+        };
+        for (name, _) in graphs.iter().flat_map(Graph::outputs).filter(|(name, _)| is_state(name)) {
             if let Some(&span) = residents.places.get(name) {
                 residents.results.insert(name.clone(), span);
             }

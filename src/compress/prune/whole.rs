@@ -263,8 +263,10 @@ pub fn sparsity_of(share: Option<f64>, pattern: Option<&str>) -> Result<Sparsity
     let sparsity = match (share, pattern) {
         (Some(share), None) => Sparsity::Share(share),
         (None, Some(text)) => {
-            let read: Result<Pattern, _> = text.parse();
-            Sparsity::Pattern(read.map_err(|error| wrong("a pattern such as 2:4", error.to_string()))?)
+            let (setting, expected) =
+                ("pattern", "K:N such as 2:4, which keeps 2 of each 4 inputs; 0 < K < N");
+            let wrong = |_| Error::Setting { setting, expected: expected.into(), got: format!("`{text}`") };
+            Sparsity::Pattern(text.parse::<Pattern>().map_err(wrong)?)
         }
         (None, None) => return Err(wrong("a share such as 0.5, or `pattern`", "neither".into())),
         (Some(_), Some(_)) => return Err(wrong("a share such as 0.5, or `pattern`", "both".into())),
