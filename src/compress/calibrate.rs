@@ -145,7 +145,7 @@ impl Calibration<'_> {
     }
 
     /// Inner products of the inputs of some layers, and ranges and means of those of others, measured in one sweep over the text. Whether
-    /// all fit into memory at once is for [`portions`] to say beforehand.
+    /// all fit into memory at once is for `portions` to say beforehand.
     pub fn measure(&self, grams: &[&Linear], channels: &[&Linear]) -> Result<Statistics> {
         let mut found = Statistics::default();
         if grams.is_empty() && channels.is_empty() {
