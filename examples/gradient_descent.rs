@@ -5,10 +5,10 @@
 
 use kiln::graph::{Feeds, Graph};
 use kiln::ops::pointwise::PointwiseEmit;
-use kiln::tensor::{DType, Tensor, Type};
-use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
+use kiln::tensor::{Tensor, Type};
+use kiln::train::Target;
+use kiln::train::recipe::{Decay, Optimizer, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
-use kiln::train::{Frozen, Reduced, Target};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = std::env::args().nth(1).unwrap_or("gpu".into());
@@ -16,25 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("device {}", target.describe());
 
     let weights = [Weight { name: "theta".into(), shape: [].into(), decays: false }];
-    let settings = Settings {
-        optimizer: Optimizer {
-            rule: Rule::GradientDescent,
-            decay: Decay { weight_decay: 0.0, decoupled: false, no_decay: vec![] },
-        },
-        clip: Clip::None,
-        accumulate: 1,
-        precision: DType::F32,
-        loss_scale: LossScale::NONE,
-        seed: 0,
-        choices: None,
-        page_bytes: None,
-        recompute: Recompute::None,
-        reduced: Reduced::default(),
-        frozen: Frozen::default(),
-        aside: vec![],
-        beside: vec![],
-        prune: None,
-    };
+    let decay = Decay { weight_decay: 0.0, decoupled: false, no_decay: vec![] };
+    let settings = Settings::new(Optimizer { rule: Rule::GradientDescent, decay });
     let loss = |graph: &mut Graph, _| {
         let theta = graph.parameter("theta", Type::f32([]));
         let difference = graph.shift(theta, -3.0)?;

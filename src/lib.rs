@@ -22,3 +22,8 @@ pub mod passes;
 pub mod plan;
 pub mod tensor;
 pub mod train;
+
+/// The README's Rust is compiled with the documentation's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -85,6 +85,28 @@ pub struct Settings {
     pub prune: Option<Prune>,
 }
 
+impl Settings {
+    /// One batch a step in f32; nothing is clipped, computed again, held in codes, frozen or removed.
+    pub fn new(optimizer: Optimizer) -> Settings {
+        Settings {
+            optimizer,
+            clip: Clip::None,
+            accumulate: 1,
+            precision: DType::F32,
+            loss_scale: LossScale::NONE,
+            seed: 0,
+            choices: None,
+            page_bytes: None,
+            recompute: Recompute::None,
+            reduced: Reduced::default(),
+            frozen: Frozen::default(),
+            aside: vec![],
+            beside: vec![],
+            prune: None,
+        }
+    }
+}
+
 /// What came of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outcome {
