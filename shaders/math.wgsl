@@ -1,20 +1,33 @@
 // math: functions WGSL lacks, over V = f32 or vec4<f32> (the importing shader declares V)
 
-// Error function, Abramowitz and Stegun 7.1.26 refined: below 1 the Maclaurin series (7.1.5), above it the rational
-// form, so that the absolute error stays under 2e-7 and the relative error near zero stays small.
+// Error function below 1: x + x p(x^2). Coefficients here and below as in src/ops/fast/math.rs, within 2 units in the last place.
+fn erf_near(x: V) -> V {
+    let q = x * x;
+    let p = V(0.12837917) + q * (V(-0.37612626) + q * (V(0.112835974) + q * (V(-0.026854329)
+        + q * (V(0.0051893122) + q * (V(-0.0008018855) + q * V(0.00007882497))))));
+    return x + x * p;
+}
+
+// 1 - erf(a) from 1 on: e^(-a^2) times a polynomial in 1 / (1 + a / 2). Nothing is taken from one, so that small results are exact.
+fn erfc_far(a: V) -> V {
+    let t = V(1.0) / (V(1.0) + 0.5 * a);
+    let p = V(0.00053875055) + t * (V(0.27445543) + t * (V(0.32657173) + t * (V(0.11274845)
+        + t * (V(0.38665774) + t * (V(-0.043767177) + t * V(-0.057963364))))));
+    return p * exp(-a * a);
+}
+
+// Beyond 10 both are what they are at 10.
 fn erf(x: V) -> V {
-    let a = min(abs(x), V(4.0));
-    let q = a * a;
-    let series = x * (V(1.128379167) + q * (V(-0.376126389) + q * (V(0.112837917) + q * (V(-0.026866171)
-        + q * (V(0.005223978) + q * (V(-0.000854833) + q * (V(0.000120553) + q * V(-0.000014926))))))));
-    // 1 - t-polynomial * exp(-a^2), W. J. Cody's shape with coefficients of 7.1.28: (1 + a1 x + .. + a6 x^6)^-16.
-    let p = V(1.0) + a * (V(0.0705230784) + a * (V(0.0422820123) + a * (V(0.0092705272)
-        + a * (V(0.0001520143) + a * (V(0.0002765672) + a * V(0.0000430638))))));
-    let p2 = p * p;
-    let p4 = p2 * p2;
-    let p8 = p4 * p4;
-    let rational = sign(x) * (V(1.0) - V(1.0) / (p8 * p8));
-    return select(rational, series, a < V(0.9));
+    let a = min(abs(x), V(10.0));
+    return select(sign(x) * (V(1.0) - erfc_far(a)), erf_near(x), a < V(1.0));
+}
+
+// Share of the normal distribution below x: (1 + erf(x / sqrt 2)) / 2.
+fn normal_below(x: V) -> V {
+    let z = x * 0.70710678;
+    let a = min(abs(z), V(10.0));
+    let tail = 0.5 * erfc_far(a);
+    return select(select(tail, V(1.0) - tail, z > V(0.0)), V(0.5) + 0.5 * erf_near(z), a < V(1.0));
 }
 
 // up * d/dx of x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)

@@ -321,7 +321,7 @@ pub static FUNCTIONS: &[Function] = &[
         "gelu",
         1,
         false,
-        "0.5 * $a * (V(1.0) + erf($a * 0.70710678))",
+        "$a * normal_below($a)",
         |a, k| of(0.5) * a * (of(1.0) + Real::erf(a * of(std::f64::consts::FRAC_1_SQRT_2))),
         Some(|e, s, _| { Ok(Some(e.pointwise("gelu_gradient", &[s.x[0], s.up], 0.0)?)) })
     ),
@@ -329,7 +329,7 @@ pub static FUNCTIONS: &[Function] = &[
         "gelu_gradient",
         2,
         false,
-        "$b * (0.5 * (V(1.0) + erf($a * 0.70710678)) + $a * 0.39894228 * exp(-0.5 * $a * $a))",
+        "$b * (normal_below($a) + $a * 0.39894228 * exp(-0.5 * $a * $a))",
         |a, up, k| up
             * (of(0.5) * (of(1.0) + Real::erf(a * of(std::f64::consts::FRAC_1_SQRT_2)))
                 + a * of(0.3989422804014327) * Real::exp(of(-0.5) * a * a)),
