@@ -9,9 +9,9 @@ use kiln::graph::{Feeds, Graph, evaluate};
 use kiln::model::{Activation, Mlp, initial};
 use kiln::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use kiln::tensor::{DType, Tensor, Type};
-use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
+use kiln::train::Target;
+use kiln::train::recipe::{Clip, Decay, Optimizer, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
-use kiln::train::{Frozen, Reduced, Target};
 
 const STEPS: usize = 400;
 
@@ -37,25 +37,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .iter()
         .map(|p| Weight { name: p.name.clone(), shape: p.shape.clone(), decays: p.decay })
         .collect();
-    let settings = Settings {
-        optimizer: Optimizer {
-            rule: Rule::Adamw { betas: [0.9, 0.99], eps: 1e-8 },
-            decay: Decay { weight_decay: 1e-3, decoupled: true, no_decay: vec![] },
-        },
-        clip: Clip::Norm(1.0),
-        accumulate: 1,
-        precision: DType::F32,
-        loss_scale: LossScale::NONE,
-        seed: 0,
-        choices: None,
-        page_bytes: None,
-        recompute: Recompute::None,
-        reduced: Reduced::default(),
-        frozen: Frozen::default(),
-        aside: vec![],
-        beside: vec![],
-        prune: None,
-    };
+    let rule = Rule::Adamw { betas: [0.9, 0.99], eps: 1e-8 };
+    let decay = Decay { weight_decay: 1e-3, decoupled: true, no_decay: vec![] };
+    let settings = Settings { clip: Clip::Norm(1.0), ..Settings::new(Optimizer { rule, decay }) };
     let mut trainer = Trainer::new(&target, &weights, &loss, settings)?;
     let first = initial(&parameters, 7);
     trainer.set_weights(|name, _| Ok(first.get(name)?.clone()))?;

@@ -30,10 +30,10 @@ use kiln::ops::reduce::ReduceEmit;
 use kiln::tensor::{DType, Tensor, Type};
 use kiln::train::job::{Step, family_of};
 use kiln::train::metrics::{self, Line};
-use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recipe, Recompute, Rule};
+use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recipe, Rule};
 use kiln::train::run::run;
 use kiln::train::trainer::{Program, Settings, Trainer, Weight};
-use kiln::train::{Beside, Error, Frozen, Reduced, Target};
+use kiln::train::{Beside, Error, Target};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -212,23 +212,7 @@ fn an_interrupted_run_saves_what_it_has() {
 
 fn settings(rule: Rule) -> Settings {
     let decay = Decay { weight_decay: 0.0, decoupled: false, no_decay: vec![] };
-    let optimizer = Optimizer { rule, decay };
-    Settings {
-        optimizer,
-        clip: Clip::None,
-        accumulate: 1,
-        precision: DType::F32,
-        loss_scale: LossScale::NONE,
-        seed: 0,
-        choices: None,
-        page_bytes: None,
-        recompute: Recompute::None,
-        reduced: Reduced::default(),
-        frozen: Frozen::default(),
-        aside: vec![],
-        beside: vec![],
-        prune: None,
-    }
+    Settings::new(Optimizer { rule, decay })
 }
 
 fn vector(name: &str, count: usize) -> Weight {

@@ -10,10 +10,10 @@ use kiln::generate::{Lengths, Sampling, Translator, Writer};
 use kiln::graph::{Feeds, Graph};
 use kiln::model::{self, Family, Inputs, Mode, Reading, Weights};
 use kiln::ops::Value;
-use kiln::tensor::{DType, Tensor};
-use kiln::train::recipe::{Clip, Decay, LossScale, Optimizer, Recompute, Rule};
+use kiln::tensor::Tensor;
+use kiln::train::recipe::{Clip, Decay, Optimizer, Rule};
 use kiln::train::trainer::{Settings, Trainer, Weight};
-use kiln::train::{self, Frozen, Reduced, Target};
+use kiln::train::{self, Target};
 use libtest_mimic::Failed;
 use serde_json::Value as Json;
 use std::path::Path;
@@ -215,22 +215,7 @@ fn trainer(
 ) -> Result<Trainer, Failed> {
     let rule = Rule::Adamw { betas: [0.9, 0.999], eps: 1e-8 };
     let decay = Decay { weight_decay, decoupled: true, no_decay: vec![] };
-    let settings = Settings {
-        optimizer: Optimizer { rule, decay },
-        clip,
-        accumulate: 1,
-        precision: DType::F32,
-        loss_scale: LossScale::NONE,
-        seed: 0,
-        choices: None,
-        page_bytes: None,
-        recompute: Recompute::None,
-        reduced: Reduced::default(),
-        frozen: Frozen::default(),
-        aside: vec![],
-        beside: vec![],
-        prune: None,
-    };
+    let settings = Settings { clip, ..Settings::new(Optimizer { rule, decay }) };
     let weight = |spec: model::ParameterSpec| Weight { name: spec.name, shape: spec.shape, decays: true };
     let list: Vec<Weight> = family.parameters().into_iter().map(weight).collect();
     let build = |graph: &mut Graph, mode: Mode| -> train::Result<Value> {
