@@ -23,7 +23,8 @@ fn recipe(name: &str) -> String {
     let shorter = ["steps = 300", "steps = 100", "steps = 900"];
     let text = shorter.iter().fold(text, |text, steps| text.replace(steps, "steps = 4\ncontext = 16"));
     let text = text.replace("batch = 12", "batch = 4").replace("warmup = 20", "warmup = 2");
-    text.replace("warmup = 10", "warmup = 2")
+    text.replace("input.txt", "text.txt")
+        .replace("warmup = 10", "warmup = 2")
         .replace("windows = 32\ncontext = 64", "windows = 8\ncontext = 16")
 }
 
