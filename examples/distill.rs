@@ -17,24 +17,24 @@ const TEACHER: &str = "
     context = 32
     dropout = 0.0
     [train]
-    steps = 1000
+    steps = 400
     batch = 12
     learning_rate = { peak = 5e-3 }
-    evaluate = { every = 1000, batches = 20 }
+    evaluate = { every = 400, batches = 20 }
     [run]
-    save = { every = 1000, keep = 1 }
+    save = { every = 400, keep = 1 }
 ";
 
 const STUDENT: &str = "
     [model]
     keep_layers = [0, 3]
     [train]
-    steps = 100
+    steps = 60
     batch = 12
     learning_rate = { peak = 2e-3 }
-    evaluate = { every = 100, batches = 20 }
+    evaluate = { every = 60, batches = 20 }
     [run]
-    save = { every = 100, keep = 1 }
+    save = { every = 60, keep = 1 }
 ";
 
 /// Trains in a folder of its own, without a word but the result.
