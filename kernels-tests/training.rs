@@ -122,10 +122,11 @@ fn a_llama_learns_resumes_bit_for_bit_and_is_tuned_further_from_its_checkpoint()
         let (first, last) = (losses(&whole)[0].1, losses(&whole)[11].1);
         assert!(last < 0.8 * first, "{device}: {first} to {last}");
 
-        let checkpoint = whole.join("checkpoints/step-000012").display().to_string();
+        // A run stands for its newest checkpoint, which the recipe then names.
+        let run = whole.display().to_string();
         let text = root.path().join("text.txt").display().to_string();
         let recipe = format!(
-            "[model]\nload = {checkpoint:?}\n[data]\ntext = [{text:?}]\n[train]\nsteps = 3\nbatch = 4\nlearning_rate = 1e-3\n\
+            "[model]\nload = {run:?}\n[data]\ntext = [{text:?}]\n[train]\nsteps = 3\nbatch = 4\nlearning_rate = 1e-3\n\
              [run]\ndevice = {device:?}\nfolder = {:?}\n",
             tuned.display().to_string()
         );
@@ -136,6 +137,8 @@ fn a_llama_learns_resumes_bit_for_bit_and_is_tuned_further_from_its_checkpoint()
             std::fs::read_to_string(file).unwrap()
         };
         assert_eq!(config(&whole, 12), config(&tuned, 3));
+        let kept = std::fs::read_to_string(tuned.join("recipe.toml")).unwrap();
+        assert!(kept.contains("whole/checkpoints/step-000012"), "{kept}");
     }
 }
 

@@ -38,7 +38,8 @@ const EVERY_TERM: [&str; 8] = [
 #[test]
 fn a_run_with_a_teacher_is_resumed_bit_for_bit_whatever_is_learnt_of_it() {
     let root = tempfile::tempdir().unwrap();
-    let teacher = teacher(root.path(), &[]);
+    teacher(root.path(), &[]);
+    let teacher = root.path().join("teacher");
     for device in devices() {
         for (case, sets) in [(0, &["distill.teacher_precision=int8"][..]), (1, &EVERY_TERM)] {
             let folder = |name: &str| root.path().join(format!("{device}-{case}-{name}"));

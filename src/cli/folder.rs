@@ -2,8 +2,7 @@
 
 use crate::exchange::is_gguf;
 use crate::formats::write_whole_folder;
-use crate::train::checkpoint::Store;
-use crate::train::recipe::FILE_NAME;
+use crate::train::places::find;
 use anyhow::{Context, bail};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -58,32 +57,11 @@ pub fn resolve(given: &Path, best: bool) -> anyhow::Result<PathBuf> {
             given.display()
         );
     }
-    if !is_run(given) {
-        if given.join("manifest.json").is_file() {
-            Store::load_folder(given)?;
-        }
-        return Ok(given.to_path_buf());
+    let place = find(given, best)?;
+    for line in &place.told {
+        eprintln!("{line}");
     }
-    let store = Store::look(given);
-    let which = if best { "best" } else { "newest" };
-    let loaded = match best {
-        _ if !given.join("checkpoints").is_dir() => None,
-        true => store.load_best()?,
-        false => store.load_latest()?,
-    };
-    let missing = "hint: train on: a checkpoint is written each run.save.every steps and at the end; the best one needs an evaluation";
-    let loaded = loaded
-        .with_context(|| format!("{} holds no {which} checkpoint yet\n  {missing}", given.display()))?;
-    for rejected in &loaded.rejected {
-        eprintln!("warning: damaged checkpoint passed over: {rejected}");
-    }
-    eprintln!("model    {} ({which} of the run)", loaded.folder.display());
-    Ok(loaded.folder)
-}
-
-/// True for what `kiln train` leaves behind.
-fn is_run(folder: &Path) -> bool {
-    folder.join("checkpoints").is_dir() || folder.join(FILE_NAME).is_file()
+    Ok(place.folder)
 }
 
 /// Bytes of the files that hold a model's weights: a GGUF file, or the shards in a folder; what a checkpoint has beside them does not count.

@@ -129,7 +129,8 @@ impl Inspect {
         if let Some(device) = &self.device {
             raw.insert("run.device", toml::Value::String(device.clone()))?;
         }
-        let recipe = raw.resolve()?;
+        let mut recipe = raw.resolve()?;
+        recipe.find_places()?.iter().for_each(|told| eprintln!("{told}"));
         let target = Target::open_or_host(&recipe.run.device, &mut |line| eprintln!("{line}"))?;
         let (mut recipe, family) = family_of(recipe)?;
         let beside = Beside::to_plan(&recipe, family.as_ref())?;

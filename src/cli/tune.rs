@@ -51,7 +51,8 @@ impl Tune {
         if let Some(device) = &self.device {
             raw.insert("run.device", toml::Value::String(device.clone()))?;
         }
-        let recipe = raw.resolve()?;
+        let mut recipe = raw.resolve()?;
+        recipe.find_places()?.iter().for_each(|told| eprintln!("{told}"));
         let mut target = Target::open(&recipe.run.device)?;
         if target.is_host() {
             let text = "the host has one way to compute each operator: there is nothing to choose\n  hint: `kiln devices` lists the adapters";

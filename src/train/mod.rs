@@ -12,6 +12,7 @@ mod lane;
 pub mod layout;
 pub mod metrics;
 pub mod micro;
+pub mod places;
 pub mod profile;
 pub mod program;
 pub mod progress;

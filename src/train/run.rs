@@ -55,7 +55,8 @@ pub fn run(recipe: Recipe, resume: bool, stop: &AtomicBool, say: &mut dyn FnMut(
 ///
 /// With `run.recover` a run whose device is lost opens it anew and goes on from its newest checkpoint, or from the start
 /// where there is none yet: the very steps that were lost are made again.
-pub fn run_watched(recipe: Recipe, resume: bool, watch: &mut Watch) -> Result<Summary> {
+pub fn run_watched(mut recipe: Recipe, resume: bool, watch: &mut Watch) -> Result<Summary> {
+    recipe.find_places()?.iter().for_each(|told| (watch.say)(told));
     let mut target = Target::open_or_host(&recipe.run.device, watch.say)?;
     let folder = recipe.run.folder.clone();
     let checkpoints = Checkpoints::open(&folder, recipe.run.save.keep)?;

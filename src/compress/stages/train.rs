@@ -58,6 +58,7 @@ impl Train {
         let mut text = data.clone();
         text.extend(self.data.clone());
         let mut recipe = self.recipe(text, 0, folder, folder, Table::new())?;
+        recipe.find_places()?;
         let family = family_of(&recipe, 1)?;
         let beside = Beside::open(&recipe, family.as_ref(), None)?;
         micro::settle(&mut recipe, family.as_ref(), &beside, target)?;
