@@ -14,6 +14,8 @@ mod compress;
 mod distill;
 #[path = "command_line/encoders.rs"]
 mod encoders;
+#[path = "command_line/export.rs"]
+mod export;
 #[path = "command_line/prune.rs"]
 mod prune;
 #[path = "command_line/quantize.rs"]
@@ -143,6 +145,8 @@ fn every_command_has_help_that_ends_in_examples() {
         "compress",
         "prune",
         "sensitivity",
+        "export",
+        "import",
         "adapter merge",
         "adapter unmerge",
     ] {

@@ -2,6 +2,8 @@
 //!
 //! The models stand in `dev/models` and `dev/e2e` of the golden folder, tokenizers in `dev/tokenizers`.
 
+#[path = "golden_exchange/folders.rs"]
+mod folders;
 mod golden;
 
 use kiln::data::tokenizer::Tokenizer;
@@ -21,6 +23,7 @@ const MODELS: &[&str] = &[
     "models/mistral-swa",
     "models/qwen2",
     "models/qwen3",
+    "models/gpt-neox-parallel",
     "e2e/gpt2",
 ];
 const TOKENIZERS: &[&str] = &["bytebpe-gpt2", "bytebpe-llama3"];
@@ -44,6 +47,18 @@ fn main() {
     for &name in TOKENIZERS {
         let place = folder.join("tokenizers").join(name);
         add(format!("tokenizer_{name}_comes_back"), Box::new(move || tokenizer(&place)));
+    }
+    for &model in folders::ALL {
+        let place = folder.join(model);
+        add(
+            format!("{}_is_handed_back", model.replace('/', "_")),
+            Box::new(move || folders::handed_back(&place)),
+        );
+    }
+    for &model in MODELS {
+        let place = folder.join(model);
+        let name = model.replace('/', "_");
+        add(format!("{name}_is_a_folder_again"), Box::new(move || folders::through_gguf(&place)));
     }
     let place = folder.clone();
     let real = folder.join("real/stories260K");
@@ -70,7 +85,9 @@ fn comes_back(folder: &Path) -> Result<(), Failed> {
     }
     let (file, tables) = (Gguf::open(&path)?, golden::tensors(&folder.join("model.safetensors"), "")?);
     let embedding = file.tensor(file.find("token_embd.weight").ok_or("no embedding")?)?;
-    let is_embedding = |name: &str| name.ends_with("wte.weight") || name.ends_with("embed_tokens.weight");
+    let is_embedding = |name: &str| {
+        ["wte.weight", "embed_tokens.weight", "embed_in.weight"].iter().any(|end| name.ends_with(end))
+    };
     if tables.iter().find(|(name, _)| is_embedding(name)).map(|(_, table)| table) != Some(&embedding) {
         return Err("the embedding in the file is another one".into());
     }
@@ -252,7 +269,7 @@ fn refused(folder: &Path) -> Result<(), Failed> {
     let path = target.path().join("model.gguf");
     let (family, weights) = small_with(8, kiln::model::Activation::Relu)?;
     let setting = export_gguf(&path, family.as_ref(), &weights, None, &Options::default());
-    let (family, weights) = model(&folder.join("models/gpt-neox-parallel"))?;
+    let (family, weights) = model(&folder.join("models/bert-mlm"))?;
     let unknown = export_gguf(&path, family.as_ref(), &weights, None, &Options::default());
     let (family, weights) = small(600)?;
     let unigram = Tokenizer::load(&folder.join("tokenizers/unigram-t5"))?;

@@ -81,7 +81,7 @@ pub fn weight_bytes(place: &Path) -> anyhow::Result<u64> {
 }
 
 /// Files of a model folder that go with the weights wherever they go.
-const COMPANIONS: [&str; 12] = [
+const COMPANIONS: [&str; 18] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -94,7 +94,22 @@ const COMPANIONS: [&str; 12] = [
     "sentence_bert_config.json",
     "1_Pooling/config.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "tokenizer.model",
+    "spiece.model",
+    "source.spm",
+    "target.spm",
+    "config_sentence_transformers.json",
 ];
+
+/// The folder that a run or one of its checkpoints began with, if it is still there.
+pub fn origin_of_run(place: &Path) -> Option<PathBuf> {
+    let recipe = [place.join(FILE_NAME), place.join("../..").join(FILE_NAME)];
+    let text = recipe.iter().find_map(|path| std::fs::read_to_string(path).ok())?;
+    let recipe: toml::Table = toml::from_str(&text).ok()?;
+    let load = recipe.get("model")?.get("load")?.as_str()?;
+    Some(PathBuf::from(load)).filter(|folder| folder.is_dir())
+}
 
 /// Copies what goes with the weights from one model folder to another.
 pub fn copy_companions(from: &Path, to: &Path) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ mod distill;
 mod doctor;
 mod embed;
 mod evaluate;
+mod export;
 mod folder;
 mod forward;
 mod generate;
@@ -52,6 +53,10 @@ enum Command {
     Embed(embed::Embed),
     /// Quantise a model: fewer bits for its weights, and for its activations.
     Quantize(quantize::Quantize),
+    /// Write a model as a Hugging Face folder, or as a GGUF file.
+    Export(export::Export),
+    /// Write a GGUF file's model as a Hugging Face folder.
+    Import(export::Import),
     /// Merge low-rank adapters into a model's weights, or take them out again.
     Adapter(adapter::AdapterCommand),
     /// Quantise a model in several ways and measure what each costs and buys on this device.
@@ -101,6 +106,8 @@ pub fn main() -> ExitCode {
         Command::Forward(command) => command.run(),
         Command::Embed(command) => command.run(),
         Command::Quantize(command) => command.run(),
+        Command::Export(command) => command.run(),
+        Command::Import(command) => command.run(),
         Command::Adapter(command) => command.run(),
         Command::Compare(command) => command.run(),
         Command::Diff(command) => command.run(),

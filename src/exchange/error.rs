@@ -31,6 +31,18 @@ pub enum Error {
         /// What it is.
         got: String,
     },
+    /// A number that is too large for the type it is to be stored in.
+    #[error(
+        "`{name}` holds {got}, beyond what {dtype} holds\n  hint: bf16 has the range of f32; or leave the type as it is"
+    )]
+    Range {
+        /// The tensor.
+        name: String,
+        /// The type asked for.
+        dtype: String,
+        /// The number.
+        got: f32,
+    },
     /// A family without a place in the format.
     #[error("{what} is not supported; there are: {known}")]
     Family {

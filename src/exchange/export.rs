@@ -154,7 +154,7 @@ impl Writer<'_> {
     fn order(&self, spec: &ParameterSpec) -> Result<Option<Vec<usize>>> {
         let Some(turning) = self.architecture.turning(&spec.name) else { return Ok(None) };
         let heads = heads(self.family, turning)?;
-        Ok(Some(rows::paired(spec.shape[0], heads)))
+        Ok(Some(rows::there(turning, spec.shape[0], heads)))
     }
 
     /// Zeros for the biases that a GPT-2 may lack and other programs do not do without.
@@ -178,7 +178,7 @@ impl Writer<'_> {
 pub(super) fn heads(family: &dyn Family, turning: Turning) -> Result<usize> {
     let config = Config::new(family.name(), family.config());
     let key = match turning {
-        Turning::Queries => "num_attention_heads",
+        Turning::Queries | Turning::Braid => "num_attention_heads",
         Turning::Keys => "num_key_value_heads",
     };
     Ok(config.needed_count(key)?)

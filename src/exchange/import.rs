@@ -91,7 +91,7 @@ impl Reader<'_> {
         }
         let order = match self.architecture.turning(&spec.name) {
             None => None,
-            Some(turning) => Some(rows::halved(spec.shape[0], export::heads(self.family, turning)?)),
+            Some(turning) => Some(rows::here(turning, spec.shape[0], export::heads(self.family, turning)?)),
         };
         let block = self.file.block(entry)?;
         if !block.is_float() && spec.shape.len() == 2 {

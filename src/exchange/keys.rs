@@ -8,6 +8,8 @@ use serde_json::{Map, Value as Json, json};
 
 /// Tensor with a divisor for the rate of each pair of rotary elements.
 pub(super) const RATES: &str = "rope_freqs.weight";
+/// Key with the template by which a chat becomes a text.
+pub const TEMPLATE: &str = "tokenizer.chat_template";
 /// Key of our own: the settings behind those divisors.
 const RATES_KEY: &str = "kiln.rope.llama3";
 /// Key of our own: the activation, where it is not the one that a family has in this format.
@@ -33,7 +35,11 @@ pub(super) struct Described {
 pub(super) fn describe(family: &dyn Family, architecture: &Architecture) -> Result<Described> {
     let config = Config::new(format!("this {}", family.name()), family.config());
     let writer = Writer { family: family.name(), config, architecture: architecture.name, keys: vec![] };
-    if architecture.turned { writer.gpt2() } else { writer.llama() }
+    match family.name() {
+        "gpt2" => writer.gpt2(),
+        "gpt_neox" => writer.neox(),
+        _ => writer.llama(),
+    }
 }
 
 struct Writer<'a> {
@@ -87,6 +93,28 @@ impl Writer<'_> {
         self.size("attention.head_count", "n_head")?;
         self.put("attention.layer_norm_epsilon", self.config.needed_number("layer_norm_epsilon")? as f32);
         Ok(Described { keys: self.keys, rates: None, notes })
+    }
+
+    fn neox(mut self) -> Result<Described> {
+        self.expect("hidden_act", &[json!(EXACT_GELU)])?;
+        self.expect("attention_bias", &[json!(true)])?;
+        self.expect("tie_word_embeddings", &[json!(false)])?;
+        // Positions that are scaled, and heads that no longer share the width, have no key there.
+        self.expect("rope_scaling", &[Json::Null])?;
+        self.expect("head_dim", &[Json::Null])?;
+        self.size("vocab_size", "vocab_size")?;
+        self.size("context_length", "max_position_embeddings")?;
+        let width = self.size("embedding_length", "hidden_size")?;
+        self.size("block_count", "num_hidden_layers")?;
+        self.size("feed_forward_length", "intermediate_size")?;
+        let heads = self.size("attention.head_count", "num_attention_heads")?;
+        let share = self.config.needed_number("rotary_pct")?;
+        self.put("rope.dimension_count", (share * (width / heads) as f64) as u32);
+        self.put("rope.freq_base", self.config.needed_number("rotary_emb_base")? as f32);
+        self.put("use_parallel_residual", self.config.keys()["use_parallel_residual"] == json!(true));
+        self.put("attention.layer_norm_epsilon", self.config.needed_number("layer_norm_eps")? as f32);
+        let note = "other programs take GELU by its tanh form, and get logits that differ in the third digit";
+        Ok(Described { keys: self.keys, rates: None, notes: vec![note.into()] })
     }
 
     fn llama(mut self) -> Result<Described> {
@@ -156,7 +184,11 @@ fn divisors(theta: f64, head: usize, (factor, low, high, original): (f64, f64, f
 /// The `config.json` that a file's keys describe.
 pub(super) fn read(file: &Gguf, architecture: &Architecture) -> Result<Map<String, Json>> {
     let reader = Reader { file, keys: file.metadata(), architecture: architecture.name };
-    let mut config = if architecture.turned { reader.gpt2()? } else { reader.llama()? };
+    let mut config = match architecture.name {
+        "gpt2" => reader.gpt2()?,
+        "gptneox" => reader.neox()?,
+        _ => reader.llama()?,
+    };
     for (id, here) in [("bos", "bos_token_id"), ("eos", "eos_token_id"), ("padding", "pad_token_id")] {
         if let Some(token) = reader.keys.count(&format!("tokenizer.ggml.{id}_token_id"))? {
             config.insert(here.into(), json!(token));
@@ -240,6 +272,34 @@ impl Reader<'_> {
             "tie_word_embeddings": self.tie(),
         });
         Ok(object(config))
+    }
+
+    fn neox(&self) -> Result<Map<String, Json>> {
+        let (width, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
+        let head = width / heads;
+        let turned = self.size_or("rope.dimension_count", head)?;
+        if head == 0 || turned > head {
+            let expected = format!("at most the {head} channels of a head");
+            return Err(self.keys.refuse(&self.key("rope.dimension_count"), expected).into());
+        }
+        let parallel = self.keys.flag(&self.key("use_parallel_residual"))?.unwrap_or(true);
+        Ok(object(json!({
+            "architectures": ["GPTNeoXForCausalLM"],
+            "model_type": "gpt_neox",
+            "hidden_act": EXACT_GELU,
+            "attention_bias": true,
+            "vocab_size": self.vocabulary()?,
+            "max_position_embeddings": self.size("context_length")?,
+            "hidden_size": width,
+            "intermediate_size": self.size("feed_forward_length")?,
+            "num_hidden_layers": self.blocks()?,
+            "num_attention_heads": heads,
+            "layer_norm_eps": self.number("attention.layer_norm_epsilon", None)?,
+            "rotary_emb_base": self.number("rope.freq_base", Some(10_000.0))?,
+            "rotary_pct": turned as f64 / head as f64,
+            "use_parallel_residual": parallel,
+            "tie_word_embeddings": self.tie(),
+        })))
     }
 
     fn llama(&self) -> Result<Map<String, Json>> {

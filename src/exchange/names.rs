@@ -24,6 +24,8 @@ pub(super) struct Architecture {
     pub turned: bool,
     /// Rows of queries and keys stand in pairs there, in halves here.
     pub pairs: bool,
+    /// Query, key and value of each head follow each other here, all queries come first there.
+    pub braided: bool,
 }
 
 const GPT2: Names = Names {
@@ -62,12 +64,35 @@ const LLAMA: Names = Names {
     ],
 };
 
+const NEOX: Names = Names {
+    prefix: "gpt_neox.layers.",
+    outside: &[
+        ("gpt_neox.embed_in", "token_embd"),
+        ("gpt_neox.final_layer_norm", "output_norm"),
+        ("embed_out", "output"),
+    ],
+    inside: &[
+        ("input_layernorm", "attn_norm"),
+        ("attention.query_key_value", "attn_qkv"),
+        ("attention.dense", "attn_output"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("mlp.dense_h_to_4h", "ffn_up"),
+        ("mlp.dense_4h_to_h", "ffn_down"),
+    ],
+};
+
+/// Tensors by names alone; what else differs is said of each.
+const fn plain(name: &'static str, names: Names) -> Architecture {
+    Architecture { name, names, turned: false, pairs: false, braided: false }
+}
+
 const KNOWN: &[(&str, Architecture)] = &[
-    ("gpt2", Architecture { name: "gpt2", names: GPT2, turned: true, pairs: false }),
-    ("llama", Architecture { name: "llama", names: LLAMA, turned: false, pairs: true }),
-    ("mistral", Architecture { name: "llama", names: LLAMA, turned: false, pairs: true }),
-    ("qwen2", Architecture { name: "qwen2", names: LLAMA, turned: false, pairs: false }),
-    ("qwen3", Architecture { name: "qwen3", names: LLAMA, turned: false, pairs: false }),
+    ("gpt2", Architecture { turned: true, ..plain("gpt2", GPT2) }),
+    ("llama", Architecture { pairs: true, ..plain("llama", LLAMA) }),
+    ("mistral", Architecture { pairs: true, ..plain("llama", LLAMA) }),
+    ("qwen2", plain("qwen2", LLAMA)),
+    ("qwen3", plain("qwen3", LLAMA)),
+    ("gpt_neox", Architecture { braided: true, ..plain("gptneox", NEOX) }),
 ];
 
 impl Architecture {
@@ -103,24 +128,27 @@ impl Architecture {
             && [".c_attn.weight", ".c_proj.weight", ".c_fc.weight"].iter().any(|end| here.ends_with(end))
     }
 
-    /// Whether the rows of a parameter change their order: for those of queries and of keys.
+    /// Whether the rows of a parameter change their order, and how.
     pub fn turning(&self, here: &str) -> Option<Turning> {
         let (module, _) = here.rsplit_once('.')?;
         match module.rsplit_once('.')?.1 {
             "q_proj" if self.pairs => Some(Turning::Queries),
             "k_proj" if self.pairs => Some(Turning::Keys),
+            "query_key_value" if self.braided => Some(Turning::Braid),
             _ => None,
         }
     }
 }
 
-/// Rows that rotary positions turn.
+/// Rows that stand in another order there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turning {
-    /// With as many heads as there are queries.
+    /// Those that rotary positions turn, with as many heads as there are queries.
     Queries,
-    /// With as many heads as there are keys.
+    /// The same, with as many heads as there are keys.
     Keys,
+    /// Queries, keys and values in one matrix.
+    Braid,
 }
 
 fn unknown(what: String) -> Error {
@@ -164,6 +192,10 @@ mod tests {
         assert_eq!(llama.turning("model.layers.0.self_attn.v_proj.weight"), None);
         let qwen = Architecture::of_family("qwen2").unwrap();
         assert_eq!(qwen.turning("model.layers.0.self_attn.q_proj.weight"), None);
-        assert!(matches!(Architecture::of_family("gpt_neox"), Err(Error::Family { .. })));
+        let neox = Architecture::of_family("gpt_neox").unwrap();
+        let joint = "gpt_neox.layers.1.attention.query_key_value.bias";
+        assert_eq!(neox.stored_name(joint).as_deref(), Some("blk.1.attn_qkv.bias"));
+        assert_eq!(neox.turning(joint), Some(Turning::Braid));
+        assert!(matches!(Architecture::of_family("bert"), Err(Error::Family { .. })));
     }
 }

@@ -9,12 +9,14 @@ pub mod compressed_tensors;
 pub mod gguf;
 pub mod own;
 mod raw;
+mod shards;
 pub mod sparse;
 mod whole;
 
 pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
 pub use coded::{Found, Layer, QUANTIZATION_KEY, quantized_by, read_coded};
 pub use raw::{Element, Raw};
+pub use shards::write_shards;
 pub use whole::{write_whole, write_whole_folder};
 
 use crate::tensor::quant::blocks;

@@ -79,6 +79,20 @@ impl<'a> Raw<'a> {
         })
     }
 
+    /// Floats of these values in another type; `None` for types that are no plain floats.
+    pub fn of_floats(element: Element, shape: impl Into<Shape>, values: &[f32]) -> Option<Raw<'static>> {
+        Some(match element {
+            Element::F32 => Raw::f32(shape, values),
+            Element::F16 => Raw::f16(shape, values),
+            Element::BF16 => Raw::bf16(shape, values),
+            Element::F64 => {
+                let bytes = values.iter().flat_map(|&x| f64::from(x).to_le_bytes()).collect();
+                Raw::owned(element, shape, bytes)
+            }
+            _ => return None,
+        })
+    }
+
     /// Whole numbers as i64; `None` for types that are none.
     pub fn integers(&self) -> Option<Vec<i64>> {
         Some(match self.element {
