@@ -1,7 +1,7 @@
 //! `kiln export` and `kiln import`: models in other programs' files, and back.
 
 use super::Usage;
-use super::folder::{Beside, ModelFolder, copy_companions, origin_of_run, resolve, write_folder};
+use super::folder::{Beside, ModelFolder, copy_companions, origins_of_run, resolve, write_folder};
 use super::quantize::{Format, Output};
 use crate::data::tokenizer::{FILE_NAME, Tokenizer};
 use crate::exchange::{FolderOptions, Options, Source, TEMPLATE, WrittenFolder, export_gguf, is_gguf};
@@ -181,11 +181,11 @@ impl Import {
 /// Writes a folder with all that goes with the weights.
 fn hand_back(source: &Source, place: &Path, output: &Path, options: &FolderOptions) -> anyhow::Result<()> {
     let mut written = WrittenFolder::default();
-    let origin = origin_of_run(place);
+    let origins = origins_of_run(place);
     write_folder(output, |new| {
         written = source.write_folder(new, options)?;
         // What lies nearer to the weights comes later, and stays.
-        if let Some(origin) = &origin {
+        for origin in &origins {
             copy_origin(origin, source.opened.tokenizer.as_ref(), new)?;
         }
         for folder in [source.base(), place].into_iter().filter(|folder| folder.is_dir()) {

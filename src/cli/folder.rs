@@ -3,6 +3,7 @@
 use crate::exchange::is_gguf;
 use crate::formats::write_whole_folder;
 use crate::train::places::find;
+use crate::train::recipe::FILE_NAME;
 use anyhow::{Context, bail};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -102,8 +103,16 @@ const COMPANIONS: [&str; 18] = [
     "config_sentence_transformers.json",
 ];
 
-/// The folder that a run or one of its checkpoints began with, if it is still there.
-pub fn origin_of_run(place: &Path) -> Option<PathBuf> {
+/// The folders that a run or one of its checkpoints began with, as far as they are still there, the first one first.
+pub fn origins_of_run(place: &Path) -> Vec<PathBuf> {
+    const MOST: usize = 8;
+    let origins = std::iter::successors(origin_of_run(place), |folder| origin_of_run(folder)).take(MOST);
+    let mut origins: Vec<PathBuf> = origins.collect();
+    origins.reverse();
+    origins
+}
+
+fn origin_of_run(place: &Path) -> Option<PathBuf> {
     let recipe = [place.join(FILE_NAME), place.join("../..").join(FILE_NAME)];
     let text = recipe.iter().find_map(|path| std::fs::read_to_string(path).ok())?;
     let recipe: toml::Table = toml::from_str(&text).ok()?;
