@@ -42,6 +42,7 @@ pub mod quantize_columns;
 pub mod quantize_fixed;
 pub mod quantize_groups;
 pub mod quantize_rows;
+pub mod recurrent;
 pub mod reduce;
 pub mod reshape;
 pub mod rms_norm;
@@ -372,6 +373,7 @@ pub fn families() -> Vec<Family> {
         ("dequantize_coded", dequantize_coded::cases),
         ("embedding_coded", embedding_coded::cases),
         ("linear_codes", linear_codes::cases),
+        ("recurrent", recurrent::cases),
         ("line_scales", fake_quantize::scales::cases),
         ("fake_quantize", fake_quantize::cases),
     ]

@@ -1,0 +1,5 @@
+//! Recurrent language models.
+
+mod stack;
+
+pub use stack::{RecurrentStack, Run};
