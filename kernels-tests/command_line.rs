@@ -16,6 +16,8 @@ mod distill;
 mod encoders;
 #[path = "command_line/export.rs"]
 mod export;
+#[path = "command_line/ngram.rs"]
+mod ngram;
 #[path = "command_line/prune.rs"]
 mod prune;
 #[path = "command_line/quantize.rs"]
@@ -145,6 +147,8 @@ fn every_command_has_help_that_ends_in_examples() {
         "compress",
         "prune",
         "sensitivity",
+        "ngram train",
+        "ngram arpa",
         "export",
         "import",
         "adapter merge",

@@ -13,6 +13,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("gpu", &["tensor", "ops", "graph", "plan"]),
     ("data", &["tensor"]),
     ("formats", &["tensor"]),
+    ("ngram", &["tensor", "data", "formats"]),
     ("model", &["tensor", "ops", "graph", "formats"]),
     ("adapt", &["tensor", "ops", "graph", "passes", "formats", "model"]),
     ("exchange", &["tensor", "ops", "data", "formats", "model", "adapt"]),
@@ -51,7 +52,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train", "deploy",
-            "generate", "evaluate", "embed", "formats", "exchange", "compress", "compare", "adapt",
+            "generate", "evaluate", "embed", "formats", "exchange", "compress", "compare", "adapt", "ngram",
         ],
     ),
 ];

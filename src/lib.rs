@@ -17,6 +17,7 @@ pub mod generate;
 pub mod gpu;
 pub mod graph;
 pub mod model;
+pub mod ngram;
 pub mod ops;
 pub mod passes;
 pub mod plan;

@@ -1,27 +1,32 @@
 //! `kiln evaluate`: how well a model predicts a text.
 
-use super::folder::{Beside, ModelFolder};
-use super::{Usage, count};
+use super::folder::{Beside, ModelFolder, resolve};
+use super::{Usage, count, ngram};
 use crate::data::tokenizer::Spec;
-use crate::evaluate::{Request, evaluate_with};
+use crate::evaluate::{Request, Score, evaluate_with};
 use crate::exchange::{Opened, open_to_run};
+use crate::ngram::is_ngram;
 use crate::train::Target;
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure how well a model predicts a text: loss, perplexity, bits per byte.
 ///
 /// Every token of the text but the first is predicted once, in stretches of the context. With --windows only the windows at
-/// eval_val_offsets of the validation part are.
+/// eval_val_offsets of the validation part are. Several models are measured one after the other and shown beside each other; one
+/// of them may be a model of runs (`kiln ngram`).
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
+    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate runs/small runs/large counted --data unseen.txt\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
 )]
 pub struct Evaluate {
     #[command(flatten)]
     folder: ModelFolder,
+    /// Further models, to be shown beside the first one.
+    #[arg(value_name = "MODEL")]
+    others: Vec<PathBuf>,
     #[command(flatten)]
     beside: Beside,
     /// File or folder of text. May be given again.
@@ -57,13 +62,40 @@ impl Evaluate {
             let text = "a tokenizer trained on the text is not the model's\n  hint: --tokenizer char, or the path of a tokenizer.json";
             return Err(Usage(text.into()).into());
         }
-        let model = self.folder.resolve()?;
-        let Opened { family, weights, tokenizer } = open_to_run(&model, &self.beside.resolve()?)?;
+        let first = self.folder.resolve()?;
+        let adapters = self.beside.resolve()?;
+        if self.others.is_empty() {
+            let score = self.score(&first, &adapters)?;
+            return show(&score, self.json);
+        }
+        let mut rows = vec![(self.folder.given().to_path_buf(), self.score(&first, &adapters)?)];
+        for given in &self.others {
+            rows.push((given.clone(), self.score(&resolve(given, false)?, &[])?));
+        }
+        compare(&rows, self.json)
+    }
+
+    fn score(&self, model: &Path, adapters: &[PathBuf]) -> anyhow::Result<Score> {
+        if is_ngram(model) {
+            let given = [
+                ("--windows", self.windows.is_some()),
+                ("--tokenizer", self.tokenizer.is_some()),
+                ("--adapter", !adapters.is_empty()),
+            ];
+            if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+                let text = format!(
+                    "{flag} is not for a model of runs\n  hint: it has a tokenizer of its own and reads the whole text"
+                );
+                return Err(Usage(text).into());
+            }
+            return ngram::score(model, &self.data);
+        }
+        let Opened { family, weights, tokenizer } = open_to_run(model, adapters)?;
         let request = Request {
-            model,
-            text: self.data,
-            tokenizer: self.tokenizer,
-            windows: self.windows,
+            model: model.to_path_buf(),
+            text: self.data.clone(),
+            tokenizer: self.tokenizer.clone(),
+            windows: self.windows.clone(),
             validation: self.validation,
             batch: self.batch,
             context: self.context,
@@ -72,21 +104,54 @@ impl Evaluate {
         eprintln!("device   {}", target.describe());
         let score = evaluate_with(family.as_ref(), &weights, tokenizer.as_ref(), &request, &target)?;
         target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
-        let mut out = std::io::stdout().lock();
-        if self.json {
-            let all = json!({
-                "loss": score.loss,
-                "perplexity": score.perplexity,
-                "bits_per_byte": score.bits_per_byte,
-                "tokens": score.tokens,
-            });
-            writeln!(out, "{all}")?;
-            return Ok(());
-        }
-        writeln!(out, "loss           {:.4} nats per token", score.loss)?;
-        writeln!(out, "perplexity     {:.4}", score.perplexity)?;
-        writeln!(out, "bits per byte  {:.4}", score.bits_per_byte)?;
-        writeln!(out, "tokens         {}", score.tokens)?;
-        Ok(())
+        Ok(score)
     }
+}
+
+fn figures(score: &Score) -> serde_json::Value {
+    json!({
+        "loss": score.loss,
+        "perplexity": score.perplexity,
+        "bits_per_byte": score.bits_per_byte,
+        "tokens": score.tokens,
+    })
+}
+
+fn show(score: &Score, as_json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        writeln!(out, "{}", figures(score))?;
+        return Ok(());
+    }
+    writeln!(out, "loss           {:.4} nats per token", score.loss)?;
+    writeln!(out, "perplexity     {:.4}", score.perplexity)?;
+    writeln!(out, "bits per byte  {:.4}", score.bits_per_byte)?;
+    writeln!(out, "tokens         {}", score.tokens)?;
+    Ok(())
+}
+
+/// Several models in a table. Only bits per byte compare models whose tokens differ.
+fn compare(rows: &[(PathBuf, Score)], as_json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let row = |(model, score): &(PathBuf, Score)| {
+            let mut row = figures(score);
+            row["model"] = json!(model);
+            row
+        };
+        writeln!(out, "{}", json!({ "models": rows.iter().map(row).collect::<Vec<_>>() }))?;
+        return Ok(());
+    }
+    let width = rows.iter().map(|(model, _)| model.display().to_string().len()).max().unwrap_or(0).max(5);
+    writeln!(
+        out,
+        "{:width$}  {:>8}  {:>12}  {:>13}  {:>9}",
+        "model", "loss", "perplexity", "bits per byte", "tokens"
+    )?;
+    for (model, score) in rows {
+        let Score { loss, perplexity, bits_per_byte, tokens } = score;
+        let model = model.display().to_string();
+        writeln!(out, "{model:width$}  {loss:>8.4}  {perplexity:>12.4}  {bits_per_byte:>13.4}  {tokens:>9}")?;
+    }
+    Ok(())
 }

@@ -27,8 +27,12 @@ impl ModelFolder {
     ///
     /// Says on stderr which checkpoint of a run is taken, and which were damaged.
     pub fn resolve(&self) -> anyhow::Result<PathBuf> {
-        let given = self.model.as_ref().or(self.named.as_ref()).expect("one of them is required");
-        resolve(given, self.best)
+        resolve(self.given(), self.best)
+    }
+
+    /// The path as it was given.
+    pub fn given(&self) -> &Path {
+        self.model.as_ref().or(self.named.as_ref()).expect("one of them is required")
     }
 }
 

@@ -1,14 +1,17 @@
 //! `kiln generate`: text from a model.
 
 use super::folder::{Beside, ModelFolder};
+use super::ngram;
 use crate::data::tokenizer::{DecodeStream, END_OF_TEXT, Tokenizer};
 use crate::deploy::Deployment;
 use crate::exchange::{self, Opened};
 use crate::generate::{Error, Lengths, Pace, Sampling, Translator, Writer};
+use crate::ngram::{Model, is_ngram};
 use crate::train::Target;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 /// Let a model continue a text or, where it is an encoder-decoder, write another one in view of it.
@@ -73,7 +76,11 @@ impl Generate {
         let sampling = self.sampling();
         sampling.check()?;
         let folder = self.folder.resolve()?;
-        let model = exchange::open_to_run(&folder, &self.beside.resolve()?)?;
+        let adapters = self.beside.resolve()?;
+        if is_ngram(&folder) && adapters.is_empty() {
+            return self.draw(&folder, &sampling);
+        }
+        let model = exchange::open_to_run(&folder, &adapters)?;
         let tokenizer = model.tokenizer.clone();
         let ends = end_tokens(&model.family.config());
         let prompt = self.prompt_ids(tokenizer.as_ref())?;
@@ -112,6 +119,31 @@ impl Generate {
         eprintln!("{}", said_of(&writer.pace()));
         if self.json {
             print_sequence([prompt, written].concat(), tokenizer.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Continues the prompt with a model of runs.
+    fn draw(&self, folder: &Path, sampling: &Sampling) -> anyhow::Result<()> {
+        let (model, tokenizer) = Model::load(folder)?;
+        let prompt = self.prompt_ids(Some(&tokenizer))?;
+        let end = tokenizer.token_id(END_OF_TEXT);
+        let mut page = Page::new(Some(&tokenizer), self.json);
+        page.show(&prompt)?;
+        let mut failed = None;
+        let written = ngram::write(&model, &prompt, self.max_new_tokens, sampling, &mut |token| {
+            if Some(token) == end {
+                return false;
+            }
+            failed = page.show(&[token]).err();
+            failed.is_none()
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        page.finish()?;
+        if self.json {
+            print_sequence([prompt, written].concat(), Some(&tokenizer))?;
         }
         Ok(())
     }

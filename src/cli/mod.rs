@@ -17,6 +17,7 @@ mod folder;
 mod forward;
 mod generate;
 mod inspect;
+mod ngram;
 mod passage;
 mod plot;
 mod prune;
@@ -57,6 +58,8 @@ enum Command {
     Export(export::Export),
     /// Write a GGUF file's model as a Hugging Face folder.
     Import(export::Import),
+    /// Count runs of tokens: a model without training, as a yardstick.
+    Ngram(ngram::Ngram),
     /// Merge low-rank adapters into a model's weights, or take them out again.
     Adapter(adapter::AdapterCommand),
     /// Quantise a model in several ways and measure what each costs and buys on this device.
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Quantize(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Import(command) => command.run(),
+        Command::Ngram(command) => command.run(),
         Command::Adapter(command) => command.run(),
         Command::Compare(command) => command.run(),
         Command::Diff(command) => command.run(),
@@ -178,6 +182,10 @@ fn is_usage(error: &anyhow::Error) -> bool {
         cause.is::<Usage>()
             || cause.is::<train::recipe::Error>()
             || cause.is::<data::sampling::Unfit>()
+            || matches!(
+                cause.downcast_ref::<crate::ngram::Error>(),
+                Some(crate::ngram::Error::Setting { .. })
+            )
             || cause.downcast_ref::<adapt::Error>().is_some_and(is_usage_of_adapters)
             || run.is_some_and(is_usage_of_run)
             || cause.downcast_ref::<compress::Error>().is_some_and(is_usage_of_compression)
