@@ -6,6 +6,8 @@ mod adapter;
 mod bench;
 #[path = "command_line/chain.rs"]
 mod chain;
+#[path = "command_line/classify.rs"]
+mod classify;
 #[path = "command_line/compare.rs"]
 mod compare;
 #[path = "command_line/compress.rs"]

@@ -10,6 +10,8 @@ mod codes;
 mod distill;
 #[path = "training/frozen.rs"]
 mod frozen;
+#[path = "training/lesson.rs"]
+mod lesson;
 #[path = "training/micro.rs"]
 mod micro;
 #[path = "training/prune.rs"]

@@ -1,25 +1,29 @@
 //! `kiln evaluate`: how well a model predicts a text.
 
+use super::classify::ColumnNames;
 use super::folder::{Beside, ModelFolder, resolve};
 use super::{Usage, count, ngram};
+use crate::data::labelled;
 use crate::data::tokenizer::Spec;
-use crate::evaluate::{Request, Score, evaluate_with};
+use crate::evaluate::{Classifier, Request, Score, evaluate_with};
 use crate::exchange::{Opened, open_to_run};
 use crate::ngram::is_ngram;
 use crate::train::Target;
+use crate::train::lesson::Classes;
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Measure how well a model predicts a text: loss, perplexity, bits per byte.
+/// Measure how well a model predicts a text: loss, perplexity, bits per byte; or how often a classifier is right.
 ///
+/// Of a classifier the files are examples as in training, and printed are loss, accuracy and F1, or what suits its labels.
 /// Every token of the text but the first is predicted once, in stretches of the context. With --windows only the windows at
 /// eval_val_offsets of the validation part are. Several models are measured one after the other and shown beside each other; one
 /// of them may be a model of runs (`kiln ngram`).
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate runs/small runs/large counted --data unseen.txt\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
+    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate runs/small runs/large counted --data unseen.txt\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate runs/reviews --data unseen.tsv --json\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
 )]
 pub struct Evaluate {
     #[command(flatten)]
@@ -50,9 +54,11 @@ pub struct Evaluate {
     /// gpu, cpu, an adapter's number, or part of its name.
     #[arg(long, default_value = "gpu")]
     device: String,
-    /// Print {"loss", "perplexity", "bits_per_byte", "tokens"}.
+    /// Print {"loss", "perplexity", "bits_per_byte", "tokens"}; of a classifier {"loss", "examples"} and its other figures.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    columns: ColumnNames,
 }
 
 impl Evaluate {
@@ -64,9 +70,15 @@ impl Evaluate {
         }
         let first = self.folder.resolve()?;
         let adapters = self.beside.resolve()?;
+        if self.others.is_empty() && !is_ngram(&first) {
+            let opened = open_to_run(&first, &adapters)?;
+            return match Classes::of(opened.family.as_ref()) {
+                Some(_) => self.classify(opened, &first),
+                None => show(&self.score_opened(opened, &first)?, self.json),
+            };
+        }
         if self.others.is_empty() {
-            let score = self.score(&first, &adapters)?;
-            return show(&score, self.json);
+            return show(&self.score(&first, &adapters)?, self.json);
         }
         let mut rows = vec![(self.folder.given().to_path_buf(), self.score(&first, &adapters)?)];
         for given in &self.others {
@@ -90,7 +102,11 @@ impl Evaluate {
             }
             return ngram::score(model, &self.data);
         }
-        let Opened { family, weights, tokenizer } = open_to_run(model, adapters)?;
+        self.score_opened(open_to_run(model, adapters)?, model)
+    }
+
+    fn score_opened(&self, opened: Opened, model: &Path) -> anyhow::Result<Score> {
+        let Opened { family, weights, tokenizer } = opened;
         let request = Request {
             model: model.to_path_buf(),
             text: self.data.clone(),
@@ -105,6 +121,34 @@ impl Evaluate {
         let score = evaluate_with(family.as_ref(), &weights, tokenizer.as_ref(), &request, &target)?;
         target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
         Ok(score)
+    }
+
+    /// Prints the figures of a model that classifies.
+    fn classify(self, opened: Opened, model: &Path) -> anyhow::Result<()> {
+        if self.windows.is_some() || self.tokenizer.is_some() {
+            return Err(Usage("--windows and --tokenizer are for models that predict text".into()).into());
+        }
+        let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
+        eprintln!("device   {}", target.describe());
+        let mut classifier = Classifier::new(opened, model, target, self.batch, self.context)?;
+        let rows = labelled::read(&self.data, &self.columns.columns(), true)?;
+        let scores = classifier.measure(&rows)?;
+        classifier.target().told().iter().for_each(|report| eprintln!("kernels  {report}"));
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let mut all = serde_json::Map::new();
+            all.insert("loss".into(), json!(scores.loss));
+            all.insert("examples".into(), json!(scores.examples));
+            all.extend(scores.figures.iter().map(|(name, figure)| (name.to_string(), json!(figure))));
+            writeln!(out, "{}", serde_json::Value::Object(all))?;
+            return Ok(());
+        }
+        writeln!(out, "{:<20}{:.4}", "loss", scores.loss)?;
+        for (name, figure) in &scores.figures {
+            writeln!(out, "{:<20}{figure:.4}", name.replace('_', " "))?;
+        }
+        writeln!(out, "{:<20}{}", "examples", scores.examples)?;
+        Ok(())
     }
 }
 

@@ -173,7 +173,7 @@ fn recipe_for(folder: &Path) -> anyhow::Result<RawRecipe> {
 
 /// The architecture. A loaded one needs no data; the vocabulary of a new one comes from the text.
 fn family_of(recipe: Recipe) -> anyhow::Result<(Recipe, Box<dyn Family>)> {
-    if let recipe::Model::Load { dropout, .. } = &recipe.model {
+    if let (recipe::Model::Load { dropout, .. }, None) = (&recipe.model, &recipe.data.examples) {
         let mut family = job::family_of(&recipe, 1)?;
         if let Some(share) = dropout {
             family.set_dropout(*share as f32);

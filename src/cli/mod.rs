@@ -2,6 +2,7 @@
 
 mod adapter;
 mod bench;
+mod classify;
 mod compare;
 mod compress;
 mod costs;
@@ -48,6 +49,8 @@ enum Command {
     Generate(generate::Generate),
     /// Measure how well a model predicts a text.
     Evaluate(evaluate::Evaluate),
+    /// Say which class texts are of.
+    Classify(classify::Classify),
     /// Run one batch through a model and write its scores, hidden states and gradients.
     Forward(forward::Forward),
     /// Make a vector of each text.
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Train(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Evaluate(command) => command.run(),
+        Command::Classify(command) => command.run(),
         Command::Forward(command) => command.run(),
         Command::Embed(command) => command.run(),
         Command::Quantize(command) => command.run(),

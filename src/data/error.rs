@@ -60,6 +60,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A row that lacks a field, or has one that cannot be read.
+    #[error("data: {}, line {line}: {reason}\n  hint: a .tsv or .csv file names its columns in its first line, a .jsonl file has an object on each; data.columns says which are read", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Which line, counted from one.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// A folder in which nothing looks like text.
     #[error("data: folder {} holds no file ending in .txt, .text or .md\n  hint: name files of other endings one by one", path.display())]
     NoTextInFolder {

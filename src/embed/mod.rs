@@ -11,9 +11,8 @@ use crate::data;
 use crate::data::tokenizer::{Encoded, Tokenizer};
 use crate::deploy::{self, Deployment};
 use crate::exchange::{self, Opened};
-use crate::formats::Raw;
 use crate::graph::Graph;
-use crate::model::{self, Inputs, Mode, Reading, Task};
+use crate::model::{self, Extent, Inputs, Mode, Reading, Row, Task};
 use crate::plan::Engine;
 use crate::tensor::Tensor;
 use crate::train::{self, Target};
@@ -165,25 +164,9 @@ impl Embedder {
 
     /// A batch as the model reads it: rows that are missing repeat the last one.
     fn inputs(&self, rows: &[&Encoded], length: usize) -> Result<Inputs> {
-        let interface = self.opened.family.interface();
-        let padding = i64::from(interface.silent.unwrap_or(0));
-        let (mut ids, mut mask, mut kinds) = (vec![], vec![], vec![]);
-        for number in 0..self.batch {
-            let row = rows[number.min(rows.len() - 1)];
-            let filled = length - row.ids.len();
-            ids.extend(row.ids.iter().map(|&id| i64::from(id)).chain(std::iter::repeat_n(padding, filled)));
-            mask.extend(std::iter::repeat_n(1, row.ids.len()).chain(std::iter::repeat_n(0, filled)));
-            kinds.extend(row.kinds.iter().map(|&kind| i64::from(kind)).chain(std::iter::repeat_n(0, filled)));
-        }
-        let mut given = BTreeMap::new();
-        let mut add =
-            |name: &str, all: Vec<i64>| given.insert(name.to_string(), Raw::i64([self.batch, length], &all));
-        add("input_ids", ids);
-        add("attention_mask", mask);
-        if interface.kinds > 1 {
-            add("token_type_ids", kinds);
-        }
-        Ok(Inputs::new(&given, self.opened.family.as_ref())?)
+        let rows: Vec<Row> = rows.iter().map(|row| Row { ids: &row.ids, kinds: &row.kinds }).collect();
+        let extent = Extent { batch: self.batch, context: length };
+        Ok(Inputs::of_rows(self.opened.family.as_ref(), &rows, extent, None)?)
     }
 
     fn ready(&self, inputs: &Inputs) -> Result<Ready> {

@@ -1,5 +1,9 @@
 //! How well a model predicts a text: loss, perplexity, bits per byte.
 
+mod classifier;
+
+pub use classifier::{Classifier, probabilities};
+
 use crate::data;
 use crate::data::replay::{EVALUATION_VALIDATION, Replay};
 use crate::data::store::{Part, split};

@@ -243,6 +243,10 @@ impl Family for Bert {
         self.name_of(stored)
     }
 
+    fn is_of_head(&self, parameter: &str) -> bool {
+        self.has_in_head(parameter)
+    }
+
     fn config(&self) -> Map<String, Json> {
         self.keys()
     }

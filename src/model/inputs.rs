@@ -1,5 +1,9 @@
 //! What a model is fed, under the names of transformers: checked, and turned into the inputs of a graph.
 
+mod rows;
+
+pub use rows::Row;
+
 use super::layers::sorting;
 use super::{Archive, Error, Extent, Family, IGNORED, Interface, Labels, Mode, Reading, Result, Task};
 use crate::formats::Raw;

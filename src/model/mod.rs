@@ -15,6 +15,7 @@ mod error;
 mod families;
 mod gpt2;
 mod gpt_neox;
+mod head;
 mod init;
 mod inputs;
 mod layers;
@@ -39,8 +40,9 @@ pub use error::{Error, Result};
 pub use families::{Design, Usual, build, family_names, from_config, open, usual};
 pub use gpt_neox::GptNeoX;
 pub use gpt2::{Dropouts, Gpt2};
+pub use head::{Head, Renewed, class_names, problem_type, read_with_head, renewed, with_head};
 pub use init::{Init, initial};
-pub use inputs::Inputs;
+pub use inputs::{Inputs, Row};
 pub use llama::{Dialect, Llama};
 pub use mlp::Mlp;
 pub use quantized::{Convention, Quantized, Stored, turn};
@@ -167,6 +169,11 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// The parameter that a tensor of a checkpoint is, by the checkpoint's name for it; `None` for what is left out, such
     /// as masks and the second copy of a tied weight.
     fn canonical_name(&self, stored: &str) -> Option<String>;
+
+    /// True for a parameter of what stands on an encoder, which may begin anew where another head stood there.
+    fn is_of_head(&self, _parameter: &str) -> bool {
+        false
+    }
 
     /// The name that transformers 5 has for a parameter in memory, where that is not the one in files.
     fn name_in_memory(&self, parameter: &str) -> String {

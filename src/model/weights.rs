@@ -2,6 +2,7 @@
 
 use super::archive::{Archive, WEIGHTS_FILE, write_whole};
 use super::config::{CONFIG_FILE, Config};
+use super::head::{Renewed, module_of};
 use super::quantized::{self, Convention, Stored};
 use super::{Error, Family, ParameterSpec, Result};
 use crate::formats::QUANTIZATION_KEY;
@@ -32,14 +33,34 @@ impl Weights {
     /// Every parameter must be there with its shape, and nothing that the family neither has nor knows to leave out.
     pub fn read(path: &Path, family: &dyn Family) -> Result<Self> {
         let archive = Archive::open(path)?;
+        Weights::read_from(path, &archive, family, &family.parameters(), |_| false)
+    }
+
+    /// The same where parameters of the head may be missing, or have another shape: those are drawn from the seed.
+    pub(super) fn read_renewed(path: &Path, family: &dyn Family, seed: u64, anew: bool) -> Result<Self> {
+        let archive = Archive::open(path)?;
+        let (drawn, kept) = drawn_and_kept(&archive, family, anew);
+        let is_drawn = |name: &str| drawn.iter().any(|spec| spec.name == name);
+        let mut weights = Weights::read_from(path, &archive, family, &kept, is_drawn)?;
+        weights.extend(super::initial(&drawn, seed));
+        Ok(weights)
+    }
+
+    /// Reads these parameters; stored ones for which `drawn` holds are passed over.
+    fn read_from(
+        path: &Path,
+        archive: &Archive,
+        family: &dyn Family,
+        parameters: &[ParameterSpec],
+        drawn: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
         let config =
             if path.is_dir() && path.join(CONFIG_FILE).exists() { Some(Config::read(path)?) } else { None };
-        let mut found = quantized::find(&archive, config.as_ref())?;
-        let stored = match_names(&archive, found.names(), family)?;
+        let mut found = quantized::find(archive, config.as_ref())?;
+        let stored = match_names(archive, found.names(), family, parameters, drawn)?;
         let mut weights = Weights::default();
-        let parameters = family.parameters();
         let mut plain = vec![];
-        for spec in &parameters {
+        for spec in parameters {
             match found.take(&stored[&spec.name], spec)? {
                 Some(quantized) => weights.store(spec.name.clone(), Stored::Codes(quantized)),
                 None => match found.take_sparse(&stored[&spec.name]) {
@@ -206,15 +227,52 @@ impl Weights {
     }
 }
 
+/// Parameters of the head that a folder lacks or has in another shape, and all others. With `anew` a head is drawn in any case, but
+/// for a pooler, which the encoder was trained with.
+fn drawn_and_kept(
+    archive: &Archive,
+    family: &dyn Family,
+    anew: bool,
+) -> (Vec<ParameterSpec>, Vec<ParameterSpec>) {
+    let stored: HashMap<String, &str> =
+        archive.names().filter_map(|name| Some((family.canonical_name(name)?, name))).collect();
+    // Codes have tensors of other names and shapes; a head in codes is one that was there.
+    let coded = |name: &str| {
+        let within = format!("{}.", module_of(name));
+        archive.names().any(|stored| stored.starts_with(&within))
+    };
+    let fits = |spec: &ParameterSpec| match stored.get(&spec.name) {
+        Some(_) if anew && !spec.name.contains("pooler.") => false,
+        Some(name) => archive.shape(name) == Some(&spec.shape),
+        None => coded(&spec.name),
+    };
+    family.parameters().into_iter().partition(|spec| family.is_of_head(&spec.name) && !fits(spec))
+}
+
+/// What would begin anew if the weights of a folder were read for this model, and what would be left out.
+pub(super) fn renewed(path: &Path, family: &dyn Family, anew: bool) -> Result<Renewed> {
+    let archive = Archive::open(path)?;
+    let (drawn, _) = drawn_and_kept(&archive, family, anew);
+    let modules = |names: &mut dyn Iterator<Item = &str>| names.map(module_of).collect::<BTreeSet<_>>();
+    let left = |name: &&str| family.canonical_name(name).is_none() && !name.ends_with("position_ids");
+    let mut dropped = modules(&mut archive.names().filter(left));
+    // The second copy of a tied table is no head of its own.
+    dropped.retain(|module| !module.ends_with("decoder") && !module.ends_with("projector"));
+    let drawn = modules(&mut drawn.iter().map(|spec| spec.name.as_str())).into_iter().collect();
+    Ok(Renewed { drawn, dropped: dropped.into_iter().collect() })
+}
+
 /// For each parameter the name under which the archive has it.
 fn match_names(
     archive: &Archive,
     names: impl Iterator<Item = String>,
     family: &dyn Family,
+    parameters: &[ParameterSpec],
+    drawn: impl Fn(&str) -> bool,
 ) -> Result<HashMap<String, String>> {
-    let stored: HashMap<String, String> =
-        names.filter_map(|name| Some((family.canonical_name(&name)?, name))).collect();
-    let names: BTreeSet<String> = family.parameters().into_iter().map(|spec| spec.name).collect();
+    let named = names.filter_map(|name| Some((family.canonical_name(&name)?, name)));
+    let stored: HashMap<String, String> = named.filter(|(name, _)| !drawn(name)).collect();
+    let names: BTreeSet<String> = parameters.iter().map(|spec| spec.name.clone()).collect();
     let missing: Vec<String> = names.iter().filter(|name| !stored.contains_key(*name)).cloned().collect();
     let unknown = stored.iter().filter(|(name, _)| !names.contains(*name));
     let mut extra: Vec<String> = unknown.map(|(_, stored)| stored.to_string()).collect();

@@ -52,6 +52,9 @@ impl Job {
     /// What a training step reads of a batch: of the step's passes the one of that number.
     pub fn training_feeds(&self, prepared: Prepared, step: u64, pass: usize) -> Result<Feeds> {
         let extent = self.extent();
+        if let Some(lesson) = &self.lesson {
+            return lesson.feeds(&prepared.batch, extent.batch);
+        }
         if let Some(second) = &self.second {
             let key = [self.recipe.train.seed, step * self.recipe.train.passes() as u64 + pass as u64];
             return Ok(second.feeds(&second.batch(&prepared.batch, key), extent.batch));

@@ -3,6 +3,7 @@
 use super::adapters::weights_of;
 use super::distill::cache::Cache;
 use super::layout::Class;
+use super::lesson::{self, Lesson};
 use super::recipe::{self, Recipe};
 use super::second::{self, Second};
 use super::trainer::{Program, Settings, Trainer, Weight};
@@ -47,6 +48,8 @@ pub struct Job {
     pub hider: Option<Hider>,
     /// What makes sources and targets for an encoder-decoder.
     pub second: Option<Second>,
+    /// Examples with labels, where those are learned from.
+    pub lesson: Option<Lesson>,
     /// What a teacher has said that ran ahead.
     pub(super) ahead: Option<Cache>,
     /// For the built-in corpus: the floor of its validation part in nats per token.
@@ -58,6 +61,9 @@ impl Job {
     ///
     /// `tokenizer` is that of a run which is resumed; else the recipe says which.
     pub fn prepare(recipe: Recipe, tokenizer: Option<Tokenizer>) -> Result<Job> {
+        if recipe.data.examples.is_some() {
+            return lesson::prepare(recipe, tokenizer);
+        }
         let pairs = second::read_pairs(&recipe.data.pairs)?;
         let text = match pairs.is_empty() {
             true => text_of(&recipe)?,
@@ -89,7 +95,22 @@ impl Job {
         // The floor is that of a text read in order.
         let floor = if second.is_some() { None } else { floor_of(&recipe, &text, &tokenizer)? };
         let beside = Beside::open(&recipe, family.as_ref(), Some(&tokenizer))?;
-        Ok(Job { recipe, tokenizer, store, family, replay, beside, hider, second, ahead: None, floor })
+        let (lesson, ahead) = (None, None);
+        Ok(Job { recipe, tokenizer, store, family, replay, beside, hider, second, lesson, ahead, floor })
+    }
+
+    /// A job that learns from examples.
+    pub(super) fn of_lesson(
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        store: Store,
+        family: Box<dyn Family>,
+        beside: Beside,
+        lesson: Lesson,
+    ) -> Job {
+        let (replay, hider, second, ahead, floor) = (None, None, None, None, None);
+        let lesson = Some(lesson);
+        Job { recipe, tokenizer, store, family, replay, beside, hider, second, lesson, ahead, floor }
     }
 
     /// Sequences that go through the model at once, and their context.
@@ -99,11 +120,17 @@ impl Job {
 
     /// Tokens in a window of the text, of which one sequence is made.
     fn window(&self) -> usize {
+        if self.lesson.is_some() {
+            return 1;
+        }
         self.second.as_ref().map_or(self.extent().context, Second::window)
     }
 
     /// Numbers that a window may hold.
     pub(super) fn numbers(&self) -> usize {
+        if let Some(lesson) = &self.lesson {
+            return lesson.numbers();
+        }
         self.second.as_ref().map_or(self.family.vocabulary(), Second::numbers)
     }
 
@@ -155,6 +182,9 @@ impl Job {
 
     /// Evaluation batches of the training and the validation part, the same every time and however a batch is split.
     pub fn evaluation(&self) -> Result<[Vec<Batch>; 2]> {
+        if let Some(lesson) = &self.lesson {
+            return Ok(lesson.evaluation(&self.recipe));
+        }
         let rows = self.extent().batch;
         let hide = |(number, batch): (usize, &Batch)| match &self.hider {
             Some(hider) => hider.hide(batch, &[EVALUATION_KEY, number as u32]),
@@ -218,9 +248,12 @@ impl Step {
             teacher.check_context(extent.context)?;
         }
         let train = &recipe.train;
+        let writers = |family: &dyn Family| -> Result<Vec<Graph>> {
+            Ok([writers(family, beside, extent)?, lesson::writers(recipe, family, extent)?].concat())
+        };
         let (parameters, writers) = match &beside.adapters {
-            Some(adapters) => (adapters.parameters(), writers(&adapters.adapted(family), beside, extent)?),
-            None => (family.parameters(), writers(family, beside, extent)?),
+            Some(adapters) => (adapters.parameters(), writers(&adapters.adapted(family))?),
+            None => (family.parameters(), writers(family)?),
         };
         let settings = Settings {
             optimizer: train.optimizer.clone(),
@@ -256,7 +289,7 @@ impl Step {
 
     /// What writes the recipe's loss of a model into a graph.
     pub fn loss<'a>(
-        recipe: &Recipe,
+        recipe: &'a Recipe,
         family: &'a dyn Family,
         beside: &'a Beside,
         extent: Extent,
@@ -266,6 +299,7 @@ impl Step {
         let of = move |family: &dyn Family, graph: &mut Graph, mode| match &beside.teacher {
             // What is measured is how well the student reads the text, as without a teacher.
             Some(teacher) if mode == Mode::Train => teacher.loss(family, graph, extent, smoothing),
+            _ if recipe.data.examples.is_some() => lesson::loss(family, graph, extent, mode, smoothing),
             _ if family.interface().task == Task::SecondText => {
                 second::loss(family, graph, &Reading { mode, ..reading }, smoothing)
             }
@@ -285,13 +319,28 @@ fn writers(student: &dyn Family, beside: &Beside, extent: Extent) -> Result<Vec<
 
 /// Weights of the model as the recipe has it before any step: loaded, or drawn from the seed.
 pub(super) fn base_of(recipe: &Recipe, family: &dyn Family) -> Result<Weights> {
+    let read = |folder: &Path, family: &dyn Family| match recipe.model.head() {
+        Some(_) => {
+            let anew = begins_anew(recipe, model::open(folder)?.as_ref());
+            model::read_with_head(folder, family, recipe.train.seed, anew)
+        }
+        None => Weights::read(folder, family),
+    };
     match &recipe.model {
         recipe::Model::Load { folder, keep_layers: Some(kept), .. } => {
-            Ok(Weights::read(folder, model::open(folder)?.as_ref())?.keep_layers(kept))
+            let whole = lesson::headed(recipe, model::open(folder)?)?;
+            Ok(read(folder, whole.as_ref())?.keep_layers(kept))
         }
-        recipe::Model::Load { folder, .. } => Ok(Weights::read(folder, family)?),
+        recipe::Model::Load { folder, .. } => Ok(read(folder, family)?),
         recipe::Model::Build(_) => Ok(model::initial(&family.parameters(), recipe.train.seed)),
     }
+}
+
+/// True where the recipe puts a head on a model that has one of as many classes, but other ones.
+pub(super) fn begins_anew(recipe: &Recipe, plain: &dyn Family) -> bool {
+    let names = model::class_names(plain);
+    let unnamed = names.iter().enumerate().all(|(id, name)| *name == format!("LABEL_{id}"));
+    recipe.model.head().is_some_and(|head| !unnamed && head.labels != names)
 }
 
 fn extent_of(recipe: &Recipe, family: &dyn Family) -> Extent {
@@ -371,7 +420,7 @@ fn text_of(recipe: &Recipe) -> Result<Cow<'static, str>> {
     Ok(Cow::Owned(text.contents().into_owned()))
 }
 
-fn tokenizer_of(recipe: &Recipe, text: &str) -> Result<Tokenizer> {
+pub(super) fn tokenizer_of(recipe: &Recipe, text: &str) -> Result<Tokenizer> {
     Ok(match (&recipe.data.tokenizer, &recipe.model) {
         (recipe::Tokenizer::Char, _) => Tokenizer::characters(text),
         (recipe::Tokenizer::Bpe(vocabulary), _) => Tokenizer::train_byte_pair(text, *vocabulary)?,
@@ -386,6 +435,11 @@ fn tokenizer_of(recipe: &Recipe, text: &str) -> Result<Tokenizer> {
 
 /// The architecture of a recipe's model, over a tokenizer of so many tokens.
 pub fn family_of(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn Family>> {
+    lesson::headed(recipe, plain_family(recipe, vocabulary)?)
+}
+
+/// The same with the head that it has, or that a new one usually has.
+pub(super) fn plain_family(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn Family>> {
     match &recipe.model {
         recipe::Model::Load { folder, .. } if is_adapter(folder) => Err(Error::Folder {
             path: folder.display().to_string(),

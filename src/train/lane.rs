@@ -2,6 +2,7 @@
 
 use super::checkpoint::{Loaded, Snapshot, Store as Checkpoints, Stored};
 use super::job::Job;
+use super::lesson::Scores;
 use super::metrics::{Evaluation, Metrics, Recovery, Resume, Step};
 use super::profile;
 use super::progress::{Progress, Status};
@@ -265,20 +266,29 @@ impl<'a> Lane<'a> {
             return Ok(());
         }
         let job = self.job;
-        let mut mean = |batches: &[Batch]| {
-            self.trainer.evaluate(batches.iter().enumerate().map(|(n, batch)| job.evaluation_feeds(n, batch)))
+        let mut mean = |batches: &[Batch]| match &job.lesson {
+            Some(lesson) => lesson.measure(&mut self.trainer, batches, job.extent().batch),
+            None => {
+                let feeds = batches.iter().enumerate().map(|(n, batch)| job.evaluation_feeds(n, batch));
+                Ok(Scores { loss: self.trainer.evaluate(feeds)?, ..Scores::default() })
+            }
         };
-        let (train_loss, val_loss) = (mean(&self.evaluation[0])?, mean(&self.evaluation[1])?);
+        let (of_training, of_validation) = (mean(&self.evaluation[0])?, mean(&self.evaluation[1])?);
+        let (train_loss, val_loss) = (of_training.loss, of_validation.loss);
         let step = self.trainer.steps_done();
-        self.metrics.evaluation(&Evaluation { step, train_loss, val_loss })?;
+        let finite = |figure: f64| Some(figure).filter(|figure| figure.is_finite());
+        let scores = of_validation.figures.iter().map(|(name, figure)| (name.to_string(), finite(*figure)));
+        let scores = scores.collect();
+        self.metrics.evaluation(&Evaluation { step, train_loss, val_loss, scores })?;
         let distance = self
             .job
             .floor
             .map_or(String::new(), |floor| format!(", {:+.4} over the floor", val_loss - floor));
+        let figures = of_validation.describe();
         let removed =
             self.trainer.removed().map_or(String::new(), |share| format!(", {:.1} % removed", 100.0 * share));
         self.progress.println(&format!(
-            "step {step}: train loss {train_loss:.4}, validation loss {val_loss:.4}{distance}{removed}"
+            "step {step}: train loss {train_loss:.4}, validation loss {val_loss:.4}{figures}{distance}{removed}"
         ));
         self.validation_loss = Some(val_loss);
         if let Some(rate) = self.job.recipe.train.learning_rate.observe(&mut self.state.plateau, val_loss) {
@@ -363,13 +373,17 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
     say(&format!("device   {}", target.describe()));
     say(&format!("model    {}", job.family.describe()));
-    say(&format!(
-        "data     {} training and {} validation tokens, {} tokenizer with {} tokens",
-        job.store.training.tokens.len(),
-        job.store.validation.tokens.len(),
-        job.tokenizer.kind(),
-        job.tokenizer.vocabulary_size()
-    ));
+    let data = match &job.lesson {
+        Some(lesson) => lesson.describe(),
+        None => format!(
+            "{} training and {} validation tokens",
+            job.store.training.tokens.len(),
+            job.store.validation.tokens.len()
+        ),
+    };
+    let (kind, size) = (job.tokenizer.kind(), job.tokenizer.vocabulary_size());
+    say(&format!("data     {data}, {kind} tokenizer with {size} tokens"));
+    job.lesson.iter().flat_map(|lesson| &lesson.told).for_each(|line| say(line));
     if let Some(teacher) = &job.beside.teacher {
         say(&format!("teacher  {}", teacher.describe()));
     }

@@ -8,6 +8,7 @@
 //! A number that is not finite is written as `null`, which JSON can say and every reader understands. Each line is handed
 //! to the system whole, so that a killed run tears at most its last line.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -51,7 +52,7 @@ pub struct Step {
 }
 
 /// One evaluation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Steps taken before it.
     pub step: u64,
@@ -61,6 +62,9 @@ pub struct Evaluation {
     /// Mean loss over batches of the validation text; not a number where there is none.
     #[serde(deserialize_with = "number_or_null")]
     pub val_loss: f64,
+    /// Other figures of the validation part, such as accuracy.
+    #[serde(flatten)]
+    pub scores: BTreeMap<String, Option<f64>>,
 }
 
 /// The device was lost, and the run went on from a checkpoint.
@@ -226,7 +230,7 @@ mod tests {
     }
 
     fn evaluation(step: u64) -> Evaluation {
-        Evaluation { step, train_loss: 2.5, val_loss: 2.75 }
+        Evaluation { step, train_loss: 2.5, val_loss: 2.75, scores: BTreeMap::new() }
     }
 
     fn text(folder: &TempDir) -> String {

@@ -10,6 +10,7 @@ pub mod frozen;
 pub mod job;
 mod lane;
 pub mod layout;
+pub mod lesson;
 pub mod metrics;
 pub mod micro;
 pub mod places;

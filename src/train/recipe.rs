@@ -9,6 +9,7 @@
 mod adapter;
 mod distill;
 mod error;
+mod examples;
 mod memory;
 mod objective;
 mod optimizer;
@@ -37,6 +38,7 @@ pub use crate::passes::Recompute;
 pub use adapter::{Adapter, Design, Shape as AdapterShape};
 pub use distill::{Distill, Knob};
 pub use error::{Error, Origin};
+pub use examples::{Examples, Head, HeadKind, Kind};
 pub use memory::{Bytes, Memory};
 pub use objective::Objective;
 pub use optimizer::{Clip, Decay, Optimizer, Rule};
@@ -94,6 +96,9 @@ pub enum Model {
         /// Absent: as the folder's `config.json` says.
         #[serde(skip_serializing_if = "Option::is_none")]
         dropout: Option<f64>,
+        /// What stands on it. Absent: what the folder has there.
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        head: Option<Head>,
     },
     /// A new model of this shape. Its vocabulary comes from the tokenizer unless the shape has one.
     Build(Shape),
@@ -139,6 +144,25 @@ pub struct Shape {
     pub bias: bool,
     /// The output head shares the embedding's weights.
     pub tie: bool,
+    /// What stands on an encoder. Absent: what guesses hidden tokens.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub head: Option<Head>,
+}
+
+impl Model {
+    /// What is to stand on an encoder, where the recipe says so.
+    pub fn head(&self) -> Option<&Head> {
+        match self {
+            Model::Load { head, .. } | Model::Build(Shape { head, .. }) => head.as_ref(),
+        }
+    }
+
+    /// The same, to be filled in.
+    pub(super) fn head_mut(&mut self) -> Option<&mut Head> {
+        match self {
+            Model::Load { head, .. } | Model::Build(Shape { head, .. }) => head.as_mut(),
+        }
+    }
 }
 
 /// What the model is trained on.
@@ -147,6 +171,9 @@ pub struct Data {
     /// Files with a source and a target on each line, for encoder-decoders; they take the place of text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<PathBuf>,
+    /// Examples with labels; they take the place of text.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub examples: Option<Examples>,
     /// How an encoder-decoder learns from text. Absent: as its paper says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<Objective>,

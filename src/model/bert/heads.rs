@@ -32,6 +32,16 @@ impl Bert {
         }
     }
 
+    /// True for a parameter that belongs to what stands on the stream, a pooler among it.
+    pub(super) fn has_in_head(&self, parameter: &str) -> bool {
+        let mut modules = self.head_modules();
+        let pooler = self.pooler();
+        modules.extend(pooler.as_deref());
+        let within =
+            |module: &&str| parameter.strip_prefix(*module).is_some_and(|rest| rest.starts_with('.'));
+        modules.iter().any(within) || self.task == Task::HiddenToken && parameter == self.dialect.guess().bias
+    }
+
     pub(super) fn head_parameters(&self, list: &mut Vec<ParameterSpec>) {
         let c = self.width;
         if let (Some(pooler), Task::States) = (self.pooler(), self.task) {

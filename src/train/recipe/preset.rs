@@ -98,6 +98,7 @@ impl Shape {
             dropout: 0.0,
             bias: usual.bias,
             tie: usual.tie,
+            head: None,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::raw::RawRecipe;
 /// The keys of each section of a recipe. A key outside is an error, so each name stands here once.
 pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("model", MODEL),
-    ("data", &["text", "pairs", "objective", "tokenizer", "validation", "windows", "masking"]),
+    ("data", DATA),
     ("train", TRAIN),
     ("precision", &["storage", "loss_scale", "weights", "states", "int8", "int8_ignore"]),
     ("quantize", &["scheme", "learned_step", "targets", "ignore"]),
@@ -21,9 +21,26 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("run", &["device", "folder", "profile", "recover", "save", "log"]),
 ];
 
+const DATA: &[&str] = &[
+    "text",
+    "pairs",
+    "labelled",
+    "tagged",
+    "held_out",
+    "columns",
+    "objective",
+    "tokenizer",
+    "validation",
+    "windows",
+    "masking",
+];
+
 const MODEL: &[&str] = &[
     "preset",
     "load",
+    "head",
+    "labels",
+    "problem_type",
     "keep_layers",
     "family",
     "layers",

@@ -13,7 +13,7 @@ use super::{
     Adapter, Data, Evaluate, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save,
     Shape, States, Storage, Tokenizer, Train,
 };
-use super::{adapter, distill, memory, objective, optimizer, precision, prune, quantize};
+use super::{adapter, distill, examples, memory, objective, optimizer, precision, prune, quantize};
 use crate::data::masking::Masking;
 use crate::model::usual;
 
@@ -61,14 +61,15 @@ fn model(section: &Section, train_context: Option<usize>) -> Result<Model, Error
     if let Some(folder) = load.get() {
         // The folder's own config.json gives the shape: a second opinion here would be ignored or wrong.
         section.only(
-            &["load", "keep_layers", "dropout"],
+            &["load", "keep_layers", "dropout", "head", "labels", "problem_type"],
             "`load` takes the shape from the folder's config.json",
         )?;
         let some = |layers: &Vec<u64>| !layers.is_empty();
         let hint = "layers count from zero; leave the key out to keep all";
         let kept = section.counts("keep_layers")?.must(some, "at least one layer", hint)?.take();
         let keep_layers = kept.map(|layers| layers.into_iter().map(|layer| layer as usize).collect());
-        return Ok(Model::Load { folder: PathBuf::from(folder), keep_layers, dropout: dropout.take() });
+        let (folder, dropout) = (PathBuf::from(folder), dropout.take());
+        return Ok(Model::Load { folder, keep_layers, dropout, head: examples::head(section)? });
     }
     if section.has("keep_layers") {
         let hint = "layers are kept of a model that is loaded: load = \"runs/large\"";
@@ -133,6 +134,7 @@ fn shape(section: &Section, base: Shape) -> Result<Shape, Error> {
         window: size(section, "window", "leave it out to see every key")?.take(),
         bias: section.flag("bias")?.or(base.bias),
         tie: section.flag("tie")?.or(base.tie),
+        head: examples::head(section)?,
         family: base.family,
         dropout: base.dropout,
     })
@@ -175,6 +177,7 @@ fn data(section: &Section, model: &Model) -> Result<Data, Error> {
     let validation = section.number("validation")?.must(fits, "from 0 to below 1", hint)?;
     Ok(Data {
         pairs: pairs.or(Vec::new()).into_iter().map(PathBuf::from).collect(),
+        examples: examples::examples(section)?,
         objective: objective::objective(section)?,
         text: text.or(Vec::new()).into_iter().map(PathBuf::from).collect(),
         tokenizer: tokenizer(section, model)?,
