@@ -14,6 +14,8 @@ mod frozen;
 mod lesson;
 #[path = "training/micro.rs"]
 mod micro;
+#[path = "training/pieces.rs"]
+mod pieces;
 #[path = "training/prune.rs"]
 mod prune;
 #[path = "training/recover.rs"]

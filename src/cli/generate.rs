@@ -89,7 +89,7 @@ impl Generate {
         }
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         let longest = prompt.len().saturating_add(self.max_new_tokens);
-        let mut deployment = Deployment::new(&model.weights);
+        let mut deployment = Deployment::new(&model.weights).within(&target);
         if self.cache == Cache::Int8 {
             deployment = deployment.with_coded_cache();
         }

@@ -46,7 +46,7 @@ pub struct Scored {
 impl Scored {
     /// Brings a model to a device.
     pub fn new(model: Model, target: &Target, extent: Extent) -> Result<Scored> {
-        let deployment = Deployment::new(model.weights);
+        let deployment = Deployment::new(model.weights).within(target);
         let graph = deployment.graph(model.family, extent, Mode::Evaluate, |graph, forward| {
             graph.output("logits", forward.logits);
             for (number, value) in forward.hidden.into_iter().enumerate() {

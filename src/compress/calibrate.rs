@@ -243,7 +243,7 @@ impl Calibration<'_> {
                 firsts.push(linear);
             }
         }
-        let deployment = Deployment::new(self.weights);
+        let deployment = Deployment::new(self.weights).within(self.target);
         let mut made = vec![];
         let graph = deployment.graph(self.family, extent, Mode::Evaluate, |graph, _| {
             for linear in &firsts {

@@ -45,7 +45,7 @@ pub fn forecast(
 /// Bytes of weights and activations while a window of the text goes through a model.
 pub fn forward_bytes(subject: &Subject, batches: &[Batch], target: &Target) -> Result<u64> {
     let extent = extent_of(subject.family.as_ref(), batches);
-    let deployment = Deployment::new(&subject.weights);
+    let deployment = Deployment::new(&subject.weights).within(target);
     let graph = deployment.graph(subject.family.as_ref(), extent, Mode::Evaluate, |graph, forward| {
         graph.output("logits", forward.logits);
         Ok(())

@@ -210,7 +210,7 @@ pub(super) fn probe(
     batch: &Batch,
 ) -> Result<Vec<f32>> {
     let extent = Extent { batch: batch.rows, context: batch.context };
-    let deployment = Deployment::new(weights);
+    let deployment = Deployment::new(weights).within(target);
     let graph = deployment.graph(family, extent, Mode::Evaluate, |graph, forward| {
         graph.output("logits", forward.logits);
         Ok(())

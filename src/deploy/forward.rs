@@ -35,11 +35,12 @@ pub fn forward(
         return Err(model::Error::Quantised { name: name.to_string() }.into());
     }
     let draft = Draft::new(family, inputs, gradients)?;
-    let deployment = Deployment::new(weights);
+    let deployment = Deployment::new(weights).within(target);
     let scale = if gradients && precision == DType::F16 { HALF_SCALE } else { 1.0 };
     let precision = Precision::on(precision, &target.caps());
-    let quantize = deployment.weights.quantize();
-    let (graph, _) = passes::run(&[quantize, &Tidy, &precision], draft.graph).map_err(train::Error::from)?;
+    let (graph, _) = passes::run(&[&deployment.pieces()], draft.graph).map_err(train::Error::from)?;
+    let quantize = deployment.weights.quantize_in(&graph);
+    let (graph, _) = passes::run(&[&quantize, &Tidy, &precision], graph).map_err(train::Error::from)?;
     let graph = if gradients { with_gradients(graph, scale)? } else { graph };
     let list: [&dyn Pass; 3] = [&Tidy, &Residual, &Fuse];
     let (graph, _) = passes::run(&list, graph).map_err(train::Error::from)?;
@@ -59,8 +60,10 @@ pub fn forward(
     for (name, mut tensor) in named {
         let name = name.strip_prefix(GRADIENT).expect("what is left are gradients").to_string();
         tensor.real_mut::<f32>().iter_mut().for_each(|x| *x /= scale);
-        outcome.gradients.push((family.name_in_memory(&name), tensor));
+        outcome.gradients.push((name, tensor));
     }
+    outcome.gradients = train::pieces::join(outcome.gradients);
+    outcome.gradients.iter_mut().for_each(|(name, _)| *name = family.name_in_memory(name));
     outcome.gradients.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(outcome)
 }

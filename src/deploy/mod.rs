@@ -6,7 +6,7 @@ pub use forward::{Outcome, forward};
 
 use crate::graph::{Graph, Source, ValueInfo};
 use crate::model::{self, Extent, Family, Forward, Mode, Reading, Weights};
-use crate::passes::{self, CodedCache, Coding, Epilogue, Fuse, Group, Pass, Report, Residual, Tidy};
+use crate::passes::{self, CodedCache, Coding, Epilogue, Fuse, Group, Pass, Pieces, Report, Residual, Tidy};
 use crate::plan::{Engine, Plan, Residents};
 use crate::train::{self, Frozen, Target, frozen};
 
@@ -29,12 +29,18 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Deployment {
     weights: Frozen,
     coded_cache: bool,
+    most_bytes: u64,
 }
 
 impl Deployment {
     /// What is uploaded of a model's weights.
     pub fn new(weights: &Weights) -> Deployment {
-        Deployment { weights: Frozen::of(weights, ""), coded_cache: false }
+        Deployment { weights: Frozen::of(weights, ""), coded_cache: false, most_bytes: u64::MAX }
+    }
+
+    /// Cuts tables, and scores that a loss reads, into pieces that a device can bind.
+    pub fn within(self, target: &Target) -> Deployment {
+        Deployment { most_bytes: target.caps().max_binding_bytes, ..self }
     }
 
     /// Keeps keys and values of what was read as 8-bit codes: a fourth of the memory, for heads of a multiple of four elements.
@@ -85,13 +91,23 @@ impl Deployment {
     ) -> Result<(Graph, Vec<Report>)> {
         let mut graph = Graph::new();
         build(&mut graph)?;
-        let mut list: Vec<&dyn Pass> = vec![self.weights.quantize(), &Tidy, &Residual, &Fuse];
+        let (graph, mut reports) = passes::run(&[&self.pieces()], graph).map_err(train::Error::from)?;
+        reports.retain(|report| !report.changes.is_empty());
+        let quantize = self.weights.quantize_in(&graph);
+        let mut list: Vec<&dyn Pass> = vec![&quantize, &Tidy, &Residual, &Fuse];
         if matches!(mode, Mode::Continue { .. }) {
             list.extend([&Coding as &dyn Pass, &Group]);
             list.extend(self.coded_cache.then_some(&CodedCache as &dyn Pass));
         }
         list.push(&Epilogue);
-        Ok(passes::run(&list, graph).map_err(train::Error::from)?)
+        let (graph, more) = passes::run(&list, graph).map_err(train::Error::from)?;
+        reports.extend(more);
+        Ok((graph, reports))
+    }
+
+    /// Cuts what cannot be bound.
+    fn pieces(&self) -> Pieces {
+        Pieces { whole: self.weights.coded(), ..Pieces::of(self.most_bytes) }
     }
 
     /// Plans for graphs of one model and an engine with its weights, ready to run. A result that is called as a state is stays
@@ -110,9 +126,9 @@ impl Deployment {
         }
         let plans = target.plans(&graphs.iter().collect::<Vec<_>>(), &residents, None)?;
         let mut engine = target.engine(&residents.arenas, plans.clone())?;
-        for (name, tensor) in self.weights.tensors() {
-            if let Some(&span) = residents.places.get(name) {
-                engine.write(span, tensor).map_err(train::Error::from)?;
+        for (name, &span) in &residents.places {
+            if let Some(tensor) = self.weights.tensor(name) {
+                engine.write(span, &tensor).map_err(train::Error::from)?;
             }
         }
         Ok((engine, plans))

@@ -170,7 +170,7 @@ impl Embedder {
     }
 
     fn ready(&self, inputs: &Inputs) -> Result<Ready> {
-        let deployment = Deployment::new(&self.opened.weights);
+        let deployment = Deployment::new(&self.opened.weights).within(&self.target);
         let kinds = self.opened.family.interface().kinds > 1;
         let reading = Reading { padded: true, kinds, ..inputs.reading(Mode::Evaluate) };
         let pooler = self.settings.pooling == Pooling::Pooler;

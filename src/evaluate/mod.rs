@@ -187,7 +187,7 @@ pub fn mean_loss(
     batches: &[Batch],
 ) -> Result<(f64, usize)> {
     family.interface().expect_causal()?;
-    let deployment = Deployment::new(weights);
+    let deployment = Deployment::new(weights).within(target);
     let graph = deployment.graph(family, extent, Mode::Evaluate, |graph, forward| {
         let loss = model::loss(graph, forward.logits, 0.0)?;
         graph.output("loss", loss);

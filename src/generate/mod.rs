@@ -90,7 +90,7 @@ impl Writer {
         target: &Target,
         longest: usize,
     ) -> Result<Writer> {
-        Writer::over(family, &Deployment::new(weights), tokenizer, target, longest)
+        Writer::over(family, &Deployment::new(weights).within(target), tokenizer, target, longest)
     }
 
     /// The same for a model made ready in a way of one's own, such as with a cache of codes.

@@ -51,7 +51,7 @@ impl Translator {
     pub fn with(model: Opened, target: &Target, lengths: Lengths) -> Result<Translator> {
         let family = model.family.as_ref();
         let start = start_of(family)?;
-        let deployment = Deployment::new(&model.weights);
+        let deployment = Deployment::new(&model.weights).within(target);
         let graphs = graphs(family, &deployment, lengths)?;
         let (engine, plans) = deployment.engine(target, &graphs)?;
         let names = |plan: &Plan| plan.feeds.iter().map(|feed| feed.name.clone()).collect();

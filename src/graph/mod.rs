@@ -182,6 +182,11 @@ impl Graph {
         self.outputs.iter_mut().filter(|(n, _)| n == name).for_each(|(_, v)| *v = value);
     }
 
+    /// Takes a name off the results.
+    pub fn forget_output(&mut self, name: &str) {
+        self.outputs.retain(|(n, _)| n != name);
+    }
+
     /// All values.
     pub fn values(&self) -> &[ValueInfo] {
         &self.values

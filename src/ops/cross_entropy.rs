@@ -106,6 +106,11 @@ impl Operator for CrossEntropy {
         format!("ignore={ignore_index},smoothing={label_smoothing},reduction={}", reduction.name())
     }
 
+    fn over_rows(&self) -> Option<(Arc<dyn Operator>, bool)> {
+        let sum = CrossEntropy { reduction: Reduction::Sum, ..self.clone() };
+        Some((Arc::new(sum), self.reduction == Reduction::Mean))
+    }
+
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
         let [logits, targets] = expect_inputs(self.name(), inputs)?;
         self.check(self.name(), logits, targets)?;

@@ -23,12 +23,20 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Looks rows up: weight [V, C], tokens U32 of any shape -> the tokens' shape with C behind it. Without gradient.
-#[derive(Clone, Debug)]
-pub struct Embedding;
+#[derive(Clone, Debug, Default)]
+pub struct Embedding {
+    /// Where the weight is some rows of a table: the token of the first one. Other tokens have zeros.
+    pub part: Option<usize>,
+}
 
 /// The same with the positions sorted by token as further inputs, order `U32 [N]` and starts `U32 [V + 1]`, for training.
-#[derive(Clone, Debug)]
-pub struct EmbeddingTrained;
+///
+/// Of a part of a table the starts are those of its own tokens, and of the one behind them.
+#[derive(Clone, Debug, Default)]
+pub struct EmbeddingTrained {
+    /// As in [`Embedding`].
+    pub part: Option<usize>,
+}
 
 /// Gradient of the table: up `[N, C]`, order `U32 [N]`, starts `U32 [V + 1]` -> `[V, C]`.
 #[derive(Clone, Debug)]
@@ -72,17 +80,31 @@ fn signature(op: &'static str, weight: &Type, tokens: &Type) -> Result<Vec<Type>
     Ok(vec![weight.with_shape([&tokens.shape[..], &[columns]].concat())])
 }
 
-/// Tokens are checked before they come here; one outside the table reads its last row rather than past it.
-fn look_up<R: Real>(weight: &Tensor, tokens: &Tensor, y: &mut Tensor) {
-    let (last, columns) = (weight.shape[0] - 1, weight.shape[1]);
+/// The row of a token in a table, or in a part of one, of so many rows; none where another part has it.
+///
+/// Tokens are checked before they come here; one outside the whole table reads its last row rather than past it.
+fn row_of(token: u32, rows: usize, part: Option<usize>) -> Option<usize> {
+    match part {
+        None => Some((token as usize).min(rows - 1)),
+        Some(first) => (token as usize).checked_sub(first).filter(|row| *row < rows),
+    }
+}
+
+fn look_up<R: Real>(weight: &Tensor, tokens: &Tensor, y: &mut Tensor, part: Option<usize>) {
+    let (count, columns) = (weight.shape[0], weight.shape[1]);
     let weight = weight.real::<R>();
     let rows = y.real_mut::<R>().par_chunks_mut(columns.max(1)).zip(tokens.as_u32());
-    rows.for_each(|(y, &token)| {
-        y.copy_from_slice(&weight[(token as usize).min(last) * columns..][..columns]);
+    rows.for_each(|(y, &token)| match row_of(token, count, part) {
+        Some(row) => y.copy_from_slice(&weight[row * columns..][..columns]),
+        None => y.fill(R::default()),
     });
 }
 
-fn launch(inputs: &[Type], outputs: &[Type]) -> Vec<Variant> {
+fn settings(part: Option<usize>) -> String {
+    part.map_or_else(String::new, |first| format!("from={first}"))
+}
+
+fn launch(part: Option<usize>, inputs: &[Type], outputs: &[Type]) -> Vec<Variant> {
     let [vocabulary, columns] = [inputs[0].shape[0], inputs[0].shape[1]];
     let width = wide(&[columns]);
     let count = outputs[0].shape.count() / width;
@@ -90,7 +112,9 @@ fn launch(inputs: &[Type], outputs: &[Type]) -> Vec<Variant> {
     let launch = Launch::new(kernel, [Bind::Input(0), Bind::Input(1), Bind::Output(0)], spread(count))
         .param("count", count)
         .param("vocabulary", vocabulary)
-        .param("columns", columns / width);
+        .param("columns", columns / width)
+        .param("first", part.unwrap_or(0))
+        .param("partial", part.is_some() as u32);
     vec![Variant::single(if width == 4 { "embedding_wide" } else { "embedding" }, launch)]
 }
 
@@ -105,17 +129,25 @@ impl Operator for Embedding {
         "embedding"
     }
 
+    fn settings(&self) -> String {
+        settings(self.part)
+    }
+
+    fn of_rows(&self, first: usize) -> Option<Arc<dyn Operator>> {
+        self.part.is_none().then(|| Arc::new(Embedding { part: Some(first) }) as _)
+    }
+
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
         let [weight, tokens] = expect_inputs(self.name(), inputs)?;
         signature(self.name(), weight, tokens)
     }
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
-        in_precision!(inputs, outputs, R, look_up::<R>(inputs[0], inputs[1], &mut outputs[0]));
+        in_precision!(inputs, outputs, R, look_up::<R>(inputs[0], inputs[1], &mut outputs[0], self.part));
     }
 
     fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
-        fast::look_up(&inputs[0], &inputs[1], &mut outputs[0]);
+        fast::look_up(&inputs[0], &inputs[1], &mut outputs[0], self.part);
     }
 
     fn gradient(&self, _: &mut dyn Emit, _: &Site, _: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
@@ -124,7 +156,7 @@ impl Operator for Embedding {
     }
 
     fn reading_codes(&self, input: usize, layout: Layout, turned: bool) -> Option<Arc<dyn Operator>> {
-        (input == 0 && !turned).then(|| Arc::new(EmbeddingCoded { layout }) as _)
+        (input == 0 && !turned && self.part.is_none()).then(|| Arc::new(EmbeddingCoded { layout }) as _)
     }
 
     fn ties(&self, inputs: &[Type], outputs: &[Type]) -> Vec<Tie> {
@@ -132,7 +164,7 @@ impl Operator for Embedding {
     }
 
     fn launch(&self, inputs: &[Type], outputs: &[Type], _caps: &Caps) -> Vec<Variant> {
-        launch(inputs, outputs)
+        launch(self.part, inputs, outputs)
     }
 
     fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
@@ -143,6 +175,14 @@ impl Operator for Embedding {
 impl Operator for EmbeddingTrained {
     fn name(&self) -> &'static str {
         "embedding_trained"
+    }
+
+    fn settings(&self) -> String {
+        settings(self.part)
+    }
+
+    fn of_rows(&self, first: usize) -> Option<Arc<dyn Operator>> {
+        self.part.is_none().then(|| Arc::new(EmbeddingTrained { part: Some(first) }) as _)
     }
 
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
@@ -157,11 +197,11 @@ impl Operator for EmbeddingTrained {
     }
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
-        in_precision!(inputs, outputs, R, look_up::<R>(inputs[0], inputs[1], &mut outputs[0]));
+        in_precision!(inputs, outputs, R, look_up::<R>(inputs[0], inputs[1], &mut outputs[0], self.part));
     }
 
     fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
-        fast::look_up(&inputs[0], &inputs[1], &mut outputs[0]);
+        fast::look_up(&inputs[0], &inputs[1], &mut outputs[0], self.part);
     }
 
     fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
@@ -178,7 +218,7 @@ impl Operator for EmbeddingTrained {
     }
 
     fn launch(&self, inputs: &[Type], outputs: &[Type], _caps: &Caps) -> Vec<Variant> {
-        launch(inputs, outputs)
+        launch(self.part, inputs, outputs)
     }
 
     fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
@@ -280,7 +320,7 @@ pub trait EmbeddingEmit {
 
 impl<E: Emit + ?Sized> EmbeddingEmit for E {
     fn embedding(&mut self, weight: Value, tokens: Value) -> Result<Value> {
-        self.apply_one(Arc::new(Embedding), &[weight, tokens])
+        self.apply_one(Arc::new(Embedding::default()), &[weight, tokens])
     }
 
     fn embedding_trained(
@@ -290,7 +330,7 @@ impl<E: Emit + ?Sized> EmbeddingEmit for E {
         order: Value,
         starts: Value,
     ) -> Result<Value> {
-        self.apply_one(Arc::new(EmbeddingTrained), &[weight, tokens, order, starts])
+        self.apply_one(Arc::new(EmbeddingTrained::default()), &[weight, tokens, order, starts])
     }
 }
 
@@ -308,9 +348,27 @@ pub fn cases() -> Cases {
         let (order, starts) = (Tensor::u32([count], order), Tensor::u32([vocabulary + 1], starts));
         let weight = cases.normal([vocabulary, columns]);
         let inputs = vec![weight.clone(), tokens.clone()];
-        cases.add(format!("embedding {label}"), Embedding, inputs).no_gradient();
-        let inputs = vec![weight, tokens, order.clone(), starts.clone()];
-        cases.add(format!("embedding_trained {label}"), EmbeddingTrained, inputs).sums(count);
+        cases.add(format!("embedding {label}"), Embedding::default(), inputs).no_gradient();
+        let inputs = vec![weight.clone(), tokens.clone(), order.clone(), starts.clone()];
+        cases.add(format!("embedding_trained {label}"), EmbeddingTrained::default(), inputs).sums(count);
+        if vocabulary > 1 {
+            // The second half of the rows as a part of the table.
+            let first = vocabulary / 2;
+            let rows = weight.rows(first..vocabulary);
+            let of_rows = starts.rows(first..vocabulary + 1);
+            let part = Some(first);
+            cases
+                .add(
+                    format!("embedding part {label}"),
+                    Embedding { part },
+                    vec![rows.clone(), tokens.clone()],
+                )
+                .no_gradient();
+            let inputs = vec![rows, tokens, order.clone(), of_rows];
+            cases
+                .add(format!("embedding_trained part {label}"), EmbeddingTrained { part }, inputs)
+                .sums(count);
+        }
         let inputs = vec![cases.normal([count, columns]), order, starts];
         let case = cases.add(format!("embedding_gradient {label}"), EmbeddingGradient, inputs);
         case.no_gradient().sums(count);

@@ -292,6 +292,18 @@ pub trait Operator: Debug + Send + Sync {
         None
     }
 
+    /// For an operator that looks rows of its first input up by number: the one that has a part of the rows, from `first` on, and
+    /// gives zeros for all others. A last input, where there are more than two, has an entry for each row and one more.
+    fn of_rows(&self, _first: usize) -> Option<Arc<dyn Operator>> {
+        None
+    }
+
+    /// For an operator that sums over the rows of its inputs, its first output, and counts them, its third: the one that sums, for
+    /// some of the rows, and whether the sum is divided by the count in the end.
+    fn over_rows(&self) -> Option<(Arc<dyn Operator>, bool)> {
+        None
+    }
+
     /// Inputs whose elements, one for each channel of the output, scale it: gains and biases of a norm.
     fn gains(&self) -> &'static [usize] {
         &[]

@@ -123,6 +123,21 @@ impl Tensor {
         Ok(Tensor { shape, data })
     }
 
+    /// Some rows, along the first axis; panics if there are not so many.
+    pub fn rows(&self, range: std::ops::Range<usize>) -> Tensor {
+        let each: usize = self.shape[1..].iter().product();
+        let (from, to) = (range.start * each, range.end * each);
+        let data = match &self.data {
+            Data::F64(v) => Data::F64(v[from..to].to_vec()),
+            Data::F32(v) => Data::F32(v[from..to].to_vec()),
+            Data::I32(v) => Data::I32(v[from..to].to_vec()),
+            Data::U32(v) => Data::U32(v[from..to].to_vec()),
+            Data::I8(v) => Data::I8(v[from..to].to_vec()),
+        };
+        let shape: Vec<usize> = [range.len()].into_iter().chain(self.shape[1..].iter().copied()).collect();
+        Tensor { shape: shape.into(), data }
+    }
+
     /// f32 elements; panics if the count is not the shape's, so it is for literals and computed data.
     pub fn f32(shape: impl Into<Shape>, elements: Vec<f32>) -> Self {
         Tensor::new(shape, Data::F32(elements)).expect("element count follows from the shape")

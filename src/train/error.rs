@@ -117,6 +117,20 @@ pub enum Error {
         /// Why.
         source: crate::tensor::sparse::Error,
     },
+    /// A weight that a device can bind in pieces only is to be trained as a whole.
+    #[error(
+        "`{name}` is larger than the {limit_bytes} bytes that a kernel may bind on this device, and {why}\n  hint: {hint}"
+    )]
+    OnlyInPieces {
+        /// The weight.
+        name: String,
+        /// The most that a kernel may bind.
+        limit_bytes: u64,
+        /// Why pieces do not do.
+        why: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
     /// A run folder that cannot be used.
     #[error("{path}: {problem}\n  hint: {hint}")]
     Folder {

@@ -4,10 +4,10 @@
 //! type or codes the device holds them, and what is uploaded, once. They have no gradient, no moments, no part in checkpoints.
 
 use super::layout::{self, Placed};
-use crate::graph::{Source, ValueInfo};
+use crate::graph::{Graph, Source, ValueInfo};
 use crate::model::{Stored, Weights};
 use crate::ops::coded::{Activations, Layout};
-use crate::passes::{CodedWeight, Freeze, Part, Pass, Quantize, StoredWeight};
+use crate::passes::{CodedWeight, Freeze, Part, Pass, Piece, Quantize, StoredWeight};
 use crate::plan::{Arena, Residents, Span};
 use crate::tensor::quant::Coded;
 use crate::tensor::{DType, Tensor, Type};
@@ -67,7 +67,8 @@ impl Frozen {
 
     /// True if the loss knows one by that name.
     pub fn holds(&self, name: &str) -> bool {
-        self.tensors.contains_key(name) || self.quantize.weights.contains_key(name)
+        let known = |name: &str| self.tensors.contains_key(name) || self.quantize.weights.contains_key(name);
+        known(name) || Piece::parse(name).is_some_and(|piece| known(&piece.whole))
     }
 
     /// What is uploaded, by the name of the parameter that holds it after [`Frozen::passes`].
@@ -83,16 +84,28 @@ impl Frozen {
     /// The passes over a loss: weights are read as they are stored, and none of them is a parameter to be trained.
     ///
     /// A loss that is measured need not read all that the loss that is trained reads.
-    pub fn passes(&self, declares: impl Fn(&str) -> bool) -> Vec<Box<dyn Pass>> {
+    pub fn passes(&self, graph: &Graph) -> Vec<Box<dyn Pass>> {
         if self.is_empty() {
             return vec![];
         }
-        let weights = self.quantize.weights.iter().filter(|(name, _)| declares(name));
-        let weights = weights.map(|(name, weight)| (name.clone(), *weight)).collect();
-        vec![
-            Box::new(Quantize { weights }),
-            Box::new(Freeze { names: self.tensors.keys().cloned().collect() }),
-        ]
+        let pieces = graph.parameters().filter(|(name, _)| self.tensor(name).is_some());
+        let names = self.tensors.keys().cloned().chain(pieces.map(|(name, _)| name.to_string())).collect();
+        vec![Box::new(self.quantize_in(graph)), Box::new(Freeze { names })]
+    }
+
+    /// How those that a graph declares, whole or in pieces, are read where they are not f32.
+    pub fn quantize_in(&self, graph: &Graph) -> Quantize {
+        let stored = |name: &str| match Piece::parse(name) {
+            Some(piece) => self.quantize.weights.get(&piece.whole),
+            None => self.quantize.weights.get(name),
+        };
+        let weight = |(name, _): (&str, _)| Some((name.to_string(), *stored(name)?));
+        Quantize { weights: graph.parameters().filter_map(weight).collect() }
+    }
+
+    /// What is uploaded under a name.
+    pub(super) fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name).map(Arc::as_ref)
     }
 
     /// Bytes of all of them as a device holds them.

@@ -13,6 +13,7 @@ pub mod layout;
 pub mod lesson;
 pub mod metrics;
 pub mod micro;
+pub mod pieces;
 pub mod places;
 pub mod profile;
 pub mod program;

@@ -1,6 +1,7 @@
 //! What a training step is before there is any memory: plans, layout, arenas, and the bytes they will take.
 
 use super::layout::{Class, Layout, Placed};
+use super::pieces::Cut;
 use super::prune::Pruned;
 use super::reduced::Survey;
 use super::trainer::{BuildLoss, Settings, Weight, loss_graph, step_graph};
@@ -84,7 +85,9 @@ impl Program {
         settings: &Settings,
     ) -> Result<Program> {
         refuse_hopeless(target, weights, settings)?;
-        let parts = Parts::new(target, weights, build, settings)?;
+        let cut = Cut::new(target, weights, build, settings)?;
+        let (weights, build) = (&cut.weights, &|graph: &mut Graph, mode| cut.write(build, graph, mode));
+        let parts = Parts::new(target, &cut, build, settings)?;
         let plans = target.plans(&parts.graphs(), &parts.residents, settings.choices.as_deref())?;
         let held_run = match settings.recompute {
             Recompute::None => None,
@@ -122,7 +125,8 @@ impl Program {
         settings: &Settings,
     ) -> Result<Memory> {
         refuse_hopeless(target, weights, settings)?;
-        let parts = Parts::new(target, weights, build, settings)?;
+        let cut = Cut::new(target, weights, build, settings)?;
+        let parts = Parts::new(target, &cut, &|graph, mode| cut.write(build, graph, mode), settings)?;
         let caps = target.caps();
         let planned = |graph: &&Graph| plan(graph, &parts.residents, &caps, &mut hungriest_variant);
         let plans = parts.graphs().iter().map(planned).collect::<Result<Vec<_>, _>>()?;
@@ -172,9 +176,8 @@ impl Program {
     /// What is written into the arenas once, before the first step.
     pub fn fixed(&self, settings: &Settings) -> Vec<(Span, Tensor)> {
         let mut fixed = self.arenas.fixed(&self.layout, settings);
-        let place = |name: &str| self.frozen.iter().find(|kept| kept.name == name);
-        let placed = |(name, tensor): (&str, &Tensor)| Some((place(name)?.span, tensor.clone()));
-        fixed.extend(settings.frozen.tensors().filter_map(placed));
+        let held = |kept: &Kept| Some((kept.span, settings.frozen.tensor(&kept.name)?.into_owned()));
+        fixed.extend(self.frozen.iter().filter_map(held));
         fixed
     }
 }
@@ -249,14 +252,15 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(target: &Target, weights: &[Weight], build: &BuildLoss, settings: &Settings) -> Result<Parts> {
-        let caps = target.caps();
+    fn new(target: &Target, cut: &Cut, build: &BuildLoss, settings: &Settings) -> Result<Parts> {
+        let (caps, weights) = (target.caps(), &cut.weights);
         let page_bytes = settings.page_bytes.unwrap_or(caps.max_binding_bytes);
         let survey = settings.reduced.survey(build, &settings.frozen, settings.prune.as_ref())?;
         let beside = survey.learned.iter().map(|l| (l.name.clone(), l.kind().shape, false));
         let beside = beside.chain(settings.aside.iter().map(|s| (s.name.clone(), s.shape.clone(), s.decay)));
         let all = weights.iter().map(|w| (w.name.clone(), w.shape.clone(), w.decays)).chain(beside);
         let layout = Layout::keeping(all, page_bytes, |name| survey.class(name));
+        cut.check(&layout)?;
         let arenas = update::Arenas::new(&layout, settings);
         let mut residents = Residents { arenas: arenas.list.clone(), ..Residents::default() };
         for placed in &layout.tensors {
@@ -278,7 +282,8 @@ impl Parts {
         let gather = if update::gathers(settings) { Some(update::gather_graph(&arenas)?) } else { None };
         let chooses = survey.pruned.iter().any(|pruned| pruned.is_chosen);
         let masks = chooses.then(|| update::mask_graph(&arenas)).transpose()?;
-        let beside = settings.beside.iter().map(|graph| beside_graph(graph, settings, &survey));
+        let beside =
+            settings.beside.iter().map(|graph| beside_graph(&cut.of_graph(graph)?, settings, &survey));
         let beside = beside.collect::<Result<Vec<_>>>()?;
         let all: Vec<&Graph> = [&step, &evaluation].into_iter().chain(&beside).collect();
         let frozen = keep_frozen(&all, page_bytes, &mut residents);
@@ -339,7 +344,7 @@ impl Parts {
 
 /// A graph beside the step, over weights as the step holds them.
 fn beside_graph(graph: &Graph, settings: &Settings, survey: &Survey) -> Result<Graph> {
-    let frozen = settings.frozen.passes(|name| graph.named(name).is_some());
+    let frozen = settings.frozen.passes(graph);
     // What reads frozen weights alone has nothing that is held or computed as the trained ones are.
     let trains = graph.parameters().any(|(name, _)| !settings.frozen.holds(name));
     let reduced = if trains { settings.reduced.passes(Mode::Evaluate, survey) } else { vec![] };

@@ -88,7 +88,7 @@ impl Reduced {
         let loss = build(&mut graph, Mode::Evaluate)?;
         graph.output("loss", loss);
         let (graph, _) = passes::run(&[&Tidy], graph)?;
-        let passes = frozen.passes(|name| graph.named(name).is_some());
+        let passes = frozen.passes(&graph);
         let (graph, _) = passes::run(&passes.iter().map(Box::as_ref).collect::<Vec<_>>(), graph)?;
         if let Some(aware) = aware {
             survey.learned = aware.learned(&graph)?;

@@ -13,7 +13,7 @@ pub use super::program::{Memory, Program};
 use super::prune::Pruned;
 use super::recipe::{Clip, LossScale, Optimizer, Prune};
 use super::update::{self, Role, Told};
-use super::{Error, Frozen, Reduced, Result, Target};
+use super::{Error, Frozen, Reduced, Result, Target, pieces};
 use crate::graph::{Feeds, Graph, gradient_from};
 use crate::model::{self, Mode, ParameterSpec};
 use crate::ops::block_codes::nearest;
@@ -23,11 +23,12 @@ use crate::ops::optimizer::norm::CONTROL;
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::{Emit, Value};
 use crate::passes::{
-    self, Fuse, Learned, Overwrite, Pass, Precision, Recompute, Report, Residual, Tidy, Unheld,
+    self, Fuse, Learned, Overwrite, Pass, Piece, Precision, Recompute, Report, Residual, Tidy, Unheld,
 };
 use crate::plan::{Engine, Plan, Ticket};
 use crate::tensor::random::key_of;
 use crate::tensor::{DType, Data, Shape, Tensor, Type};
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -69,7 +70,8 @@ pub struct Settings {
     pub seed: u64,
     /// File of the kernel variants this run was started with, if it is to repeat bit for bit.
     pub choices: Option<PathBuf>,
-    /// Most bytes of weights in one arena; absent: as much as a kernel of the device may bind.
+    /// Most bytes of weights in one arena, and of one table or of scores that a loss reads; absent: as much as a kernel of the device
+    /// may bind.
     pub page_bytes: Option<u64>,
     /// What the backward part computes again instead of holding it.
     pub recompute: Recompute,
@@ -256,13 +258,24 @@ impl Trainer {
     pub fn set_weights(&mut self, mut of: impl FnMut(&str, &Shape) -> Result<Tensor>) -> Result<()> {
         let mut tensors = self.layout.tensors.clone();
         tensors.retain(|placed| !is_aside(&self.learned, &self.settings.aside, &placed.name));
+        let mut whole: Option<(String, Tensor)> = None;
         for placed in &tensors {
-            let tensor = of(&placed.name, &placed.shape)?;
-            if tensor.shape != placed.shape {
-                let (expected, got) = (placed.shape.clone(), tensor.shape);
-                let problem = format!("`{}` has shape {got}, expected {expected}", placed.name);
-                return Err(Error::Mismatch { folder: "weights".into(), problem });
-            }
+            let tensor = match Piece::parse(&placed.name) {
+                None => of(&placed.name, &placed.shape)?,
+                Some(piece) => {
+                    let (_, tensor) = match whole.take().filter(|(name, _)| *name == piece.whole) {
+                        Some(known) => whole.insert(known),
+                        None => {
+                            let shape = piece.whole_shape(&placed.shape);
+                            let tensor = of(&piece.whole, &shape)?;
+                            check_shape(&piece.whole, &shape, &tensor)?;
+                            whole.insert((piece.whole.clone(), tensor))
+                        }
+                    };
+                    tensor.rows(piece.rows)
+                }
+            };
+            check_shape(&placed.name, &placed.shape, &tensor)?;
             match self.arenas.weight_scales(placed) {
                 Some((place, _)) => {
                     let (codes, scales) = nearest(tensor.real::<f32>());
@@ -285,12 +298,12 @@ impl Trainer {
     pub fn weights(&mut self) -> Result<Vec<(String, Tensor)>> {
         let mut all = self.tensors_of(Role::Parameters)?;
         all.retain(|(name, _)| !is_aside(&self.learned, &self.settings.aside, name));
-        Ok(all)
+        Ok(pieces::join(all))
     }
 
     /// All gradients of the last step by name, before clipping.
     pub fn gradients(&mut self) -> Result<Vec<(String, Tensor)>> {
-        self.tensors_of(Role::Gradients)
+        Ok(pieces::join(self.tensors_of(Role::Gradients)?))
     }
 
     /// Optimiser state by name, for a checkpoint, and what is learned beside the weights.
@@ -306,7 +319,7 @@ impl Trainer {
             let control = self.engine.read(self.arenas.control(), &Type::f32([CONTROL]))?;
             all.push((LOSS_SCALE.to_string(), control));
         }
-        Ok(all)
+        Ok(pieces::join(all))
     }
 
     /// Restores optimiser state and the count of steps.
@@ -322,11 +335,21 @@ impl Trainer {
         wanted.extend(self.layout.tensors.iter().flat_map(|placed| self.arenas.moments(placed)));
         for (span, key, kind) in wanted {
             let wrong = |problem| Error::Mismatch { folder: "checkpoint".into(), problem };
-            let tensor = moments.get(&key).ok_or_else(|| wrong(format!("`{key}` is missing")))?;
+            let (whole, piece) = match pieces::within(&key) {
+                Some((whole, piece)) => (whole, Some(piece)),
+                None => (key.clone(), None),
+            };
+            let tensor = moments.get(&whole).ok_or_else(|| wrong(format!("`{whole}` is missing")))?;
+            let tensor = match piece {
+                None => Cow::Borrowed(tensor),
+                // One that has not the rows is refused by its type below.
+                Some(piece) if tensor.shape.first() != Some(&piece.of) => Cow::Borrowed(tensor),
+                Some(piece) => Cow::Owned(tensor.rows(piece.rows)),
+            };
             if tensor.host_type() != kind {
                 return Err(wrong(format!("`{key}` is {}, expected {kind}", tensor.host_type())));
             }
-            self.engine.write(span, tensor)?;
+            self.engine.write(span, &tensor)?;
         }
         if self.settings.loss_scale.scaling().is_some()
             && let Some(control) = moments.get(LOSS_SCALE)
@@ -555,7 +578,7 @@ pub(super) fn loss_graph(
     }
     graph.output("loss", loss);
     let precision = Precision::on(settings.precision, caps);
-    let frozen = settings.frozen.passes(|name| graph.named(name).is_some());
+    let frozen = settings.frozen.passes(&graph);
     let reduced = settings.reduced.passes(mode, &settings.reduced.survey(build, &settings.frozen, None)?);
     let mut pipeline: Vec<&dyn Pass> = vec![&Tidy];
     pipeline.extend(frozen.iter().map(Box::as_ref));
@@ -566,6 +589,14 @@ pub(super) fn loss_graph(
     let loss = graph.cast(graph.result("loss").expect("the loss is a result"), DType::F32)?;
     graph.redirect_output("loss", loss);
     Ok((graph, loss, reports))
+}
+
+fn check_shape(name: &str, expected: &Shape, tensor: &Tensor) -> Result<()> {
+    if tensor.shape == *expected {
+        return Ok(());
+    }
+    let problem = format!("`{name}` has shape {}, expected {expected}", tensor.shape);
+    Err(Error::Mismatch { folder: "weights".into(), problem })
 }
 
 /// The loss with its gradient for every weight, fused.

@@ -1,12 +1,13 @@
 //! The embedding on the host as an engine runs it.
 
+use super::row_of;
 use crate::ops::fast::{rows_of_piece, widest};
 use crate::tensor::{View, ViewMut};
 use rayon::prelude::*;
 
-/// Tokens are checked before they come here; one outside the table reads its last row rather than past it.
-pub(super) fn look_up(weight: &View, tokens: &View, y: &mut ViewMut) {
-    let (last, columns) = (weight.shape[0] - 1, weight.shape[1]);
+/// Rows by token over threads.
+pub(super) fn look_up(weight: &View, tokens: &View, y: &mut ViewMut, part: Option<usize>) {
+    let (rows, columns) = (weight.shape[0], weight.shape[1]);
     let (weight, tokens) = (weight.floats(), tokens.as_u32());
     if columns == 0 {
         return;
@@ -15,7 +16,10 @@ pub(super) fn look_up(weight: &View, tokens: &View, y: &mut ViewMut) {
     let parts = y.floats().par_chunks_mut(each * columns).zip(tokens.par_chunks(each));
     parts.for_each(|(y, tokens)| {
         for (y, &token) in y.chunks_exact_mut(columns).zip(tokens) {
-            y.copy_from_slice(&weight[(token as usize).min(last) * columns..][..columns]);
+            match row_of(token, rows, part) {
+                Some(row) => y.copy_from_slice(&weight[row * columns..][..columns]),
+                None => y.fill(0.0),
+            }
         }
     });
 }

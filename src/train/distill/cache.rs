@@ -12,7 +12,7 @@ use super::{Teacher, Top, held};
 use crate::data::windows::{Batch, Sampler};
 use crate::graph::{Graph, Source};
 use crate::model::{Extent, Family, Mode, Weights};
-use crate::passes::{self, Fuse, Residual, Tidy};
+use crate::passes::{self, Fuse, Pieces, Residual, Tidy};
 use crate::plan::{Engine, Residents};
 use crate::tensor::Tensor;
 use crate::train::checkpoint::{Stored, read_tensors, write_bytes, write_tensors};
@@ -284,15 +284,17 @@ impl Voice {
         let mut graph = Graph::new();
         let forward = teacher.family.forward(&mut graph, extent, Mode::Evaluate)?;
         graph.output("logits", forward.logits);
-        let (graph, _) = passes::run(&[weights.quantize(), &Tidy, &Residual, &Fuse], graph)?;
+        let most_bytes = target.caps().max_binding_bytes;
+        let (graph, _) = passes::run(&[&Pieces { whole: weights.coded(), ..Pieces::of(most_bytes) }], graph)?;
+        let (graph, _) = passes::run(&[&weights.quantize_in(&graph), &Tidy, &Residual, &Fuse], graph)?;
         let mut residents = Residents::default();
         let kept = graph.values().iter().filter(|info| matches!(info.source, Source::Parameter));
-        frozen::place(kept, target.caps().max_binding_bytes, &mut residents);
+        frozen::place(kept, most_bytes, &mut residents);
         let plans = target.plans(&[&graph], &residents, None)?;
         let mut engine = target.engine(&residents.arenas, plans)?;
-        for (name, tensor) in weights.tensors() {
-            if let Some(&span) = residents.places.get(name) {
-                engine.write(span, tensor)?;
+        for (name, &span) in &residents.places {
+            if let Some(tensor) = weights.tensor(name) {
+                engine.write(span, &tensor)?;
             }
         }
         Ok(Voice { engine, extent })
