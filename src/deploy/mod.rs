@@ -40,7 +40,12 @@ impl Deployment {
 
     /// Cuts tables, and scores that a loss reads, into pieces that a device can bind.
     pub fn within(self, target: &Target) -> Deployment {
-        Deployment { most_bytes: target.caps().max_binding_bytes, ..self }
+        self.within_bytes(target.caps().max_binding_bytes)
+    }
+
+    /// The same for a device that binds so many bytes at once.
+    pub fn within_bytes(self, most_bytes: u64) -> Deployment {
+        Deployment { most_bytes, ..self }
     }
 
     /// Keeps keys and values of what was read as 8-bit codes: a fourth of the memory, for heads of a multiple of four elements.
@@ -146,4 +151,50 @@ pub fn place(graphs: &[Graph], most_bytes: u64) -> Residents {
     let kept = |info: &&ValueInfo| matches!(info.source, Source::Parameter | Source::State);
     frozen::place(graphs.iter().flat_map(|graph| graph.values()).filter(kept), most_bytes, &mut residents);
     residents
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Config, Stored, initial};
+    use crate::tensor::{DType, Tensor};
+
+    #[test]
+    fn a_model_in_pieces_says_what_it_says_as_a_whole_whether_its_weights_have_32_bits_or_16() {
+        let config = serde_json::json!({
+            "architectures": ["GPT2LMHeadModel"], "vocab_size": 200, "n_positions": 8, "n_embd": 16, "n_layer": 1, "n_head": 2,
+        });
+        let family =
+            model::from_config(&Config::new("config.json", config.as_object().unwrap().clone())).unwrap();
+        let target = Target::open("cpu").unwrap();
+        let extent = Extent { batch: 2, context: 8 };
+        let whole = initial(&family.parameters(), 3);
+        let mut halves = whole.clone();
+        let table = whole.get("transformer.wte.weight").unwrap().to_precision(DType::F16);
+        halves.store("transformer.wte.weight", Stored::Halves(DType::F16, table));
+        for (how, weights) in [("f32", &whole), ("f16", &halves)] {
+            let run = |deployment: Deployment| {
+                let results = |graph: &mut Graph, forward: Forward| {
+                    graph.output("logits", forward.logits);
+                    let loss = model::loss(graph, forward.logits, 0.0)?;
+                    graph.output("loss", loss);
+                    Ok(())
+                };
+                let graph = deployment.graph(family.as_ref(), extent, Mode::Evaluate, results).unwrap();
+                let (mut engine, plans) = deployment.engine(&target, &[graph]).unwrap();
+                let tokens = Tensor::u32([2, 8], (0..16).map(|i| i * 13 % 200).collect());
+                let targets = Tensor::i32([16], (0..16).map(|i| i * 7 % 200).collect());
+                let given = |feed: &crate::plan::Feed| if feed.name == "tokens" { &tokens } else { &targets };
+                let results = engine.run(0, &plans[0].feeds.iter().map(given).collect::<Vec<_>>()).unwrap();
+                let embeddings = plans[0].dispatches.len();
+                (results.iter().flat_map(Tensor::to_f64).collect::<Vec<f64>>(), embeddings)
+            };
+            let (expected, few) = run(Deployment::new(weights));
+            // A table of 12800 bytes.
+            let (got, more) = run(Deployment::new(weights).within_bytes(4096));
+            let far = expected.iter().zip(&got).map(|(e, g)| (e - g).abs()).fold(0.0, f64::max);
+            assert!(expected.len() == got.len() && far < 1e-5, "{how}: {far} apart");
+            assert!(more > few, "{how}: {more} steps, {few} as a whole");
+        }
+    }
 }
