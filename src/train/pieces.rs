@@ -1,6 +1,6 @@
 //! Weights that are larger than a kernel may bind: trained in pieces, known to all others as a whole.
 //!
-//! [`Pieces`](crate::passes::Pieces) cuts the loss; here weights are cut to fit it, and what comes back is joined. A checkpoint does
+//! [`Pieces`] cuts the loss; here weights are cut to fit it, and what comes back is joined. A checkpoint does
 //! not tell whether there were pieces.
 
 use super::layout::Layout;
