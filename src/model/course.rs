@@ -1,6 +1,6 @@
 //! How a forward pass stands in its text: it sees the whole of it, or goes on behind what caches hold.
 
-use super::layers::located;
+use super::layers::{located, sorting};
 use super::{Extent, Mode, Reading, Result};
 use crate::graph::Graph;
 use crate::ops::Value;
@@ -14,8 +14,20 @@ use crate::tensor::{DType, Type};
 pub(super) enum Course {
     /// From the start of each text; a mask U32 [B, T] hides what is none.
     Whole(Option<Value>),
+    /// From the starts of texts that stand side by side.
+    Packed(Packed),
     /// Behind what caches hold.
     Behind(Behind),
+}
+
+/// What a pass over texts side by side reads beside its tokens.
+pub(super) struct Packed {
+    /// Number of each token's text, U32 [B, T]; zero where there is none.
+    segments: Value,
+    /// Position of each token in its text, U32 [B, T].
+    places: Value,
+    /// The pass is to be trained.
+    trains: bool,
 }
 
 /// What a pass behind caches reads beside its tokens.
@@ -35,6 +47,11 @@ impl Course {
     pub fn declare(graph: &mut Graph, reading: &Reading) -> Course {
         let extent = reading.extent;
         let mut numbers = |name: &str, shape: &[usize]| graph.input(name, Type::new(DType::U32, shape));
+        if reading.packed {
+            let shape = [extent.batch, extent.context];
+            let [segments, places] = ["segments", "places"].map(|name| numbers(name, &shape));
+            return Course::Packed(Packed { segments, places, trains: reading.mode == Mode::Train });
+        }
         let Mode::Continue { capacity } = reading.mode else {
             return Course::Whole(reading.padded.then(|| numbers("mask", &[extent.batch, extent.context])));
         };
@@ -49,7 +66,7 @@ impl Course {
     /// Positions there may be, for tables of angles.
     pub fn positions(&self, extent: Extent) -> usize {
         match self {
-            Course::Whole(_) => extent.context,
+            Course::Whole(_) | Course::Packed(_) => extent.context,
             Course::Behind(behind) => behind.capacity,
         }
     }
@@ -58,6 +75,7 @@ impl Course {
     pub fn given(&self) -> Option<Value> {
         match self {
             Course::Whole(_) => None,
+            Course::Packed(packed) => Some(packed.places),
             Course::Behind(behind) => Some(behind.each),
         }
     }
@@ -66,6 +84,14 @@ impl Course {
     pub fn places(&self, graph: &mut Graph, table: Value, extent: Extent) -> crate::ops::Result<Value> {
         match self {
             Course::Whole(_) => graph.slice(table, 0, 0, extent.context),
+            Course::Packed(packed) if packed.trains => {
+                let [order, starts] = sorting("places");
+                let rows = graph.kind(table).shape[0];
+                let order = graph.input(order, Type::new(DType::U32, [extent.positions()]));
+                let starts = graph.input(starts, Type::new(DType::U32, [rows + 1]));
+                graph.embedding_trained(table, packed.places, order, starts)
+            }
+            Course::Packed(packed) => graph.embedding(table, packed.places),
             Course::Behind(behind) => graph.embedding(table, behind.each),
         }
     }
@@ -83,7 +109,7 @@ impl Course {
         let ([k, v], position) = self.held(graph, scope, [k, v])?;
         match position {
             Some(first) => graph.attention_cached(how, [q, k, v], first),
-            None => graph.attention(how, [q, k, v], self.mask(), rng),
+            None => graph.attention(&self.how(how), [q, k, v], self.mask(), rng),
         }
     }
 
@@ -103,10 +129,19 @@ impl Course {
         Ok((graph.cache_write(caches, [k, v], behind.first)?, Some(behind.first)))
     }
 
-    /// The mask U32 [B, T] of what is no text.
+    /// Attention as it is here: texts side by side do not see each other.
+    pub fn how(&self, how: &Attention) -> Attention {
+        match self {
+            Course::Packed(_) => how.clone().segmented(),
+            _ => how.clone(),
+        }
+    }
+
+    /// The mask U32 [B, T] of what is no text, or tells texts apart.
     pub fn mask(&self) -> Option<Value> {
         match self {
             Course::Whole(mask) => *mask,
+            Course::Packed(packed) => Some(packed.segments),
             Course::Behind(_) => None,
         }
     }

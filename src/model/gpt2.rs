@@ -15,7 +15,8 @@ mod tests;
 
 use super::config::{head_size, shared_width, shortest};
 use super::{
-    Activation, Config, Design, Error, Family, Forward, Init, ParameterSpec, Reading, Result, count_elements,
+    Activation, Config, Design, Error, Family, Forward, Init, Interface, ParameterSpec, Reading, Result,
+    Task, count_elements,
 };
 use crate::graph::Graph;
 use serde_json::{Map, Value as Json, json};
@@ -242,8 +243,12 @@ impl Family for Gpt2 {
         list
     }
 
+    fn interface(&self) -> Interface {
+        Interface { packs: true, ..Interface::of(Task::NextToken) }
+    }
+
     fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
-        reading.check(self.context)?;
+        reading.check_length(self.context)?;
         self.write(graph, reading)
     }
 

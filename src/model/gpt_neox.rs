@@ -16,8 +16,8 @@ mod tests;
 use super::config::{MOST_LAYERS, head_size, shared_width, shortest};
 use super::rope::{ROPE_KEYS, Rope, Scaling, Spelling};
 use super::{
-    Activation, Config, Design, Dropouts, Error, Family, Forward, Init, ParameterSpec, Reading, Result,
-    count_elements,
+    Activation, Config, Design, Dropouts, Error, Family, Forward, Init, Interface, ParameterSpec, Reading,
+    Result, Task, count_elements,
 };
 use crate::graph::Graph;
 use serde_json::{Map, Value as Json, json};
@@ -241,8 +241,12 @@ impl Family for GptNeoX {
         list
     }
 
+    fn interface(&self) -> Interface {
+        Interface { packs: true, ..Interface::of(Task::NextToken) }
+    }
+
     fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
-        reading.check(self.context)?;
+        reading.check_length(self.context)?;
         self.write(graph, reading)
     }
 

@@ -114,6 +114,7 @@ impl Inputs {
             extent: self.extent,
             mode,
             padded: counted || holds("mask", 0) || holds("target_mask", 0),
+            packed: false,
             kinds: self.numbers.get("kinds").is_some_and(|all| all.iter().any(|&kind| kind > 0)),
             target: self.target,
         }

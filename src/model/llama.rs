@@ -17,7 +17,8 @@ mod tests;
 use super::config::MOST_LAYERS;
 use super::rope::Rope;
 use super::{
-    Activation, Design, Error, Family, Forward, Init, ParameterSpec, Reading, Result, count_elements,
+    Activation, Design, Error, Family, Forward, Init, Interface, ParameterSpec, Reading, Result, Task,
+    count_elements,
 };
 use crate::graph::Graph;
 use serde_json::{Map, Value as Json};
@@ -247,8 +248,12 @@ impl Family for Llama {
         list
     }
 
+    fn interface(&self) -> Interface {
+        Interface { packs: true, ..Interface::of(Task::NextToken) }
+    }
+
     fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
-        reading.check(self.context)?;
+        reading.check_length(self.context)?;
         self.write(graph, reading)
     }
 

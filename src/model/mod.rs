@@ -141,6 +141,7 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// - `tokens` U32 [B, T];
     /// - of a padded reading `mask` U32 [B, T], zero where there is no text, and where positions are counted over the text
     ///   `places` U32 [B, T], the position of each token;
+    /// - of a packed reading `segments` and `places` U32 [B, T]: the number of each token's text, and its position there;
     /// - of a reading with kinds `kinds` U32 [B, T];
     /// - of a model with a second sequence `target_tokens` U32 [B, S], and of a padded reading `target_mask` U32 [B, S];
     /// - in [`Mode::Train`] for `tokens` `order: U32 [N]` and `starts: U32 [V + 1]`, the positions sorted by token as

@@ -15,6 +15,9 @@ pub struct Reading {
     pub mode: Mode,
     /// Short sequences are filled up, before or behind, and the input `mask` tells where.
     pub padded: bool,
+    /// Several texts stand side by side in a sequence: the inputs `segments` and `places` tell which a token belongs to, counted from
+    /// one, and how many of that text are before it. Segment zero is no text.
+    pub packed: bool,
     /// The input `kinds` tells tokens of one part of a sequence from those of another; without it all are of the first kind.
     pub kinds: bool,
     /// Tokens in each second sequence, of models that predict one from another.
@@ -24,11 +27,24 @@ pub struct Reading {
 impl Reading {
     /// Whole sequences of one kind.
     pub fn new(extent: Extent, mode: Mode) -> Reading {
-        Reading { extent, mode, padded: false, kinds: false, target: extent.context }
+        Reading { extent, mode, padded: false, packed: false, kinds: false, target: extent.context }
     }
 
-    /// Refuses more tokens than a model has positions for.
+    /// Refuses texts side by side, and more tokens than a model has positions for.
     pub(super) fn check(&self, limit: usize) -> Result<()> {
+        if self.packed {
+            let expected = "one that keeps texts apart which share a sequence".to_string();
+            return Err(Error::Task { expected, got: "one that reads one text in each" });
+        }
+        self.check_length(limit)
+    }
+
+    /// Refuses more tokens than a model has positions for, and texts side by side behind a cache.
+    pub(super) fn check_length(&self, limit: usize) -> Result<()> {
+        if self.packed && matches!(self.mode, Mode::Continue { .. }) {
+            let expected = "a pass over whole texts".to_string();
+            return Err(Error::Task { expected, got: "one that goes on with what caches hold" });
+        }
         match self.extent.context {
             got if got > limit => Err(Error::Context { limit, got }),
             _ => Ok(()),
@@ -116,6 +132,8 @@ pub struct Interface {
     pub silent: Option<u32>,
     /// The same where positions are counted from behind its number over all other tokens.
     pub counted_from: Option<u32>,
+    /// It keeps texts apart that stand side by side in a sequence.
+    pub packs: bool,
     /// The token before the first one of a second sequence, and the one that fills it up.
     pub start: Option<[u32; 2]>,
 }
@@ -131,7 +149,7 @@ impl Interface {
 
     /// A model that reads tokens alone.
     pub const fn of(task: Task) -> Interface {
-        Interface { task, kinds: 1, silent: None, counted_from: None, start: None }
+        Interface { task, kinds: 1, silent: None, counted_from: None, packs: false, start: None }
     }
 }
 
@@ -188,8 +206,10 @@ impl Forward {
 mod tests {
     use crate::formats::Raw;
     use crate::graph::{Graph, evaluate};
-    use crate::model::{Activation, Design, Family, Inputs, Mode, build, initial};
-    use crate::tensor::DType;
+    use crate::model::{
+        Activation, Design, Error, Extent, Family, Inputs, Mode, Reading, Weights, build, initial,
+    };
+    use crate::tensor::{DType, Tensor};
     use std::collections::BTreeMap;
 
     fn model(family: &str) -> Box<dyn Family> {
@@ -214,6 +234,17 @@ mod tests {
         build(family, &design).unwrap()
     }
 
+    /// Weights beside which attention matters: a deviation of 0.02 would hide what it does.
+    fn awake(family: &dyn Family) -> Weights {
+        let mut weights = initial(&family.parameters(), 5);
+        for spec in family.parameters().iter().filter(|spec| spec.shape.len() == 2) {
+            let mut weight = weights.get(&spec.name).unwrap().clone();
+            weight.real_mut::<f32>().iter_mut().for_each(|x| *x *= 15.0);
+            weights.set(spec.name.clone(), weight);
+        }
+        weights
+    }
+
     /// Logits at each token of a text, with so many tokens of padding before and behind it.
     fn logits(family: &dyn Family, text: &[i64], [before, behind]: [usize; 2]) -> Vec<f32> {
         let all = before + text.len() + behind;
@@ -229,13 +260,7 @@ mod tests {
         let mut graph = Graph::new();
         let forward = family.read(&mut graph, &reading).unwrap();
         graph.output("logits", forward.logits);
-        // A deviation of 0.02 would hide what attention does.
-        let mut weights = initial(&family.parameters(), 5);
-        for spec in family.parameters().iter().filter(|spec| spec.shape.len() == 2) {
-            let mut weight = weights.get(&spec.name).unwrap().clone();
-            weight.real_mut::<f32>().iter_mut().for_each(|x| *x *= 15.0);
-            weights.set(spec.name.clone(), weight);
-        }
+        let weights = awake(family);
         let feeds = inputs.feeds(&graph).unwrap();
         let feeds = graph
             .inputs()
@@ -257,6 +282,45 @@ mod tests {
             }
             let other = logits(family.as_ref(), &[3, 1, 4, 2, 5], [0, 0]);
             assert!(alone.iter().zip(&other).any(|(a, b)| (a - b).abs() > 0.1), "{name} is hardly alive");
+        }
+    }
+
+    #[test]
+    fn texts_side_by_side_have_the_logits_that_each_has_alone() {
+        let texts: [&[u32]; 3] = [&[3, 1, 4], &[1, 5, 9], &[2]];
+        let extent = Extent { batch: 1, context: 8 };
+        for name in ["gpt2", "gpt_neox", "llama", "mistral", "qwen3"] {
+            let family = model(name);
+            assert!(family.interface().packs);
+            let reading = Reading { packed: true, ..Reading::new(extent, Mode::Evaluate) };
+            let mut graph = Graph::new();
+            let forward = family.read(&mut graph, &reading).unwrap();
+            graph.output("logits", forward.logits);
+            let filled = |numbers: Vec<u32>| {
+                let rest = vec![0; 8 - numbers.len()];
+                Tensor::u32([1, 8], [numbers, rest].concat())
+            };
+            let segments = texts.iter().zip(1..).flat_map(|(text, number)| vec![number; text.len()]);
+            let places = texts.iter().flat_map(|text| 0..text.len() as u32);
+            let feeds = awake(family.as_ref())
+                .feeds()
+                .with("tokens", filled(texts.concat()))
+                .with("segments", filled(segments.collect()))
+                .with("places", filled(places.collect()));
+            let packed = evaluate(&graph, &feeds, DType::F32).unwrap().remove("logits").unwrap();
+            let alone: Vec<f32> = texts
+                .iter()
+                .flat_map(|text| {
+                    let text: Vec<i64> = text.iter().map(|&token| i64::from(token)).collect();
+                    logits(family.as_ref(), &text, [0, 0])
+                })
+                .collect();
+            let apart =
+                alone.iter().zip(packed.real::<f32>()).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(apart < 1e-4, "{name}: off by {apart}");
+            // Behind caches there is one text in each sequence.
+            let reading = Reading { mode: Mode::Continue { capacity: 8 }, ..reading };
+            assert!(matches!(family.read(&mut Graph::new(), &reading), Err(Error::Task { .. })), "{name}");
         }
     }
 }

@@ -76,8 +76,9 @@ impl Gpt2 {
         let mixed = located(graph, &module("attn"), |g| {
             let packed = g.reshape(packed, [extent.batch, extent.context, 3 * self.inner()].into())?;
             let mixed = match course {
-                Course::Whole(mask) => {
-                    g.attention_packed(&how, packed, [self.heads; 2], *mask, draw.map(|(rng, _)| rng))?
+                Course::Whole(_) | Course::Packed(_) => {
+                    let (how, rng) = (course.how(&how), draw.map(|(rng, _)| rng));
+                    g.attention_packed(&how, packed, [self.heads; 2], course.mask(), rng)?
                 }
                 Course::Behind(_) => {
                     let pieces = g.split(packed, 2, &[self.inner(); 3])?;

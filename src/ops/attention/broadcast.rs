@@ -6,7 +6,10 @@
 
 use super::Attention;
 use super::geometry::Geometry;
-use super::text::{Access, Text, columns, note_of_queries, open_keys};
+use super::text::{
+    Access, Text, columns, note_of_queries, open_keys, open_row, open_to_queries, open_to_row, text_of_row,
+    texts_of_queries,
+};
 use crate::ops::launch::{Caps, Kernel};
 use crate::tensor::DType;
 
@@ -167,12 +170,16 @@ impl Shape {
 
 /// The forward kernel.
 pub(super) fn forward(how: &Attention, shape: Shape) -> Kernel {
+    let seen =
+        format!("let seen{{r}} = within(Positions(s) + steps(1u), reach{{r}}) & {};", open_to_row(how));
+    let text_of = text_of_row(how, "mask[", "first + {r}u");
     let start = shape
         .text()
         .when(how.dropout.is_some(), "let seed = vec2<u32>(rng[0], rng[1]);")
         .each_row(&[
             "let row{r} = query_row(b, first + {r}u, h);",
             "let reach{r} = reach_of_query(first + {r}u);",
+            &text_of,
             "let number{r} = (b * params.heads + h) * params.queries + first + {r}u;",
             "var m{r} = LOWEST;",
             "var l{r} = 0.0;",
@@ -185,7 +192,7 @@ pub(super) fn forward(how: &Attention, shape: Shape) -> Kernel {
         .once(&shape.scores("x", "q", "k", "kb"));
     let factors = "w{r} *= dropout_factors(seed, number{r} * params.keys + s, 1u);";
     let weights = shape.text().once(&open_keys(how, "mask[", "s", [COLUMNS as u32, 1])).each_row(&[
-        "let seen{r} = within(Positions(s) + steps(1u), reach{r}) & open;",
+        &seen,
         "let n{r} = max(m{r}, largest(select(Columns(LOWEST), x{r}, seen{r})));",
         "let c{r} = exp2(m{r} - n{r});",
         "var w{r} = select(Columns(0.0), exp2(x{r} - Columns(n{r})), seen{r});",
@@ -221,6 +228,9 @@ pub(super) fn forward(how: &Attention, shape: Shape) -> Kernel {
 
 /// The backward kernel of the queries.
 pub(super) fn queries(how: &Attention, shape: Shape) -> Kernel {
+    let seen =
+        format!("let seen{{r}} = within(Positions(s) + steps(1u), reach{{r}}) & {};", open_to_row(how));
+    let text_of = text_of_row(how, "notes[2u + ", "first + {r}u");
     let start = shape
         .text()
         .once("let seed = vec2<u32>(notes[0], notes[1]);")
@@ -228,6 +238,7 @@ pub(super) fn queries(how: &Attention, shape: Shape) -> Kernel {
             "let row{r} = query_row(b, first + {r}u, h);",
             "let from{r} = out_row(b, first + {r}u, h);",
             "let reach{r} = reach_of_query(first + {r}u);",
+            &text_of,
             "let number{r} = (b * params.heads + h) * params.queries + min(first + {r}u, params.queries - 1u);",
             "let lse{r} = bitcast<f32>(notes[params.notes + number{r}]);",
             "let delta{r} = bitcast<f32>(notes[params.notes + rows + number{r}]);",
@@ -243,7 +254,7 @@ pub(super) fn queries(how: &Attention, shape: Shape) -> Kernel {
         .once(&shape.scores("y", "u", "v", "vb"));
     let factors = "y{r} *= dropout_factors(seed, number{r} * params.keys + s, 1u);";
     let slopes = shape.text().once(&open_keys(how, "notes[2u + ", "s", [COLUMNS as u32, 1])).each_row(&[
-        "let seen{r} = within(Positions(s) + steps(1u), reach{r}) & open;",
+        &seen,
         "let w{r} = select(Columns(0.0), exp2(x{r} - Columns(lse{r})), seen{r});",
         if how.dropout.is_some() { factors } else { "" },
         "let e{r} = w{r} * (y{r} - Columns(delta{r}));",
@@ -263,18 +274,16 @@ pub(super) fn queries(how: &Attention, shape: Shape) -> Kernel {
 
 /// The backward kernel of the keys and values.
 pub(super) fn keys(how: &Attention, shape: Shape) -> Kernel {
-    let open = if how.masked {
-        "let open{r} = notes[2u + b * params.keys + min(first + {r}u, params.keys - 1u)] != 0u;"
-    } else {
-        "let open{r} = true;"
-    };
+    let seen =
+        format!("let seen{{r}} = within(Positions(t) + steps(1u), reach{{r}}) & {};", open_to_queries(how));
+    let open = open_row(how, "first + {r}u");
     let start = shape
         .text()
         .once("let seed = vec2<u32>(notes[0], notes[1]);")
         .each_row(&[
             "let row{r} = key_row(b, first + {r}u, g);",
             "let reach{r} = reach_of_key(first + {r}u);",
-            open,
+            &open,
         ])
         .once(&shape.own("k", "k", "row", " * (params.scale * LOG2E)"))
         .once(&shape.own("v", "v", "row", ""))
@@ -292,8 +301,9 @@ pub(super) fn keys(how: &Attention, shape: Shape) -> Kernel {
         .once("let base = (b * params.heads + h) * params.queries;")
         .once(&note_of_queries("lse", "", "t", [COLUMNS as u32, 1]))
         .once(&note_of_queries("delta", "rows + ", "t", [COLUMNS as u32, 1]))
+        .once(&texts_of_queries(how, "t", [COLUMNS as u32, 1]))
         .each_row(&[
-            "let seen{r} = within(Positions(t) + steps(1u), reach{r}) & Marks(open{r});",
+            &seen,
             if how.dropout.is_some() { factors } else { "let f{r} = Columns(1.0);" },
             "var w{r} = select(Columns(0.0), exp2(x{r} - lse), seen{r});",
             "let e{r} = w{r} * (y{r} * f{r} - delta);",

@@ -55,6 +55,20 @@ fn trials() -> Vec<Trial> {
         packed(trial("packed, grouped, odd head size", causal(), [2, 9, 9, 4, 2, 5])),
         packed(masked(trial("packed, padding", full(), [3, 33, 33, 3, 3, 12]))),
         packed(trial("packed, dropout", causal().dropout(0.2, 9), [1, 17, 17, 2, 1, 16])),
+        masked(trial("texts side by side", causal().segmented(), [3, 37, 37, 4, 2, 8])),
+        masked(trial("texts side by side, full", full().segmented(), [2, 9, 9, 2, 2, 20])),
+        masked(trial(
+            "texts side by side, window, odd size",
+            causal().window(5).segmented(),
+            [2, 41, 41, 2, 1, 7],
+        )),
+        masked(trial("texts side by side, one key", causal().segmented(), [2, 1, 1, 2, 2, 8])),
+        packed(masked(trial("packed, texts side by side", causal().segmented(), [2, 70, 70, 2, 2, 32]))),
+        packed(masked(trial(
+            "packed, texts, dropout",
+            causal().segmented().dropout(0.2, 5),
+            [1, 34, 34, 2, 1, 16],
+        ))),
     ]
 }
 
@@ -101,6 +115,9 @@ impl Trial {
         let mut inputs = vec![];
         if self.masked {
             let mut mask = cases.indices([b, s], 3).as_u32().to_vec();
+            if self.how.segmented {
+                mask = texts(&mask, s);
+            }
             if b > 2 {
                 mask[s..2 * s].fill(0);
             }
@@ -114,6 +131,20 @@ impl Trial {
         }
         inputs
     }
+}
+
+/// Numbers of texts in rows of `size` places: one begins where the number drawn is two; the last ninth of a long row is empty.
+fn texts(drawn: &[u32], size: usize) -> Vec<u32> {
+    let row = |row: &[u32]| {
+        let mut number = 1;
+        let end = if size > 30 { size - size / 9 } else { size };
+        let mut place = |(at, &drawn): (usize, &u32)| {
+            number += u32::from(at > 0 && drawn == 2);
+            if at < end { number } else { 0 }
+        };
+        row.iter().enumerate().map(&mut place).collect::<Vec<u32>>()
+    };
+    drawn.chunks(size).flat_map(row).collect()
 }
 
 /// Every form forward, then the backward operator on what the forward one saves.

@@ -48,12 +48,13 @@ impl<'a> Sources<'a> {
         b * self.g.keys * self.g.key_stride + h / self.g.share() * self.g.size
     }
 
-    /// Sets to `value` what the padding mask hides from a row whose first key is `start`.
-    fn hide(&self, b: usize, start: usize, row: &mut [f32], value: f32) {
-        if let Some(mask) = self.mask {
-            let mask = &mask[b * self.g.keys + start..];
-            row.iter_mut().zip(mask).filter(|(_, m)| **m == 0).for_each(|(x, _)| *x = value);
-        }
+    /// Sets to `value` what the mask hides from query `t`, in a row whose first key is `start`.
+    fn hide(&self, b: usize, t: usize, start: usize, row: &mut [f32], value: f32) {
+        let Some(mask) = self.mask else { return };
+        let own = if self.g.segmented { mask[b * self.g.keys + t] } else { 0 };
+        let mask = &mask[b * self.g.keys + start..];
+        let hidden = |m: u32| m == 0 || self.g.segmented && m != own;
+        row.iter_mut().zip(mask).filter(|(_, m)| hidden(**m)).for_each(|(x, _)| *x = value);
     }
 
     /// Dropout's factor on the probability of one key.
@@ -146,7 +147,7 @@ fn probabilities(sources: &Sources, b: usize, t: usize, row: &mut [f32]) -> f32 
     scale(&mut row[area.clone()], sources.g.scale);
     row[area.start..seen.start].fill(f32::NEG_INFINITY);
     row[seen.end..area.end].fill(f32::NEG_INFINITY);
-    sources.hide(b, seen.start, &mut row[seen], f32::NEG_INFINITY);
+    sources.hide(b, t, seen.start, &mut row[seen], f32::NEG_INFINITY);
     normalise(&mut row[area])
 }
 
@@ -244,7 +245,7 @@ fn backward_group(sources: &Sources, saved: &Backward<View>, b: usize, group: us
                 for line in [weights, slopes] {
                     line[..mine.start].fill(0.0);
                     line[mine.end..].fill(0.0);
-                    sources.hide(b, mine.start, &mut line[mine.clone()], 0.0);
+                    sources.hide(b, t, mine.start, &mut line[mine.clone()], 0.0);
                 }
             }
             let lines = |x| Matrix::new(x, keys);

@@ -34,6 +34,8 @@ pub(super) struct Geometry {
     pub kept: f32,
     /// True if a padding mask is read.
     pub masked: bool,
+    /// True if the mask holds numbers of texts.
+    pub segmented: bool,
 }
 
 impl Geometry {
@@ -71,6 +73,7 @@ impl Geometry {
             threshold: (f64::from(probability) * 4_294_967_296.0) as u32,
             kept: 1.0 / (1.0 - probability),
             masked: how.masked,
+            segmented: how.segmented,
         })
     }
 
@@ -148,6 +151,10 @@ fn check_settings(op: &'static str, how: &Attention, sizes: [usize; 6]) -> Resul
     if let Some((_, got)) = refused.iter().find(|(refused, _)| how.cached && *refused) {
         let expected = "causal and separate, without mask or dropout";
         return wrong("cached", expected.into(), (*got).into());
+    }
+    if how.segmented && (!how.masked || queries != keys) {
+        let got = if how.masked { format!("{queries} queries, {keys} keys") } else { "no mask".into() };
+        return wrong("segmented", "a mask, and as many queries as keys".into(), got);
     }
     if how.window == Some(0) {
         return wrong("window", "at least 1".into(), "0".into());

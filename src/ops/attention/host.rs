@@ -119,8 +119,10 @@ struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    fn sees(&self, b: usize, s: usize) -> bool {
-        self.mask.is_none_or(|m| m[b * self.g.keys + s] != 0)
+    /// Whether query `t` sees key `s`, apart from the reach of both.
+    fn sees(&self, b: usize, t: usize, s: usize) -> bool {
+        let number = |m: &[u32], at: usize| m[b * self.g.keys + at];
+        self.mask.is_none_or(|m| number(m, s) != 0 && (!self.g.segmented || number(m, s) == number(m, t)))
     }
 
     /// Factor on the probability: zero if dropped.
@@ -205,7 +207,7 @@ fn probabilities<R: Real>(choice: &Choice, b: usize, t: usize, start: usize, row
     row[..low].fill(R::default());
     row[high..].fill(R::default());
     let live = &mut row[low..high];
-    let open = |j: usize| choice.sees(b, start + low + j);
+    let open = |j: usize| choice.sees(b, t, start + low + j);
     let scale = R::of(g.scale.into());
     let mut largest = None;
     for (j, x) in live.iter_mut().enumerate() {
@@ -316,7 +318,7 @@ fn backward_group<R: Product>(
                 let seen = g.reach(t);
                 for (j, (w, d)) in weights.iter_mut().zip(slopes).enumerate() {
                     let s = keys.start + j;
-                    if !seen.contains(&s) || !choice.sees(b, s) {
+                    if !seen.contains(&s) || !choice.sees(b, t, s) {
                         (*w, *d) = (R::default(), R::default());
                         continue;
                     }

@@ -5,7 +5,10 @@
 
 use super::Attention;
 use super::geometry::Geometry;
-use super::text::{Text, columns, note_of_queries, open_keys};
+use super::text::{
+    Text, columns, note_of_queries, open_keys, open_row, open_to_queries, open_to_row, text_of_row,
+    texts_of_queries,
+};
 use crate::ops::launch::Kernel;
 
 /// Invocations of a workgroup: one vector of the widest common CPU driver.
@@ -41,11 +44,15 @@ pub(super) fn forward(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) 
     let count = count as u32;
     let text = || Text::new(rows, g.size.div_ceil(4));
     let dropped = how.dropout.is_some();
+    let seen =
+        format!("let seen{{r}} = within(Positions(s) + steps(1u), reach{{r}}) & {};", open_to_row(how));
+    let text_of = text_of_row(how, "mask[", "first + {r}u");
     let start = text()
         .when(dropped, "let seed = vec2<u32>(rng[0], rng[1]);")
         .each_row(&[
             "let row{r} = query_row(b, first + {r}u, h);",
             "let reach{r} = reach_of_query(first + {r}u);",
+            &text_of,
             "let number{r} = (b * params.heads + h) * params.queries + first + {r}u;",
             "var m{r} = LOWEST;",
             "var l{r} = 0.0;",
@@ -66,7 +73,7 @@ pub(super) fn forward(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) 
         );
     let factors = "w{r} *= dropout_factors(seed, number{r} * params.keys + s, 1u);";
     let weights = text().once(&open_keys(how, "mask[", "s", [count, 1])).each_row(&[
-        "let seen{r} = within(Positions(s) + steps(1u), reach{r}) & open;",
+        &seen,
         "let n{r} = max(m{r}, largest(select(Columns(LOWEST), x{r}, seen{r})));",
         "let c{r} = exp2(m{r} - n{r});",
         "var w{r} = select(Columns(0.0), exp2(x{r} - Columns(n{r})), seen{r});",
@@ -120,12 +127,16 @@ pub(super) fn delta(how: &Attention, g: &Geometry) -> Kernel {
 pub(super) fn queries(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) -> Kernel {
     let count = count as u32;
     let text = || Text::new(rows, g.size.div_ceil(4));
+    let seen =
+        format!("let seen{{r}} = within(Positions(s) + steps(1u), reach{{r}}) & {};", open_to_row(how));
+    let text_of = text_of_row(how, "notes[2u + ", "first + {r}u");
     let start = text()
         .once("let seed = vec2<u32>(notes[0], notes[1]);")
         .each_row(&[
             "let row{r} = query_row(b, first + {r}u, h);",
             "let from{r} = out_row(b, first + {r}u, h);",
             "let reach{r} = reach_of_query(first + {r}u);",
+            &text_of,
             "let number{r} = (b * params.heads + h) * params.queries + min(first + {r}u, params.queries - 1u);",
             "let lse{r} = bitcast<f32>(notes[params.notes + number{r}]);",
             "let delta{r} = bitcast<f32>(notes[params.notes + rows + number{r}]);",
@@ -151,7 +162,7 @@ pub(super) fn queries(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) 
         );
     let factors = "y{r} *= dropout_factors(seed, number{r} * params.keys + s, 1u);";
     let slopes = text().once(&open_keys(how, "notes[2u + ", "s", [count, 1])).each_row(&[
-        "let seen{r} = within(Positions(s) + steps(1u), reach{r}) & open;",
+        &seen,
         "let w{r} = select(Columns(0.0), exp2(x{r} - Columns(lse{r})), seen{r});",
         if how.dropout.is_some() { factors } else { "" },
         "let e{r} = w{r} * (y{r} - Columns(delta{r}));",
@@ -172,17 +183,15 @@ pub(super) fn queries(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) 
 pub(super) fn keys(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) -> Kernel {
     let count = count as u32;
     let text = || Text::new(rows, g.size.div_ceil(4));
-    let open = if how.masked {
-        "let open{r} = notes[2u + b * params.keys + min(first + {r}u, params.keys - 1u)] != 0u;"
-    } else {
-        "let open{r} = true;"
-    };
+    let seen =
+        format!("let seen{{r}} = within(Positions(t) + steps(1u), reach{{r}}) & {};", open_to_queries(how));
+    let open = open_row(how, "first + {r}u");
     let start = text()
         .once("let seed = vec2<u32>(notes[0], notes[1]);")
         .each_row(&[
             "let row{r} = key_row(b, first + {r}u, g);",
             "let reach{r} = reach_of_key(first + {r}u);",
-            open,
+            &open,
         ])
         .each_part(
             &[],
@@ -210,8 +219,9 @@ pub(super) fn keys(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) -> 
         .once("let base = (b * params.heads + h) * params.queries;")
         .once(&note_of_queries("lse", "", "t", [count, 1]))
         .once(&note_of_queries("delta", "rows + ", "t", [count, 1]))
+        .once(&texts_of_queries(how, "t", [count, 1]))
         .each_row(&[
-            "let seen{r} = within(Positions(t) + steps(1u), reach{r}) & Marks(open{r});",
+            &seen,
             if how.dropout.is_some() { factors } else { "let f{r} = Columns(1.0);" },
             "var w{r} = select(Columns(0.0), exp2(x{r} - lse), seen{r});",
             "let e{r} = w{r} * (y{r} * f{r} - delta);",

@@ -73,6 +73,9 @@ pub struct Attention {
     pub window: Option<usize>,
     /// An input `mask` U32 [B, S] follows: zero hides a key from every query.
     pub masked: bool,
+    /// The mask holds numbers of texts that lie side by side: a query sees the keys of its own, and zero is no text. Where there are as
+    /// many queries as keys.
+    pub segmented: bool,
     /// Dropout; an input `rng: U32 [2]` follows.
     pub dropout: Option<Dropout>,
     /// Keys and values are caches of which only the first rows are filled; an input `position: U32 [1]` follows, and query `t`
@@ -89,6 +92,7 @@ impl Attention {
             scale: None,
             window: None,
             masked: false,
+            segmented: false,
             dropout: None,
             cached: false,
         }
@@ -117,6 +121,12 @@ impl Attention {
         self
     }
 
+    /// The mask tells texts apart that lie side by side.
+    pub fn segmented(mut self) -> Self {
+        self.segmented = true;
+        self
+    }
+
     /// Number of inputs that hold queries, keys and values.
     fn sources(&self) -> usize {
         if self.layout == Layout::Separate { 3 } else { 1 }
@@ -136,7 +146,12 @@ impl Attention {
         if let Layout::Packed { heads, key_heads } = self.layout {
             words.push(format!("heads={heads};key_heads={key_heads}"));
         }
-        for (flag, word) in [(self.causal, "causal"), (self.masked, "masked"), (self.cached, "cached")] {
+        for (flag, word) in [
+            (self.causal, "causal"),
+            (self.masked, "masked"),
+            (self.segmented, "segmented"),
+            (self.cached, "cached"),
+        ] {
             if flag {
                 words.push(word.into());
             }
@@ -317,7 +332,8 @@ impl Operator for Attention {
 
 /// Builders of attention.
 pub trait AttentionEmit {
-    /// `q` [B, T, H, D] over `k`, `v` [B, S, G, D]; `mask` U32 [B, S] hides keys where zero; `rng` is needed for dropout.
+    /// `q` [B, T, H, D] over `k`, `v` [B, S, G, D]; `mask` U32 [B, S] hides keys where zero, or numbers texts; `rng` is needed for
+    /// dropout.
     fn attention(
         &mut self,
         how: &Attention,

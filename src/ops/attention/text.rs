@@ -330,14 +330,52 @@ pub(super) fn columns(count: u32) -> String {
     .join("\n")
 }
 
-/// The line that says which positions from `first`, counted and spaced by `steps`, the padding mask leaves open.
+/// The line that says which positions from `first`, counted and spaced by `steps`, the mask leaves open: to all rows, or to those
+/// of the same text.
 pub(super) fn open_keys(how: &Attention, buffer: &str, first: &str, [count, apart]: [u32; 2]) -> String {
     if !how.masked {
         return "let open = Marks(true);".into();
     }
-    let word =
-        |j: u32| format!("{buffer}b * params.keys + min({first} + {}u, params.keys - 1u)] != 0u", j * apart);
-    format!("let open = {};", vector("Marks", count, word))
+    let word = |j: u32| format!("{buffer}b * params.keys + min({first} + {}u, params.keys - 1u)]", j * apart);
+    if how.segmented {
+        return format!("let texts = {};", vector("Positions", count, word));
+    }
+    format!("let open = {};", vector("Marks", count, |j| format!("{} != 0u", word(j))))
+}
+
+/// What stands behind `&` for row `{r}`, after [`open_keys`].
+pub(super) fn open_to_row(how: &Attention) -> &'static str {
+    if how.segmented { "(texts == Positions(text{r}))" } else { "open" }
+}
+
+/// The line that declares of which text row `{r}` is, which stands at `at`; of none is a number that no key has.
+pub(super) fn text_of_row(how: &Attention, buffer: &str, at: &str) -> String {
+    if !how.segmented {
+        return String::new();
+    }
+    let word = format!("{buffer}b * params.keys + min({at}, params.keys - 1u)]");
+    format!("let text{{r}} = select({word}, 0xffffffffu, {word} == 0u);")
+}
+
+/// The line that says whether key `{r}`, which stands at `at`, is open to queries.
+pub(super) fn open_row(how: &Attention, at: &str) -> String {
+    match how {
+        _ if how.segmented => text_of_row(how, "notes[2u + ", at),
+        _ if how.masked => {
+            format!("let open{{r}} = notes[2u + b * params.keys + min({at}, params.keys - 1u)] != 0u;")
+        }
+        _ => "let open{r} = true;".into(),
+    }
+}
+
+/// The line that reads of which texts queries from `first` on are, where that matters.
+pub(super) fn texts_of_queries(how: &Attention, first: &str, steps: [u32; 2]) -> String {
+    if how.segmented { open_keys(how, "notes[2u + ", first, steps) } else { String::new() }
+}
+
+/// What stands behind `&` for key `{r}`, after [`open_row`] and [`texts_of_queries`].
+pub(super) fn open_to_queries(how: &Attention) -> &'static str {
+    if how.segmented { "(texts == Positions(text{r}))" } else { "Marks(open{r})" }
 }
 
 /// The line `let name = ..` of floats in the notes of queries from `first` on, at `offset` words.

@@ -4,7 +4,10 @@
 
 use super::Attention;
 use super::geometry::Geometry;
-use super::text::{Text, columns, note_of_queries, open_keys};
+use super::text::{
+    Text, columns, note_of_queries, open_keys, open_row, open_to_queries, open_to_row, text_of_row,
+    texts_of_queries,
+};
 use crate::ops::launch::Kernel;
 
 /// Rows of a tile, one workgroup's.
@@ -88,20 +91,22 @@ fn kernel(shader: &'static str, g: &Geometry, stages: &[String]) -> Kernel {
 /// The forward kernel.
 pub(super) fn forward(how: &Attention, g: &Geometry) -> Kernel {
     let dropped = how.dropout.is_some();
+    let seen = format!("let seen{{r}} = within(at, reach{{r}}) & {};", open_to_row(how));
+    let text_of = text_of_row(how, "mask[", "t{r}");
     let start = text(g)
         .when(dropped, "let seed = vec2<u32>(rng[0], rng[1]);")
         .each_row(&[
             "let t{r} = first + row + 8u * {r}u;",
             "let reach{r} = reach_of_query(t{r});",
+            &text_of,
             "let number{r} = (b * params.heads + h) * params.queries + t{r};",
             "var m{r} = LOWEST;",
             "var l{r} = 0.0;",
         ])
         .each_part(&["var o{p} = mat4x4<f32>();"], &[]);
-    let mask = text(g).once(&open_keys(how, "mask[", "s + column", [4, 8])).each_row(&[
-        "let seen{r} = within(at, reach{r}) & open;",
-        "x[{r}] = select(vec4<f32>(LOWEST), x[{r}], seen{r});",
-    ]);
+    let mask = text(g)
+        .once(&open_keys(how, "mask[", "s + column", [4, 8]))
+        .each_row(&[&seen, "x[{r}] = select(vec4<f32>(LOWEST), x[{r}], seen{r});"]);
     let factors = "w{r} *= dropout_factors(seed, number{r} * params.keys + s + column, 8u);";
     let weights = text(g)
         .each_row(&[
@@ -142,11 +147,14 @@ pub(super) fn forward(how: &Attention, g: &Geometry) -> Kernel {
 
 /// The backward kernel of the queries.
 pub(super) fn queries(how: &Attention, g: &Geometry) -> Kernel {
+    let seen = format!("let seen{{r}} = within(at, reach{{r}}) & {};", open_to_row(how));
+    let text_of = text_of_row(how, "notes[2u + ", "t{r}");
     let start = text(g)
         .once("let seed = vec2<u32>(notes[0], notes[1]);")
         .each_row(&[
             "let t{r} = first + row + 8u * {r}u;",
             "let reach{r} = reach_of_query(t{r});",
+            &text_of,
             "let number{r} = (b * params.heads + h) * params.queries + min(t{r}, params.queries - 1u);",
             "let lse{r} = bitcast<f32>(notes[params.notes + number{r}]);",
             "let delta{r} = bitcast<f32>(notes[params.notes + rows + number{r}]);",
@@ -154,7 +162,7 @@ pub(super) fn queries(how: &Attention, g: &Geometry) -> Kernel {
         .each_part(&["var d{p} = mat4x4<f32>();"], &[]);
     let factors = "y[{r}] *= dropout_factors(seed, number{r} * params.keys + s + column, 8u);";
     let slopes = text(g).once(&open_keys(how, "notes[2u + ", "s + column", [4, 8])).each_row(&[
-        "let seen{r} = within(at, reach{r}) & open;",
+        &seen,
         if how.dropout.is_some() { factors } else { "" },
         "x[{r}] = select(vec4<f32>(0.0), exp2(x[{r}] - vec4<f32>(lse{r})), seen{r});",
         "x[{r}] *= y[{r}] - vec4<f32>(delta{r});",
@@ -183,14 +191,11 @@ pub(super) fn queries(how: &Attention, g: &Geometry) -> Kernel {
 
 /// The backward kernel of the keys and values.
 pub(super) fn keys(how: &Attention, g: &Geometry) -> Kernel {
-    let open = if how.masked {
-        "let open{r} = notes[2u + b * params.keys + min(s{r}, params.keys - 1u)] != 0u;"
-    } else {
-        "let open{r} = true;"
-    };
+    let seen = format!("let seen{{r}} = within(at, reach{{r}}) & {};", open_to_queries(how));
+    let open = open_row(how, "s{r}");
     let start = text(g)
         .once("let seed = vec2<u32>(notes[0], notes[1]);")
-        .each_row(&["let s{r} = first + row + 8u * {r}u;", "let reach{r} = reach_of_key(s{r});", open])
+        .each_row(&["let s{r} = first + row + 8u * {r}u;", "let reach{r} = reach_of_key(s{r});", &open])
         .each_part(&["var dk{p} = mat4x4<f32>();", "var dv{p} = mat4x4<f32>();"], &[]);
     let factors =
         "let f{r} = dropout_factors(seed, (base + t + column) * params.keys + s{r}, 8u * params.keys);";
@@ -198,8 +203,9 @@ pub(super) fn keys(how: &Attention, g: &Geometry) -> Kernel {
         .once("let base = (b * params.heads + h) * params.queries;")
         .once(&note_of_queries("lse", "", "t + column", [4, 8]))
         .once(&note_of_queries("delta", "rows + ", "t + column", [4, 8]))
+        .once(&texts_of_queries(how, "t + column", [4, 8]))
         .each_row(&[
-            "let seen{r} = within(at, reach{r}) & Marks(open{r});",
+            &seen,
             if how.dropout.is_some() { factors } else { "let f{r} = vec4<f32>(1.0);" },
             "x[{r}] = select(vec4<f32>(0.0), exp2(x[{r}] - lse), seen{r});",
             "y[{r}] = x[{r}] * (y[{r}] * f{r} - delta);",
