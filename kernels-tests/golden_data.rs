@@ -51,6 +51,13 @@ fn main() {
         let folder = folder.clone();
         trials.push(Trial::test(name, move || check(&folder)).with_ignored_flag(absent));
     }
+    // The vocabulary of GPT-2 is not part of the golden folder: `KILN_GPT2_TOKENIZER` names a folder with its tokenizer.json.
+    let (case, gpt2) = (folder.join("dev/real/gpt2-tokenizer"), env::var_os("KILN_GPT2_TOKENIZER"));
+    let absent = gpt2.is_none() || !case.exists() && !required;
+    let trial = Trial::test("tokenizer_of_gpt2", move || {
+        real_vocabulary(&case, Path::new(&gpt2.ok_or("KILN_GPT2_TOKENIZER names no folder")?))
+    });
+    trials.push(trial.with_ignored_flag(absent));
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -78,6 +85,23 @@ fn every_tokenizer_is_listed(folder: &Path) -> Result<(), Failed> {
         if entry.path().is_dir() && !TOKENIZERS.contains(&name.as_str()) {
             return Err(format!("{name} has no trial").into());
         }
+    }
+    Ok(())
+}
+
+/// The 50 257 tokens of GPT-2: ids of texts, and texts of ids.
+fn real_vocabulary(case: &Path, folder: &Path) -> Result<(), Failed> {
+    let (golden, tokenizer) = (read(&case.join("case.json"))?, Tokenizer::load(folder)?);
+    same("vocabulary", tokenizer.vocabulary_size(), 50257)?;
+    let cases = golden["cases"].as_array().ok_or("no `cases`")?;
+    if cases.len() < 20 {
+        return Err(format!("only {} cases", cases.len()).into());
+    }
+    for case in cases {
+        let text = case["text"].as_str().ok_or("no `text`")?;
+        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone())?;
+        same(&format!("ids of {text:?}"), tokenizer.encode(text)?, ids.clone())?;
+        same(&format!("text of {ids:?}"), tokenizer.decode(&ids)?.as_str(), text)?;
     }
     Ok(())
 }

@@ -9,19 +9,19 @@ mod golden;
 use kiln::adapt::{self, Adapter, Kind, Layers};
 use kiln::compress::{MEMORY_BYTES, Selection, prune};
 use kiln::data::tokenizer::Tokenizer;
-use kiln::deploy::Deployment;
-use kiln::exchange::{self, Opened, Options, export_gguf};
+use kiln::deploy::{Deployment, forward};
+use kiln::exchange::{self, FolderOptions, Opened, Options, Source, export_gguf};
 use kiln::formats::compressed_tensors::{Activations, Config, Group, Packing, write};
 use kiln::formats::gguf::{self, Array, Metadata, Part, Value};
 use kiln::formats::{Archive, Layer, Raw};
-use kiln::model::{Convention, Extent, Mode, Quantized, Stored, Weights, open};
+use kiln::model::{Convention, Extent, Inputs, Mode, Quantized, Stored, Weights, open};
 use kiln::ops::coded::Activations as Operand;
 use kiln::ops::quantize_rows::Rule;
-use kiln::tensor::Tensor;
 use kiln::tensor::quant::blocks::Block;
 use kiln::tensor::quant::{Scheme, Share, encode};
 use kiln::tensor::random::Stream;
 use kiln::tensor::sparse::{Scope, Sparsity};
+use kiln::tensor::{DType, Tensor};
 use kiln::train::Target;
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::json;
@@ -40,6 +40,7 @@ const CHECKS: &[(&str, &str, bool, Check)] = &[
     ("gguf_decodes_our_blocks_to_our_floats_and_writes_our_file_again", "KILN_PYTHON", false, blocks),
     ("gguf_finds_the_weights_of_models_under_its_names", "KILN_PYTHON", true, models),
     ("transformers_runs_our_gguf_models", "KILN_PYTHON_TORCH", true, transformers),
+    ("transformers_runs_our_folders", "KILN_PYTHON_TORCH", true, folders),
     ("transformers_runs_our_compressed_models", "KILN_PYTHON_TORCH", true, compressed_models),
     ("peft_runs_our_adapters", "KILN_PYTHON_TORCH", true, our_adapters),
     ("we_run_adapters_of_peft", "KILN_PYTHON_TORCH", true, their_adapters),
@@ -114,7 +115,7 @@ fn blocks(python: &str, _: &Path) -> Result<(), Failed> {
 
 fn models(python: &str, golden: &Path) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    for name in MODELS {
+    for name in MODELS.iter().chain(&["gpt-neox-parallel"]) {
         let place = golden.join("models").join(name);
         let family = open(&place)?;
         let weights = Weights::read(&place, family.as_ref())?;
@@ -145,6 +146,47 @@ fn transformers(python: &str, golden: &Path) -> Result<(), Failed> {
         export_gguf(&path, family.as_ref(), &weights, Some(&tokenizer), &Options::default())?;
     }
     run(python, "transformers_gguf.py", &[folder.path(), golden])
+}
+
+/// Folders written by kiln, in shards, and some that were GGUF files in between, beside inputs and the logits that kiln computes.
+fn folders(python: &str, golden: &Path) -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let direct =
+        ["gpt2", "llama-gqa", "qwen3", "gpt-neox-parallel", "bert-mlm", "roberta-mlm", "t5-relu", "bart"];
+    let through = ["gpt2", "llama-gqa", "qwen2", "qwen3", "gpt-neox-parallel"];
+    let cases: Vec<(&str, bool)> =
+        direct.iter().map(|name| (*name, false)).chain(through.iter().map(|name| (*name, true))).collect();
+    let file = |name: String| folder.path().join(name);
+    for &(model, turned) in &cases {
+        let place = golden.join("models").join(model);
+        let name = if turned { format!("{model}-gguf") } else { model.to_string() };
+        let mut source = Source::open(&place, &[])?;
+        if turned {
+            let path = file(format!("{name}.gguf"));
+            export_gguf(
+                &path,
+                source.opened.family.as_ref(),
+                &source.as_stored()?,
+                None,
+                &Options::default(),
+            )?;
+            source = Source::open(&path, &[])?;
+        }
+        std::fs::create_dir(file(name.clone()))?;
+        source.write_folder(&file(name.clone()), &FolderOptions { dtype: None, shard_bytes: 20_000 })?;
+        let Opened { family, weights, .. } = exchange::open(&file(name.clone()))?;
+        let given = Archive::open(&place.join("inputs.safetensors"))?;
+        let inputs = Inputs::read(&given, "eval.", family.as_ref())?;
+        let outcome = forward(family.as_ref(), &weights, &inputs, &Target::Host, DType::F32, false)?;
+        let logits = outcome.results.into_iter().find(|(name, _)| name == "logits").ok_or("no logits")?.1;
+        save(&file(format!("{name}.logits.safetensors")), &[("logits".into(), logits)])?;
+        let raws: Vec<(&str, Raw)> = given
+            .names()
+            .filter_map(|name| Some((name.strip_prefix("eval.")?, given.raw(name).expect("it is there"))))
+            .collect();
+        Archive::write_raw(&file(format!("{name}.inputs.safetensors")), &raws, &BTreeMap::new())?;
+    }
+    run(python, "transformers_folders.py", &[folder.path(), Path::new(&cases.len().to_string())])
 }
 
 fn compressed(python: &str, _: &Path) -> Result<(), Failed> {

@@ -2,6 +2,7 @@
 
 use super::Bench;
 use kiln::formats::{Archive, Raw};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// A folder with an encoder that guessed hidden letters for a moment.
@@ -87,6 +88,28 @@ fn a_batch_that_does_not_fit_is_refused_by_name() {
 }
 
 #[test]
+fn a_new_roberta_learns_with_a_padding_that_no_text_has() {
+    let bench = trained();
+    let roberta = ["--set", "run.folder=\"new\"", "--set", "model.family=\"roberta\""];
+    bench.train(&roberta).fine();
+    let config = |folder: &str| {
+        let checkpoints = std::fs::read_dir(bench.path(folder).join("checkpoints")).unwrap();
+        let newest =
+            checkpoints.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).max().unwrap();
+        serde_json::from_slice::<Value>(&std::fs::read(newest.join("config.json")).unwrap()).unwrap()
+    };
+    let (bert, roberta_keys) = (config("run"), config("new"));
+    let size = |keys: &Value| keys["vocab_size"].as_u64().unwrap();
+    assert_eq!(size(&roberta_keys), size(&bert) + 1);
+    assert_eq!(roberta_keys["pad_token_id"], size(&bert));
+    assert_eq!(roberta_keys["max_position_embeddings"], size(&roberta_keys) + 16);
+    let tight = format!("model.vocabulary={}", size(&bert) - 1);
+    bench
+        .train(&[&roberta[..], &["--set", "run.folder=\"tight\"", "--set", &tight]].concat())
+        .refused(1, &["vocabulary"]);
+}
+
+#[test]
 fn an_encoder_neither_continues_a_text_nor_has_a_perplexity() {
     let bench = trained();
     let parts = ["a masked language model", "a causal language model"];
@@ -98,9 +121,6 @@ fn an_encoder_neither_continues_a_text_nor_has_a_perplexity() {
     bench
         .train(&["--set", "data.masking.hidden=0.8", "--set", "data.masking.random=0.3"])
         .refused(2, &["random"]);
-    bench
-        .train(&["--set", "run.folder=\"new\"", "--set", "model.family=\"roberta\""])
-        .refused(1, &["roberta", "padding"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ import numpy as np
 from gguf import GGUFReader, quants
 from safetensors.numpy import load_file
 
-ARCHITECTURES = {"mistral": "llama"}
+ARCHITECTURES = {"mistral": "llama", "gpt_neox": "gptneox"}
 
 
 def pairs(weight, heads):
@@ -25,6 +25,10 @@ def expected(name, weight, kind, config):
         return pairs(weight, config["num_attention_heads"])
     if kind == "llama" and ".k_proj." in name:
         return pairs(weight, config["num_key_value_heads"])
+    if kind == "gptneox" and ".query_key_value." in name:
+        # The converter puts all queries first, then all keys, then all values.
+        heads = weight.reshape(config["num_attention_heads"], 3, -1, *weight.shape[1:])
+        return heads.swapaxes(0, 1).reshape(weight.shape)
     return weight
 
 
@@ -58,6 +62,6 @@ def check(path, folder):
 
 
 files = sorted(Path(sys.argv[1]).glob("*.gguf"))
-assert len(files) == 18, files
+assert len(files) == 21, files
 for path in files:
     check(path, Path(sys.argv[2]) / path.name.split(".")[0])

@@ -44,6 +44,9 @@ impl Positions {
 /// Rows of BART's table of positions before that of the first position.
 const UNUSED_ROWS: usize = 2;
 
+/// What is added to the scores of all tokens.
+const BIAS: &str = "final_logits_bias";
+
 /// Added to the variance in every norm.
 const NORM_EPSILON: f32 = 1e-5;
 
@@ -253,7 +256,7 @@ impl Family for Bart {
             list.push(ParameterSpec::new("lm_head.weight", table, normal));
         }
         // Stored, and added, but never trained: weight decay has no business with it either.
-        let bias = ParameterSpec::new("final_logits_bias", [1, self.vocabulary], Init::Zeros);
+        let bias = ParameterSpec::new(BIAS, [1, self.vocabulary], Init::Zeros);
         list.push(ParameterSpec { decay: false, ..bias });
         list
     }
@@ -289,6 +292,11 @@ impl Family for Bart {
         }
         let full = ["model.", "lm_head.", "final_logits_bias"].iter().any(|head| stored.starts_with(head));
         Some(if full { stored.to_string() } else { format!("model.{stored}") })
+    }
+
+    /// The bare model, as BART-base is published, has no bias of the scores.
+    fn absent(&self, parameter: &str) -> Option<Init> {
+        (parameter == BIAS).then_some(Init::Zeros)
     }
 
     fn config(&self) -> Map<String, Json> {

@@ -19,6 +19,7 @@ mod names;
 mod tests;
 
 use super::config::{MOST_LAYERS, shared_width};
+use super::families::last_token;
 use super::{
     Activation, Design, Error, Family, Forward, Init, Interface, ParameterSpec, Reading, Result, Task,
     count_elements,
@@ -70,6 +71,8 @@ pub struct Bert {
     pub dropout: EncoderDropouts,
     /// The head that guesses tokens shares the embedding's weights.
     pub tie: bool,
+    /// An encoder without a head makes a vector of its first token, where its family does.
+    pub pools: bool,
     /// The token that fills up short texts. Its row of the embedding is not trained.
     pub padding: Option<u32>,
     /// Standard deviation of initial weights.
@@ -79,7 +82,8 @@ pub struct Bert {
 }
 
 impl Bert {
-    /// A new one, to guess hidden tokens.
+    /// A new one, to guess hidden tokens. The last token of a RoBERTa's vocabulary is padding, and its table of positions has as many
+    /// unused rows as there are tokens.
     pub fn from_design(dialect: Encoder, design: &Design) -> Result<Self> {
         let place = "the recipe";
         design.refuse_for(dialect.name(), &["kv_heads", "head_size", "rope_theta", "window"])?;
@@ -87,17 +91,14 @@ impl Bert {
             let (expected, got) = (format!("true: a {} has biases", dialect.name()), "false".to_string());
             return Err(Error::Setting { place: place.into(), key: "bias".into(), expected, got });
         }
-        if dialect.counts_places() {
-            let expected = "bert, distilbert, or a folder that is loaded: positions of a roberta are counted over \
-                            what is not padding, whose token a new tokenizer does not have";
-            let (key, got) = ("family".to_string(), dialect.name().to_string());
-            return Err(Error::Setting { place: place.into(), key, expected: expected.into(), got });
-        }
+        // Positions of a RoBERTa are counted over what is not padding, from behind its number: no text may have that token.
+        let padding = dialect.counts_places().then(|| last_token(design));
+        let unused = padding.map_or(0, |padding| dialect.first_place(Some(padding)));
         let bert = Bert {
             dialect,
             task: Task::HiddenToken,
             vocabulary: design.vocabulary,
-            positions: design.context,
+            positions: design.context.saturating_add(unused),
             kinds: dialect.usual_kinds(),
             width: design.width,
             layers: design.layers,
@@ -112,7 +113,8 @@ impl Bert {
                 classifier: design.dropout,
             },
             tie: design.tie,
-            padding: None,
+            pools: true,
+            padding,
             deviation: 0.02,
             kept: Map::new(),
         };
@@ -245,6 +247,14 @@ impl Family for Bert {
 
     fn is_of_head(&self, parameter: &str) -> bool {
         self.has_in_head(parameter)
+    }
+
+    fn fit(&mut self, stored: &[&str]) {
+        let own = format!("{}.", self.dialect.name());
+        let of_pooler = |name: &&&str| name.strip_prefix(&own).unwrap_or(name).starts_with("pooler.");
+        if self.task == Task::States && !stored.iter().any(|name| of_pooler(&name)) {
+            self.pools = false;
+        }
     }
 
     fn config(&self) -> Map<String, Json> {

@@ -1,7 +1,9 @@
 //! The families there are, and the choice among them.
 
 use super::llama::{Dialect, Llama, gated_width};
-use super::{Activation, Bart, Bert, Config, Encoder, Error, Family, Gpt2, GptNeoX, Positions, Result, T5};
+use super::{
+    Activation, Archive, Bart, Bert, Config, Encoder, Error, Family, Gpt2, GptNeoX, Positions, Result, T5,
+};
 use serde_json::{Map, Value as Json};
 use std::path::Path;
 
@@ -207,14 +209,14 @@ const FAMILIES: &[Entry] = &[
     },
     Entry {
         name: "bart",
-        architectures: &["BartForConditionalGeneration"],
+        architectures: &["BartForConditionalGeneration", "BartModel"],
         usual: BART,
         read: |config| Ok(Box::new(Bart::from_config(Positions::Learned, config)?)),
         build: |design| Ok(Box::new(Bart::from_design(Positions::Learned, design)?)),
     },
     Entry {
         name: "marian",
-        architectures: &["MarianMTModel"],
+        architectures: &["MarianMTModel", "MarianModel"],
         usual: MARIAN,
         read: |config| Ok(Box::new(Bart::from_config(Positions::Sinusoidal, config)?)),
         build: |design| Ok(Box::new(Bart::from_design(Positions::Sinusoidal, design)?)),
@@ -238,9 +240,14 @@ pub fn build(family: &str, design: &Design) -> Result<Box<dyn Family>> {
     (entry.build)(design)
 }
 
-/// The model that a Hugging Face folder's `config.json` describes.
+/// The model that a Hugging Face folder's `config.json` describes, without parts that its weights lack and it can do without.
 pub fn open(folder: &Path) -> Result<Box<dyn Family>> {
-    from_config(&Config::read(folder)?)
+    let mut family = from_config(&Config::read(folder)?)?;
+    // Weights that are not there, or damaged, are for those to report who need them.
+    if let Ok(archive) = Archive::open(folder) {
+        family.fit(&archive.names().collect::<Vec<_>>());
+    }
+    Ok(family)
 }
 
 /// The model of a configuration: its architecture decides, its `model_type` where no architecture is given.

@@ -176,6 +176,14 @@ pub trait Family: std::fmt::Debug + Send + Sync {
         false
     }
 
+    /// What stands for a parameter that a checkpoint does not have; none where it must be there.
+    fn absent(&self, _parameter: &str) -> Option<Init> {
+        None
+    }
+
+    /// Leaves out parts that no tensor of a checkpoint belongs to, where the model is whole without them.
+    fn fit(&mut self, _stored: &[&str]) {}
+
     /// The name that transformers 5 has for a parameter in memory, where that is not the one in files.
     fn name_in_memory(&self, parameter: &str) -> String {
         parameter.to_string()

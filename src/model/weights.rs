@@ -61,6 +61,12 @@ impl Weights {
         let mut weights = Weights::default();
         let mut plain = vec![];
         for spec in parameters {
+            if !stored.contains_key(&spec.name) {
+                let init = family.absent(&spec.name).expect("a name that is missing was refused");
+                let elements = init.draw(&spec.name, spec.shape.count(), 0);
+                weights.set(spec.name.clone(), Tensor::f32(spec.shape.clone(), elements));
+                continue;
+            }
             match found.take(&stored[&spec.name], spec)? {
                 Some(quantized) => weights.store(spec.name.clone(), Stored::Codes(quantized)),
                 None => match found.take_sparse(&stored[&spec.name]) {
@@ -273,7 +279,8 @@ fn match_names(
     let named = names.filter_map(|name| Some((family.canonical_name(&name)?, name)));
     let stored: HashMap<String, String> = named.filter(|(name, _)| !drawn(name)).collect();
     let names: BTreeSet<String> = parameters.iter().map(|spec| spec.name.clone()).collect();
-    let missing: Vec<String> = names.iter().filter(|name| !stored.contains_key(*name)).cloned().collect();
+    let needed = |name: &&String| !stored.contains_key(*name) && family.absent(name).is_none();
+    let missing: Vec<String> = names.iter().filter(needed).cloned().collect();
     let unknown = stored.iter().filter(|(name, _)| !names.contains(*name));
     let mut extra: Vec<String> = unknown.map(|(_, stored)| stored.to_string()).collect();
     extra.sort();

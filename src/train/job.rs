@@ -377,14 +377,23 @@ pub fn language_loss(
     })?)
 }
 
-/// The model of a recipe over a tokenizer. A new one that guesses hidden tokens knows one more, where the tokenizer has no mask; a new
-/// encoder-decoder as many more as it has tokens with a meaning of their own.
+/// The model of a recipe over a tokenizer. A new one that guesses hidden tokens knows one more, where the tokenizer has no mask, and a
+/// RoBERTa one for padding; a new encoder-decoder as many more as it has tokens with a meaning of their own.
 fn family_for(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Box<dyn Family>> {
     let known = tokenizer.vocabulary_size();
     let family = family_of(recipe, known)?;
+    let built = matches!(&recipe.model, recipe::Model::Build(_));
     let new = matches!(&recipe.model, recipe::Model::Build(shape) if shape.vocabulary.is_none());
     match family.interface().task {
-        Task::HiddenToken if new && mask_of(tokenizer).is_none() => family_of(recipe, known + 1),
+        Task::HiddenToken if new => {
+            let padding = usize::from(family.interface().counted_from.is_some());
+            family_of(recipe, known + usize::from(mask_of(tokenizer).is_none()) + padding)
+        }
+        Task::HiddenToken => match family.interface().counted_from.filter(|_| built) {
+            // Positions would pass over that token wherever a text has it.
+            Some(padding) if (padding as usize) < known => family_of(recipe, known + 1),
+            _ => Ok(family),
+        },
         Task::SecondText if new => {
             let objective = second::objective_of(recipe, family.as_ref());
             family_of(recipe, known + second::tokens_beside(objective.as_ref()))

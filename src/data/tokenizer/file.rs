@@ -29,6 +29,8 @@ pub(super) fn read(path: &Path) -> Result<String> {
 }
 
 pub(super) fn parse(path: &Path, json: &str) -> Result<Tokenizer> {
+    // The library panics where the text of some parts is no JSON, so it is looked through before.
+    serde_json::from_str::<serde_json::Value>(json).map_err(|error| broken(path, error))?;
     json.parse().map_err(|error| broken(path, error))
 }
 

@@ -125,3 +125,24 @@ fn more_tokens_than_there_are_positions_are_refused_on_either_side() {
         assert!(matches!(refused, Err(Error::Context { limit: 9, got: 10 })));
     }
 }
+
+#[test]
+fn the_bare_model_is_read_without_the_bias_of_the_scores_and_without_its_prefix() {
+    let bart = tiny(Positions::Learned);
+    let weights = initial(&bart.parameters(), 3);
+    let folder = tempfile::tempdir().unwrap();
+    weights.save(folder.path(), &bart).unwrap();
+    let mut config = bart.config();
+    config.insert("architectures".into(), json!(["BartModel"]));
+    std::fs::write(folder.path().join("config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
+    let bare: Vec<(&str, &Tensor)> =
+        weights.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("model.")?, tensor))).collect();
+    crate::model::Archive::write(&folder.path().join("model.safetensors"), &bare).unwrap();
+    let family = crate::model::open(folder.path()).unwrap();
+    // New weights have a bias of zero as well.
+    assert_eq!(Weights::read(folder.path(), family.as_ref()).unwrap(), weights);
+    let fewer: Vec<(&str, &Tensor)> = bare.into_iter().filter(|(name, _)| *name != "shared.weight").collect();
+    crate::model::Archive::write(&folder.path().join("model.safetensors"), &fewer).unwrap();
+    let error = Weights::read(folder.path(), family.as_ref()).unwrap_err();
+    assert!(matches!(&error, Error::Names { missing, .. } if *missing == ["model.shared.weight"]), "{error}");
+}

@@ -39,6 +39,9 @@ const DISTILBERT: Keys = Keys {
     classifier_dropout: "seq_classif_dropout",
 };
 
+/// Key of our own, by the name of the argument in transformers: false where the pooler was left out.
+const POOLS_KEY: &str = "add_pooling_layer";
+
 /// Keys that all dialects read and write beside those of [`Keys`].
 const SHARED_KEYS: &[&str] = &[
     "model_type",
@@ -51,6 +54,7 @@ const SHARED_KEYS: &[&str] = &[
     "pad_token_id",
     "tie_word_embeddings",
     "initializer_range",
+    POOLS_KEY,
     "dtype",
     "torch_dtype",
 ];
@@ -107,6 +111,7 @@ impl Bert {
                 classifier: config.share(&[keys.classifier_dropout], usual_drop(dialect, dropout))? as f32,
             },
             tie: config.flag(&["tie_word_embeddings"], true)?,
+            pools: config.flag(&[POOLS_KEY], true)?,
             padding: padding_of(dialect, config)?,
             deviation: config.number(&["initializer_range"], 0.02)?,
             kept: config.except(&own),
@@ -146,6 +151,9 @@ impl Bert {
             "torch_dtype": "float32",
         });
         let Json::Object(mut keys) = keys else { unreachable!("the literal above is an object") };
+        if !self.pools {
+            keys.insert(POOLS_KEY.into(), json!(false));
+        }
         if self.dialect.has_kinds() {
             keys.insert("type_vocab_size".into(), json!(self.kinds));
             keys.insert("layer_norm_eps".into(), json!(shortest(self.norm_epsilon)));

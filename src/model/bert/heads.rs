@@ -13,7 +13,7 @@ impl Bert {
     /// The module that makes one vector of a text beside its scores, if there is one.
     pub(super) fn pooler(&self) -> Option<String> {
         let has = match self.task {
-            Task::States => self.dialect.has_pooler(),
+            Task::States => self.dialect.has_pooler() && self.pools,
             Task::SequenceClass { .. } => self.dialect == Encoder::Bert,
             _ => false,
         };

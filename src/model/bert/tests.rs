@@ -199,3 +199,51 @@ fn a_text_is_not_continued_by_an_encoder() {
     assert!(matches!(error, Err(Error::Task { .. })));
     assert!(model(Encoder::Bert, "Model").interface().expect_causal().is_err());
 }
+
+#[test]
+fn an_encoder_whose_checkpoint_has_no_pooler_does_without_and_says_so_when_it_is_saved() {
+    let whole = model(Encoder::Bert, "Model");
+    let folder = tempfile::tempdir().unwrap();
+    let weights = initial(&whole.parameters(), 3);
+    weights.save(folder.path(), whole.as_ref()).unwrap();
+    assert_eq!(crate::model::open(folder.path()).unwrap().describe(), whole.describe());
+    let bare = weights.without(|name| name.starts_with("pooler."));
+    let named: Vec<_> = bare.iter().collect();
+    crate::model::Archive::write(&folder.path().join(crate::model::WEIGHTS_FILE), &named).unwrap();
+    let family = crate::model::open(folder.path()).unwrap();
+    assert_eq!(crate::model::Weights::read(folder.path(), family.as_ref()).unwrap(), bare);
+    let mut graph = Graph::new();
+    let extent = Extent { batch: 1, context: 2 };
+    assert!(family.forward(&mut graph, extent, Mode::Evaluate).unwrap().pooled.is_none());
+    let again = read(family.config().into()).unwrap();
+    assert_eq!(again.parameters(), family.parameters());
+    // A head that reads the pooler needs it as before.
+    let classes = model(Encoder::Bert, "ForSequenceClassification");
+    let error = crate::model::Weights::read(folder.path(), classes.as_ref()).unwrap_err();
+    assert!(error.to_string().contains("pooler"), "{error}");
+}
+
+#[test]
+fn a_new_roberta_has_its_padding_last_and_positions_behind_it() {
+    let design = crate::model::Design {
+        layers: 1,
+        heads: 2,
+        kv_heads: None,
+        head_size: None,
+        width: 8,
+        hidden: None,
+        context: 6,
+        vocabulary: 11,
+        activation: crate::model::Activation::Gelu,
+        norm_epsilon: 1e-5,
+        dropout: 0.0,
+        bias: true,
+        rope_theta: None,
+        window: None,
+        tie: true,
+    };
+    let roberta = Bert::from_design(Encoder::Roberta, &design).unwrap();
+    assert_eq!((roberta.padding, roberta.context(), roberta.positions), (Some(10), 6, 17));
+    let again = read(roberta.config().into()).unwrap();
+    assert_eq!((again.parameters(), again.context()), (roberta.parameters(), 6));
+}
