@@ -87,3 +87,26 @@ fn what_cannot_be_exported_is_refused_and_nothing_is_written() {
     std::fs::create_dir(bench.path("out")).unwrap();
     export(&["--to", "hf"]).refused(2, &["out", "is there already"]);
 }
+
+#[test]
+fn codes_that_others_read_stay_as_they_are_and_all_else_becomes_floats() {
+    let bench = Bench::new();
+    bench.train(&["--set", "model.family=\"llama\""]).fine();
+    bench
+        .kiln(&["quantize", "run", "--scheme", "int8", "--format", "compressed-tensors", "-o", "packed"])
+        .fine();
+    bench.kiln(&["quantize", "run", "--scheme", "int8", "-o", "own"]).fine();
+    bench.kiln(&["export", "packed", "--to", "hf", "-o", "same"]).fine();
+    let (packed, same) = (bench.path("packed"), bench.path("same"));
+    let (before, after) = (Archive::open(&packed).unwrap(), Archive::open(&same).unwrap());
+    assert!(before.names().eq(after.names()) && before.names().any(|name| name.ends_with("_scale")));
+    before.names().for_each(|name| assert_eq!(before.raw(name).unwrap(), after.raw(name).unwrap(), "{name}"));
+    assert_eq!(keys(&bench, "packed/config.json"), keys(&bench, "same/config.json"));
+    for (from, to, more) in [("packed", "wide", &["--dtype", "f32"][..]), ("own", "plain", &[])] {
+        bench.kiln(&[&["export", from, "--to", "hf", "-o", to], more].concat()).fine();
+        assert!(keys(&bench, &format!("{to}/config.json")).get("quantization_config").is_none(), "{to}");
+        let floats = Archive::open(&bench.path(to)).unwrap();
+        assert!(floats.names().all(|name| floats.element(name) == Some(Element::F32)), "{to}");
+        assert!((loss(&bench, to) - loss(&bench, from)).abs() < 1e-4, "{to}");
+    }
+}
