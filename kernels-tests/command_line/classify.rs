@@ -71,3 +71,27 @@ fn what_does_not_go_together_is_refused() {
     );
     of(&["train", "none.toml"]).refused(1, &["model.labels"]);
 }
+
+#[test]
+fn words_are_tagged_from_a_file_and_spans_are_named() {
+    let bench = Bench::new();
+    let line = |at: usize| format!("in O\n{} B-{}\n\n", ["Rome", "May"][at % 2], ["L", "T"][at % 2]);
+    bench.write("words.txt", (0..24).map(line).collect::<String>());
+    bench.write(
+        "tags.toml",
+        "[model]\nfamily = \"bert\"\nlayers = 1\nheads = 2\nwidth = 16\ncontext = 16\nhead = \"token\"\n\
+         [data]\ntagged = [\"words.txt\"]\n[train]\nsteps = 40\nbatch = 8\nlearning_rate = 1e-2\n\
+         evaluate = { every = 40, batches = 2 }\n[run]\nfolder = \"run\"\n",
+    );
+    let of = |arguments: &[&str]| bench.kiln(&[arguments, &DEVICE].concat());
+    of(&["train", "tags.toml"]).fine();
+    let scores = of(&["evaluate", "run", "--data", "words.txt", "--json"]).json();
+    assert!(scores["f1"].as_f64().unwrap() > 0.95 && scores["examples"] == 24, "{scores}");
+    assert_eq!(of(&["classify", "run", "--text", "in May"]).fine().out, "in\tO\nMay\tB-T\n\n");
+    let said = of(&["classify", "run", "--text", "in Rome", "--json"]).json();
+    assert_eq!(said["spans"], serde_json::json!([{ "kind": "L", "from": 1, "to": 2, "text": "Rome" }]));
+    bench.write("strange.txt", "in O\nRome B-X\n");
+    of(&["evaluate", "run", "--data", "strange.txt"])
+        .refused(1, &["strange.txt, line 2", "`B-X` is none of"]);
+    of(&["evaluate", "run", "--data", "text.txt"]).refused(1, &["text.txt"]);
+}

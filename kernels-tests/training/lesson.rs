@@ -2,6 +2,7 @@
 
 use super::{devices, last_weights, losses, train};
 use kiln::data::labelled::{Columns, read};
+use kiln::embed::{Embedder, Pooling, Settings};
 use kiln::evaluate::Classifier;
 use kiln::exchange::open_to_run;
 use kiln::model::{self, Labels, Task};
@@ -294,7 +295,7 @@ fn what_cannot_be_learned_from_is_refused_with_its_place() {
 }
 
 /// A run over a case of PyTorch's, all of whose examples are in every step: whatever their order, the loss is the same.
-pub fn replayed(case: &str, data: &str, rows: usize) {
+fn replayed(case: &str, data: &str, more: &str, rows: usize) {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/golden/lesson").join(case);
     let expected: Vec<f64> =
         serde_json::from_str(&std::fs::read_to_string(golden.join("losses.json")).unwrap()).unwrap();
@@ -302,7 +303,7 @@ pub fn replayed(case: &str, data: &str, rows: usize) {
         let place = tempfile::tempdir().unwrap();
         let run = place.path().join("run");
         let base = format!(
-            "[model]\nload = {0:?}\n[data]\n{data} = [\"{0}/{1}\"]\nvalidation = 0\n[train]\nsteps = {2}\nbatch = {rows}\n\
+            "[model]\nload = {0:?}\n[data]\n{data} = [\"{0}/{1}\"]\n{more}\nvalidation = 0\n[train]\nsteps = {2}\nbatch = {rows}\n\
              optimizer = {{ kind = \"adamw\", betas = [0.9, 0.999], eps = 1e-8, weight_decay = 0.0 }}\nclip = \"none\"\n\
              learning_rate = {{ curve = \"constant\", peak = 1e-2 }}\n[run]\ndevice = {device:?}\nfolder = {3:?}\n",
             golden.display().to_string(),
@@ -324,5 +325,100 @@ pub fn replayed(case: &str, data: &str, rows: usize) {
 
 #[test]
 fn losses_of_classified_pairs_are_those_of_pytorch() {
-    replayed("sequence", "labelled", 6);
+    replayed("sequence", "labelled", "", 6);
+}
+
+#[test]
+fn losses_of_tagged_words_are_those_of_pytorch() {
+    replayed("tokens", "tagged", "", 4);
+}
+
+#[test]
+fn losses_of_texts_that_are_alike_are_those_of_sentence_transformers() {
+    replayed("similar", "similar", "", 4);
+    replayed("similar_first", "similar", "similarity = { pooling = \"first\" }", 4);
+}
+
+/// Sentences in which a play or a film is named with the word before it.
+fn tagged(place: &Path, words: &[&str]) -> String {
+    let line = |at: usize| {
+        let (kind, name) = [("F", "film"), ("P", "play")][at % 2];
+        let word = WORDS[at / 2 % 6];
+        let before = words[at / 3 % words.len()];
+        format!("{before} O\nwas O\n{word} B-{kind}\n{name} I-{kind}\n")
+    };
+    write(place, "words.conll", "", (0..48).map(line))
+}
+
+#[test]
+fn words_are_tagged_and_the_first_token_of_each_counts() {
+    let place = tempfile::tempdir().unwrap();
+    // Letters are tokens, so that a word has several.
+    let file = tagged(place.path(), &["the", "story"]);
+    let data = format!("tagged = [{file:?}]");
+    let sets =
+        ["model.head=token", "data.tokenizer=char", "model.dropout=0", "model.width=32", "model.context=24"];
+    let more = ["train.steps=90", "train.evaluate.every=90", "run.save.every=90"];
+    let summary = train(recipe(place.path(), "cpu", &data, &[&sets[..], &more].concat()), false).unwrap();
+    let run = place.path().join("run");
+    assert!(figure(&run, "f1") > 0.95, "{}", figure(&run, "f1"));
+    let saved = summary.checkpoint.unwrap();
+    let family = model::open(&saved).unwrap();
+    assert_eq!(family.interface().task, Task::TokenClass { classes: 5 });
+    assert_eq!(model::class_names(family.as_ref()), ["B-F", "B-P", "I-F", "I-P", "O"]);
+    let opened = open_to_run(&saved, &[]).unwrap();
+    let mut classifier = Classifier::new(opened, &saved, Target::open("cpu").unwrap(), 4, None).unwrap();
+    let rows = kiln::data::tagged::read(&[file.into()], true).unwrap();
+    let scores = classifier.measure_tags(&rows).unwrap();
+    assert!(scores.examples == 48 && scores.get("f1").unwrap() > 0.95, "{scores:?}");
+    let long: Vec<String> =
+        ["the was dull play", "the the the the the"].join(" ").split(' ').map(String::from).collect();
+    let tags = classifier.tag(&[&long[..4], &long]).unwrap();
+    let names: Vec<Option<&str>> =
+        tags[0].iter().map(|tag| tag.map(|tag| ["B-F", "B-P", "I-F", "I-P", "O"][tag])).collect();
+    assert_eq!(names, [Some("O"), Some("O"), Some("B-P"), Some("I-P")]);
+    assert_eq!(tags[1].len(), 9);
+    assert!(tags[1][8].is_none(), "of 24 letters the last word has none");
+}
+
+#[test]
+fn texts_that_are_alike_are_found_and_embedded_as_the_files_beside_the_weights_say() {
+    let place = tempfile::tempdir().unwrap();
+    let line = |at: usize| {
+        let (word, name) = (WORDS[at % 6], ["film", "story", "play"][at / 6 % 3]);
+        format!("the {word} {name}\ta {name} was {word}")
+    };
+    let file = write(place.path(), "alike.tsv", "anchor\tpositive", (0..36).map(line));
+    let data = format!("similar = [{file:?}]");
+    let base = recipe(
+        place.path(),
+        "cpu",
+        &data,
+        &["train.steps=60", "train.evaluate.every=60", "run.save.every=60"],
+    );
+    let text = base.to_toml().replace("head = \"sequence\"\n", "");
+    let summary = train(Recipe::from_text(&text, "alike", &[]).unwrap(), false).unwrap();
+    let run = place.path().join("run");
+    assert!(figure(&run, "accuracy") > 0.85, "{}", figure(&run, "accuracy"));
+    let saved = summary.checkpoint.unwrap();
+    let settings = Settings::beside(&saved).unwrap();
+    assert_eq!((settings.pooling, settings.normalize, settings.most_tokens), (Pooling::Mean, false, 16));
+    let mut embedder = Embedder::open(&saved, settings, Target::open("cpu").unwrap(), 3).unwrap();
+    let vectors = embedder.embed(&["the fine film", "a film was fine", "a play was dull"]).unwrap();
+    let cosine = |a: &[f32], b: &[f32]| {
+        let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        product(a, b) / (product(a, a) * product(b, b)).sqrt()
+    };
+    let [near, far] = [1, 2].map(|other| cosine(&vectors[0], &vectors[other]));
+    assert!(near > far + 0.3, "{near} {far}");
+    for (set, part) in [
+        ("train.micro_batch=4", "train.micro_batch would change what is learned"),
+        ("precision.storage=f16", "bf16"),
+        ("model.head=sequence", "model.head is for classes"),
+        ("train.label_smoothing=0.1", "label_smoothing"),
+    ] {
+        let wrong = Recipe::from_text(&text, "alike", &[set.to_string()]).unwrap();
+        let message = Job::prepare(wrong, None).map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
 }

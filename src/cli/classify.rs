@@ -3,12 +3,14 @@
 use super::folder::{Beside, ModelFolder};
 use super::{Usage, count};
 use crate::data::labelled::{self, Columns, Labelled};
+use crate::data::tagged;
 use crate::data::text::Text;
 use crate::evaluate::{Classifier, probabilities};
 use crate::exchange::open_to_run;
-use crate::model::Labels;
+use crate::model::{Labels, Task};
 use crate::train::Target;
 use crate::train::lesson::scores::largest;
+use crate::train::lesson::spans::spans;
 use clap::Args;
 use serde_json::{Map, Value as Json, json};
 use std::io::Write;
@@ -17,16 +19,20 @@ use std::path::{Path, PathBuf};
 /// Endings of files whose rows are read by their columns.
 const TABLES: [&str; 3] = ["tsv", "csv", "jsonl"];
 
+/// Tag of a word that stands behind all that is read.
+const NOT_READ: &str = "_";
+
 /// Share above which one of several labels counts.
 const LIKELY: f64 = 0.5;
 
 /// Say which class texts are of, with a probability for each class.
 ///
 /// A line for each text, in their order: the class and the probabilities, with a tab between them. Where several labels may be right
-/// those above one half are named, with bars between them; where the label is a number it is printed.
+/// those above one half are named, with bars between them; where the label is a number it is printed. A model that tags words gives a
+/// line for each word, with its tag behind a tab, and an empty line behind each sentence; words beyond what it reads have the tag `_`.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln classify runs/reviews --text \"A fine film.\"\n  kiln classify runs/reviews --data unseen.tsv --json\n  kiln classify runs/pairs --text \"It rains.\" --second \"The street is wet.\""
+    after_help = "Examples:\n  kiln classify runs/reviews --text \"A fine film.\"\n  kiln classify runs/reviews --data unseen.tsv --json\n  kiln classify runs/names --text \"Rome was not built by Caesar\" --json\n  kiln classify runs/pairs --text \"It rains.\" --second \"The street is wet.\""
 )]
 pub struct Classify {
     #[command(flatten)]
@@ -39,12 +45,13 @@ pub struct Classify {
     /// The second text beside each --text, for models of pairs.
     #[arg(long, value_name = "TEXT", requires = "text")]
     second: Vec<String>,
-    /// A .tsv, .csv or .jsonl file with columns as in training, labels or not; of others each line is a text. May be given again.
+    /// A .tsv, .csv or .jsonl file with columns as in training, labels or not; of others each line is a text. For models that tag
+    /// words: a word on each line, tagged or not, or .jsonl with lists of words. May be given again.
     #[arg(long, value_name = "FILE")]
     data: Vec<PathBuf>,
     #[command(flatten)]
     columns: ColumnNames,
-    /// Print an object a line: {"label", "probabilities"}, {"labels", "probabilities"} or {"numbers"}.
+    /// Print an object a line: {"label", "probabilities"}, {"labels", "probabilities"}, {"numbers"}, or {"words", "tags", "spans"}.
     #[arg(long)]
     json: bool,
     /// Texts in one batch.
@@ -82,12 +89,16 @@ impl ColumnNames {
 impl Classify {
     /// Prints a line for each text.
     pub fn run(self) -> anyhow::Result<()> {
-        let texts = self.texts()?;
         let model = self.folder.resolve()?;
         let opened = open_to_run(&model, &self.beside.resolve()?)?;
+        let tags = matches!(opened.family.interface().task, Task::TokenClass { .. });
+        let texts = if tags { vec![] } else { self.texts()? };
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         eprintln!("device   {}", target.describe());
         let mut classifier = Classifier::new(opened, &model, target, self.batch, self.most)?;
+        if tags {
+            return self.tag(&mut classifier);
+        }
         let list: Vec<_> = texts.iter().map(|(text, second)| (text.as_str(), second.as_deref())).collect();
         let all = classifier.classify(&list)?;
         classifier.target().told().iter().for_each(|report| eprintln!("kernels  {report}"));
@@ -98,6 +109,37 @@ impl Classify {
                 true => writeln!(out, "{}", object(names, labels, scores))?,
                 false => writeln!(out, "{}", line(names, labels, scores))?,
             }
+        }
+        Ok(())
+    }
+
+    /// Prints a tag for each word.
+    fn tag(&self, classifier: &mut Classifier) -> anyhow::Result<()> {
+        if !self.second.is_empty() {
+            return Err(Usage("--second is for models of pairs, this one tags words".into()).into());
+        }
+        let split = |text: &String| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+        let mut sentences: Vec<Vec<String>> = self.text.iter().map(split).collect();
+        sentences.extend(tagged::read(&self.data, false)?.into_iter().map(|row| row.words));
+        sentences.retain(|words| !words.is_empty());
+        if sentences.is_empty() {
+            return Err(Usage("there is no text\n  hint: --text \"..\", or --data FILE".into()).into());
+        }
+        let all: Vec<&[String]> = sentences.iter().map(|words| &words[..]).collect();
+        let found = classifier.tag(&all)?;
+        classifier.target().told().iter().for_each(|report| eprintln!("kernels  {report}"));
+        let names = &classifier.classes.names;
+        let mut out = std::io::stdout().lock();
+        for (words, found) in sentences.iter().zip(&found) {
+            let tags: Vec<&str> = found.iter().map(|tag| tag.map_or(NOT_READ, |tag| &names[tag])).collect();
+            if self.json {
+                writeln!(out, "{}", tagged_object(words, &tags))?;
+                continue;
+            }
+            for (word, tag) in words.iter().zip(&tags) {
+                writeln!(out, "{word}\t{tag}")?;
+            }
+            writeln!(out)?;
         }
         Ok(())
     }
@@ -134,6 +176,13 @@ impl Classify {
 
 fn is_table(path: &Path) -> bool {
     path.extension().is_some_and(|ending| TABLES.iter().any(|table| ending.eq_ignore_ascii_case(table)))
+}
+
+/// Words, tags, and the spans that these mark.
+fn tagged_object(words: &[String], tags: &[&str]) -> Json {
+    let span = |(kind, from, to): (&str, usize, usize)| json!({ "kind": kind, "from": from, "to": to, "text": words[from..to].join(" ") });
+    let spans: Vec<Json> = spans(tags).into_iter().map(span).collect();
+    json!({ "words": words, "tags": tags, "spans": spans })
 }
 
 /// The class or classes, and the share of each.

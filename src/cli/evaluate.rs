@@ -3,8 +3,8 @@
 use super::classify::ColumnNames;
 use super::folder::{Beside, ModelFolder, resolve};
 use super::{Usage, count, ngram};
-use crate::data::labelled;
 use crate::data::tokenizer::Spec;
+use crate::data::{labelled, tagged};
 use crate::evaluate::{Classifier, Request, Score, evaluate_with};
 use crate::exchange::{Opened, open_to_run};
 use crate::ngram::is_ngram;
@@ -131,8 +131,10 @@ impl Evaluate {
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         eprintln!("device   {}", target.describe());
         let mut classifier = Classifier::new(opened, model, target, self.batch, self.context)?;
-        let rows = labelled::read(&self.data, &self.columns.columns(), true)?;
-        let scores = classifier.measure(&rows)?;
+        let scores = match classifier.tags() {
+            true => classifier.measure_tags(&tagged::read(&self.data, true)?)?,
+            false => classifier.measure(&labelled::read(&self.data, &self.columns.columns(), true)?)?,
+        };
         classifier.target().told().iter().for_each(|report| eprintln!("kernels  {report}"));
         let mut out = std::io::stdout().lock();
         if self.json {

@@ -71,6 +71,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A word without a tag, or a line that is neither.
+    #[error("data: {}, line {line}: {reason}\n  hint: each line is a word with its tag in the last column, with an empty line between sentences; a .jsonl file has lists of words and tags", path.display())]
+    Tagged {
+        /// The file.
+        path: PathBuf,
+        /// Which line, counted from one.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// A folder in which nothing looks like text.
     #[error("data: folder {} holds no file ending in .txt, .text or .md\n  hint: name files of other endings one by one", path.display())]
     NoTextInFolder {

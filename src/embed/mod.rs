@@ -166,7 +166,7 @@ impl Embedder {
     fn inputs(&self, rows: &[&Encoded], length: usize) -> Result<Inputs> {
         let rows: Vec<Row> = rows.iter().map(|row| Row { ids: &row.ids, kinds: &row.kinds }).collect();
         let extent = Extent { batch: self.batch, context: length };
-        Ok(Inputs::of_rows(self.opened.family.as_ref(), &rows, extent, None)?)
+        Ok(Inputs::of_rows(self.opened.family.as_ref(), &rows, extent)?)
     }
 
     fn ready(&self, inputs: &Inputs) -> Result<Ready> {

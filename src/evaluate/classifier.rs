@@ -2,14 +2,16 @@
 
 use super::{Error, Result};
 use crate::data::labelled::Labelled;
-use crate::data::tokenizer::{Encoded, Tokenizer};
+use crate::data::tagged::Tagged;
+use crate::data::tokenizer::{Encoded, Tokenizer, WordNumbers};
 use crate::deploy::Deployment;
 use crate::exchange::Opened;
 use crate::graph::Graph;
 use crate::model::{self, Extent, Inputs, Labels, Mode, Row, Task};
 use crate::plan::Engine;
 use crate::tensor::Tensor;
-use crate::train::lesson::{Classes, Scores, Tally, reading_of};
+use crate::train::lesson::scores::largest;
+use crate::train::lesson::{Classes, Scores, Tally, Target as Right, firsts, reading_of};
 use crate::train::{self, Target};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -94,6 +96,44 @@ impl Classifier {
         Ok(tally.finish())
     }
 
+    /// The class of each word of some sentences; none for words beyond those that are read.
+    pub fn tag(&mut self, sentences: &[&[String]]) -> Result<Vec<Vec<Option<usize>>>> {
+        let (inputs, words) = self.words(sentences)?;
+        let (all, width) = (self.scores(&inputs)?, self.classes.names.len());
+        let mut found = vec![];
+        for ((scores, words), sentence) in all.iter().zip(&words).zip(sentences) {
+            let mut tags = vec![None; sentence.len()];
+            for (row, word) in scores.chunks(width).zip(firsts(words)) {
+                if let Some(word) = word {
+                    tags[word] = Some(largest(row));
+                }
+            }
+            found.push(tags);
+        }
+        Ok(found)
+    }
+
+    /// How often it is right about words with tags; those beyond what is read do not count.
+    pub fn measure_tags(&mut self, rows: &[Tagged]) -> Result<Scores> {
+        let right = rows.iter().map(|row| self.classes.tags(row)).collect::<Result<Vec<_>, _>>()?;
+        let sentences: Vec<&[String]> = rows.iter().map(|row| &row.words[..]).collect();
+        let (inputs, words) = self.words(&sentences)?;
+        let all = self.scores(&inputs)?;
+        let mut tally = Tally::new(&self.classes);
+        for ((scores, words), right) in all.iter().zip(&words).zip(&right) {
+            let tags = firsts(words).into_iter().map(|word| word.map(|word| right[word])).collect();
+            tally.add(scores, &Right::Tags(tags));
+        }
+        Ok(tally.finish())
+    }
+
+    /// Sentences as tokens, with the word of each.
+    fn words(&self, sentences: &[&[String]]) -> Result<(Vec<Encoded>, Vec<WordNumbers>)> {
+        let encode = |sentence: &&[String]| Ok(self.tokenizer.encode_words(sentence, self.most)?);
+        let all = sentences.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        Ok(all.into_iter().unzip())
+    }
+
     /// Scores of inputs in their order: one for each class, or for each token.
     fn scores(&mut self, inputs: &[Encoded]) -> Result<Vec<Vec<f32>>> {
         // Texts of like length share a batch, so that little is computed for padding.
@@ -118,7 +158,7 @@ impl Classifier {
             self.engines.insert(length, ready);
         }
         let given: Vec<Row> = rows.iter().map(|row| Row { ids: &row.ids, kinds: &row.kinds }).collect();
-        let inputs = Inputs::of_rows(self.opened.family.as_ref(), &given, extent, None)?;
+        let inputs = Inputs::of_rows(self.opened.family.as_ref(), &given, extent)?;
         let ready = self.engines.get_mut(&length).expect("it was just made");
         let feeds = inputs.feeds(&ready.graph)?;
         let list: Vec<&Tensor> =

@@ -299,7 +299,7 @@ impl Step {
         let of = move |family: &dyn Family, graph: &mut Graph, mode| match &beside.teacher {
             // What is measured is how well the student reads the text, as without a teacher.
             Some(teacher) if mode == Mode::Train => teacher.loss(family, graph, extent, smoothing),
-            _ if recipe.data.examples.is_some() => lesson::loss(family, graph, extent, mode, smoothing),
+            _ if recipe.data.examples.is_some() => lesson::loss(recipe, family, graph, extent, mode),
             _ if family.interface().task == Task::SecondText => {
                 second::loss(family, graph, &Reading { mode, ..reading }, smoothing)
             }
@@ -319,12 +319,12 @@ fn writers(student: &dyn Family, beside: &Beside, extent: Extent) -> Result<Vec<
 
 /// Weights of the model as the recipe has it before any step: loaded, or drawn from the seed.
 pub(super) fn base_of(recipe: &Recipe, family: &dyn Family) -> Result<Weights> {
-    let read = |folder: &Path, family: &dyn Family| match recipe.model.head() {
-        Some(_) => {
+    let read = |folder: &Path, family: &dyn Family| match lesson::is_headed(recipe) {
+        true => {
             let anew = begins_anew(recipe, model::open(folder)?.as_ref());
             model::read_with_head(folder, family, recipe.train.seed, anew)
         }
-        None => Weights::read(folder, family),
+        false => Weights::read(folder, family),
     };
     match &recipe.model {
         recipe::Model::Load { folder, keep_layers: Some(kept), .. } => {

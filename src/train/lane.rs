@@ -315,6 +315,7 @@ impl<'a> Lane<'a> {
                 stored(&weights)
             }
         };
+        extra.extend(self.job.lesson.iter().flat_map(|lesson| lesson.files()));
         let optimizer = stored(&moments);
         let state = serde_json::to_value(&self.state).expect("plain numbers are printable");
         let saved = self.checkpoints.save(&Snapshot {

@@ -38,7 +38,7 @@ pub use crate::passes::Recompute;
 pub use adapter::{Adapter, Design, Shape as AdapterShape};
 pub use distill::{Distill, Knob};
 pub use error::{Error, Origin};
-pub use examples::{Examples, Head, HeadKind, Kind};
+pub use examples::{Examples, Head, HeadKind, Kind, Pooling, Similarity};
 pub use memory::{Bytes, Memory};
 pub use objective::Objective;
 pub use optimizer::{Clip, Decay, Optimizer, Rule};

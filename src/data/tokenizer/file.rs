@@ -6,11 +6,11 @@ use std::path::Path;
 
 use rayon::prelude::*;
 use tokenizers::{
-    Encoding, ModelWrapper, PostProcessor, PreTokenizerWrapper, Token, Tokenizer, TruncationParams,
-    truncate_encodings,
+    Encoding, InputSequence, ModelWrapper, PostProcessor, PreTokenizerWrapper, Token, Tokenizer,
+    TruncationParams, truncate_encodings,
 };
 
-use super::{Encoded, FILE_NAME};
+use super::{Encoded, FILE_NAME, WordNumbers};
 use crate::data::{Error, Result};
 
 /// Pieces of long text that threads encode side by side. The library holds about a hundred bytes for each byte of a piece.
@@ -125,6 +125,26 @@ pub(super) fn encode_input(
     let (first, pair) = truncate_encodings(of(text)?, pair, &cut).map_err(wrong)?;
     let encoding = tokenizer.post_process(first, pair, true).map_err(wrong)?;
     Ok(Encoded { ids: encoding.get_ids().to_vec(), kinds: encoding.get_type_ids().to_vec() })
+}
+
+/// The same for words, with the number of each token's word.
+pub(super) fn encode_words(
+    tokenizer: &Tokenizer,
+    words: &[String],
+    most: usize,
+) -> Result<(Encoded, WordNumbers)> {
+    let wrong = |error| failed("encoding", error);
+    let around = tokenizer.get_post_processor().map_or(0, |post| post.added_tokens(false));
+    let Some(room) = most.checked_sub(around) else {
+        let reason = format!("there is room for {most} tokens, {around} stand around any text");
+        return Err(failed("encoding", reason));
+    };
+    let cut = TruncationParams { max_length: room, ..TruncationParams::default() };
+    let encoding = tokenizer.encode(InputSequence::from(words), false).map_err(wrong)?;
+    let (encoding, _) = truncate_encodings(encoding, None, &cut).map_err(wrong)?;
+    let encoding = tokenizer.post_process(encoding, None, true).map_err(wrong)?;
+    let of = encoding.get_word_ids().iter().map(|word| word.map(|word| word as usize)).collect();
+    Ok((Encoded { ids: encoding.get_ids().to_vec(), kinds: encoding.get_type_ids().to_vec() }, of))
 }
 
 /// Cuts `text` into pieces of at least `size_bytes` (the last may be shorter), each cut after a line end that has

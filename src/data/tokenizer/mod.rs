@@ -76,6 +76,9 @@ pub struct Encoded {
     pub kinds: Vec<u32>,
 }
 
+/// For each token the number of its word; none for those around a text.
+pub type WordNumbers = Vec<Option<usize>>;
+
 /// A tokenizer, ready to use.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
@@ -179,6 +182,24 @@ impl Tokenizer {
                 Ok(Encoded { ids, kinds })
             }
             Kind::Library { inner, .. } => file::encode_input(inner, text, second, most),
+        }
+    }
+
+    /// The same for a text that is cut into words already; for each token the number of its word, none for those around the text.
+    pub fn encode_words(&self, words: &[String], most: usize) -> Result<(Encoded, WordNumbers)> {
+        match &self.kind {
+            Kind::Characters(characters) => {
+                let (mut ids, mut of) = (vec![], vec![]);
+                for (number, word) in words.iter().enumerate() {
+                    let letters = characters.encode(word)?;
+                    of.extend(std::iter::repeat_n(Some(number), letters.len()));
+                    ids.extend(letters);
+                }
+                ids.truncate(most);
+                of.truncate(most);
+                Ok((Encoded { kinds: vec![0; ids.len()], ids }, of))
+            }
+            Kind::Library { inner, .. } => file::encode_words(inner, words, most),
         }
     }
 

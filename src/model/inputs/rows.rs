@@ -2,7 +2,6 @@
 
 use super::super::{Error, Extent, Family, Result};
 use super::Inputs;
-use crate::tensor::Tensor;
 use std::collections::BTreeMap;
 
 /// A text for a model: its tokens, and the kind of each.
@@ -15,13 +14,8 @@ pub struct Row<'a> {
 }
 
 impl Inputs {
-    /// Texts side by side, none longer than the extent; rows beyond them repeat the last one. `targets` are as the loss reads them.
-    pub fn of_rows(
-        family: &dyn Family,
-        rows: &[Row],
-        extent: Extent,
-        targets: Option<Tensor>,
-    ) -> Result<Inputs> {
+    /// Texts side by side, none longer than the extent; rows beyond them repeat the last one. Targets are not among them.
+    pub fn of_rows(family: &dyn Family, rows: &[Row], extent: Extent) -> Result<Inputs> {
         let interface = family.interface();
         let Extent { batch, context } = extent;
         let padding = interface.silent.unwrap_or(0);
@@ -44,6 +38,6 @@ impl Inputs {
         if interface.kinds > 1 {
             numbers.insert("kinds", kinds);
         }
-        Ok(Inputs { interface, extent, target: context, numbers, targets })
+        Ok(Inputs { interface, extent, target: context, numbers, targets: None })
     }
 }

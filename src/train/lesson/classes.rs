@@ -2,6 +2,7 @@
 
 use crate::data::Result;
 use crate::data::labelled::{Label, Labelled};
+use crate::data::tagged::Tagged;
 use crate::model::{Family, Labels, Task, class_names};
 use crate::train::recipe::Head;
 use std::collections::BTreeSet;
@@ -27,9 +28,16 @@ pub enum Target {
     Numbers(Vec<f32>),
     /// For each token the class of that number, or none.
     Tags(Vec<Option<usize>>),
+    /// Its texts are alike.
+    Alike,
 }
 
 impl Classes {
+    /// No classes at all.
+    pub fn none() -> Classes {
+        Classes { names: vec![], labels: Labels::One }
+    }
+
     /// Those of a model that classifies.
     pub fn of(family: &dyn Family) -> Option<Classes> {
         let names = class_names(family);
@@ -57,6 +65,39 @@ impl Classes {
             return Ok(Classes { names: head.labels.clone(), labels });
         }
         shown(rows, labels)
+    }
+
+    /// The same for sentences with a tag for each word.
+    pub fn of_tags(head: Option<&Head>, own: Option<Classes>, rows: &[&Tagged]) -> Result<Classes> {
+        let Some(head) = head else {
+            return Ok(own.expect("a model without a head for classes is refused before"));
+        };
+        if !head.labels.is_empty() {
+            return Ok(Classes { names: head.labels.clone(), labels: Labels::One });
+        }
+        if let Some(own) = own.filter(|own| rows.iter().all(|row| own.tags(row).is_ok())) {
+            return Ok(own);
+        }
+        let words: BTreeSet<&str> =
+            rows.iter().flat_map(|row| row.tags.iter().flatten().map(String::as_str)).collect();
+        let numbers: Option<Vec<usize>> = words.iter().map(|word| word.parse().ok()).collect();
+        let names: Vec<String> = match numbers.and_then(|numbers| numbers.into_iter().max()) {
+            Some(most) if most < MOST => (0..=most).map(|id| format!("LABEL_{id}")).collect(),
+            _ => words.into_iter().map(String::from).collect(),
+        };
+        match (names.len(), rows.first()) {
+            (0 | 1, Some(row)) => {
+                Err(row.refuse(0, "there is no other tag than this one in all files".into()))
+            }
+            _ => Ok(Classes { names, labels: Labels::One }),
+        }
+    }
+
+    /// The numbers of a sentence's tags.
+    pub fn tags(&self, row: &Tagged) -> Result<Vec<usize>> {
+        let tags = row.tags.as_ref().ok_or_else(|| row.refuse(0, "the word has no tag".into()))?;
+        let of = |(at, tag): (usize, &String)| self.id(tag).map_err(|reason| row.refuse(at, reason));
+        tags.iter().enumerate().map(of).collect()
     }
 
     /// What the model is to give for a row, by its label.

@@ -18,6 +18,8 @@ pub fn targets(given: &[&Target], [batch, length]: [usize; 2]) -> Tensor {
                 whole.extend((0..length).map(|at| tag(at).map_or(IGNORED, |tag| tag as i32)));
             }
             Target::Numbers(right) => floats.extend(right),
+            // The text that is like the first one of a row stands in the same row.
+            Target::Alike => whole.push(if counts { number as i32 } else { IGNORED }),
         }
     }
     match floats.len() {

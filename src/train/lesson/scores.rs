@@ -66,6 +66,8 @@ impl<'a> Tally<'a> {
         self.examples += 1;
         match target {
             Target::Class(right) => self.add_class(scores, *right),
+            // That is counted elsewhere, over whole batches.
+            Target::Alike => {}
             Target::Tags(tags) => {
                 let width = self.classes.names.len();
                 let (mut right, mut guessed) = (vec![], vec![]);

@@ -10,7 +10,8 @@ use crate::data::labelled::Columns;
 use crate::model::Labels;
 
 /// Keys of `[data]` that name examples, of which one may be there.
-const KINDS: [(&str, Kind); 2] = [("labelled", Kind::Labelled), ("tagged", Kind::Tagged)];
+const KINDS: [(&str, Kind); 3] =
+    [("labelled", Kind::Labelled), ("tagged", Kind::Tagged), ("similar", Kind::Similar)];
 
 /// Keys of `[data]` that go with text alone.
 const OF_TEXT: [&str; 5] = ["text", "pairs", "objective", "windows", "masking"];
@@ -22,6 +23,37 @@ pub enum Kind {
     Labelled,
     /// Sentences with a tag for each word.
     Tagged,
+    /// Texts that are to have vectors near to one another.
+    Similar,
+}
+
+/// What becomes of the vectors of a text's tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// That of the first token.
+    First,
+}
+
+/// How likeness is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Similarity {
+    /// How a text's vector is made.
+    pub pooling: Pooling,
+    /// Factor on cosines before they compete.
+    pub scale: f64,
+    /// Texts in a row. Absent: as many as the files have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub texts: Option<usize>,
+}
+
+/// As in sentence-transformers.
+impl Default for Similarity {
+    fn default() -> Self {
+        Similarity { pooling: Pooling::Mean, scale: 20.0, texts: None }
+    }
 }
 
 /// Files of examples.
@@ -33,18 +65,36 @@ pub struct Examples {
     /// Sentences with tags.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tagged: Vec<PathBuf>,
+    /// Texts that are alike.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub similar: Vec<PathBuf>,
     /// Files of the same kind for validation, in the place of a share.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub held_out: Vec<PathBuf>,
     /// What their columns are called.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub columns: Option<Columns>,
+    /// How likeness is learned. Absent: as in sentence-transformers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<Similarity>,
 }
 
 impl Examples {
     /// What they are.
     pub fn kind(&self) -> Kind {
-        if self.tagged.is_empty() { Kind::Labelled } else { Kind::Tagged }
+        match (self.tagged.is_empty(), self.similar.is_empty()) {
+            (true, true) => Kind::Labelled,
+            (false, _) => Kind::Tagged,
+            _ => Kind::Similar,
+        }
+    }
+
+    /// Texts in an example: those that are alike, else one.
+    pub fn texts(&self) -> usize {
+        match self.kind() {
+            Kind::Similar => self.similarity.and_then(|similarity| similarity.texts).unwrap_or(2),
+            _ => 1,
+        }
     }
 
     /// Files that are trained on.
@@ -52,6 +102,7 @@ impl Examples {
         match self.kind() {
             Kind::Labelled => &self.labelled,
             Kind::Tagged => &self.tagged,
+            Kind::Similar => &self.similar,
         }
     }
 
@@ -99,11 +150,11 @@ pub(super) fn examples(section: &Section) -> Result<Option<Examples>, Error> {
     };
     let given: Vec<&str> = KINDS.iter().map(|(key, _)| *key).filter(|key| section.has(key)).collect();
     let Some(first) = given.first() else {
-        for key in ["held_out", "columns"] {
+        for key in ["held_out", "columns", "similarity"] {
             if section.has(key) {
                 return Err(section.refuse(
                     key,
-                    "absent without `labelled` or `tagged`",
+                    "absent without `labelled`, `tagged` or `similar`",
                     "it is for examples",
                 ));
             }
@@ -130,8 +181,34 @@ pub(super) fn examples(section: &Section) -> Result<Option<Examples>, Error> {
     Ok(Some(Examples {
         labelled: files("labelled")?,
         tagged: files("tagged")?,
+        similar: files("similar")?,
+        similarity: similarity(section)?,
         held_out: files("held_out")?,
         columns,
+    }))
+}
+
+/// Reads `data.similarity`.
+fn similarity(section: &Section) -> Result<Option<Similarity>, Error> {
+    if !section.has("similarity") {
+        return Ok(None);
+    }
+    if !section.has("similar") {
+        return Err(section.refuse(
+            "similarity",
+            "absent without `similar`",
+            "it is for texts that are alike",
+        ));
+    }
+    let (table, usual) =
+        (section.inner("similarity", &["pooling", "scale", "texts"])?, Similarity::default());
+    let poolings = [("mean", Pooling::Mean), ("first", Pooling::First)];
+    let few = |texts: &usize| (2..=3).contains(texts);
+    let scale = table.number("scale")?;
+    Ok(Some(Similarity {
+        pooling: table.word("pooling", &poolings)?.or(usual.pooling),
+        scale: scale.must(|&scale| scale > 0.0, "above zero", "20 is usual")?.or(usual.scale),
+        texts: table.size("texts")?.must(few, "2 or 3", "leave it out: the files tell")?.take(),
     }))
 }
 

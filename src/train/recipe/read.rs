@@ -26,6 +26,8 @@ const DATA: &[&str] = &[
     "pairs",
     "labelled",
     "tagged",
+    "similar",
+    "similarity",
     "held_out",
     "columns",
     "objective",
