@@ -1,27 +1,27 @@
 //! Recurrent layers and models against PyTorch: outputs, states, losses, gradients and ten steps of AdamW, on the host and on an
 //! adapter.
 //!
-//! Cases stand in `dev/rnn` of the golden folder.
+//! Cases stand in `dev/rnn` and `dev/real` of the golden folder.
 
 mod golden;
+#[path = "golden_recurrent/layers.rs"]
+mod layers;
+#[path = "golden_recurrent/models.rs"]
+mod models;
+#[path = "golden_recurrent/real.rs"]
+mod real;
 
 use golden::Tensors;
 use kiln::deploy;
-use kiln::graph::{self, Feeds, Graph};
-use kiln::model::{Mode, RecurrentStack, Run};
+use kiln::graph::{Feeds, Graph, gradient};
+use kiln::model::ParameterSpec;
 use kiln::ops::Value;
-use kiln::ops::concat::ConcatEmit;
-use kiln::ops::losses::{LossEmit, Reduction};
-use kiln::ops::pointwise::PointwiseEmit;
-use kiln::ops::recurrent::Cell;
-use kiln::ops::reduce::ReduceEmit;
 use kiln::ops::reshape::ReshapeEmit;
-use kiln::ops::slice::SliceEmit;
-use kiln::ops::transpose::TransposeEmit;
-use kiln::tensor::{DType, Tensor, Type};
+use kiln::plan::{Engine, Plan};
+use kiln::tensor::Tensor;
+use kiln::train::Target;
 use kiln::train::recipe::{Decay, Optimizer, Rule};
-use kiln::train::trainer::{Settings, Trainer, Weight};
-use kiln::train::{self, Target};
+use kiln::train::trainer::{BuildLoss, Settings, Trainer, Weight};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value as Json;
 use std::path::Path;
@@ -47,6 +47,10 @@ const LAYERS: &[&str] = &[
     "gru-packed",
     "gru-long",
 ];
+const MODELS: &[&str] = &["lstm-lm", "gru-seq2seq-attn"];
+
+/// A case's folder against a device.
+type Check = fn(&Path, &str) -> Result<(), Failed>;
 
 fn main() {
     let arguments = Arguments::from_args();
@@ -54,244 +58,123 @@ fn main() {
     let mut trials = vec![];
     for device in ["cpu", "gpu"] {
         let missing = device == "gpu" && !adapter;
-        for name in LAYERS {
-            let folder = golden::folder().join("dev/rnn").join(name);
+        let mut add = |name: String, check: Check| {
+            let folder = golden::folder().join("dev").join(&name);
             let absent = missing || golden::is_absent(&folder);
-            let trial = Trial::test(format!("{name}, {device}"), move || check_layers(&folder, device));
+            let trial = Trial::test(format!("{name}, {device}"), move || check(&folder, device));
             trials.push(trial.with_ignored_flag(absent));
-        }
+        };
+        LAYERS.iter().for_each(|name| add(format!("rnn/{name}"), layers::check));
+        MODELS.iter().for_each(|name| add(format!("rnn/{name}"), models::check));
+        add("real/textgenrnn".into(), real::check_textgenrnn);
+        add("real/silero".into(), real::check_silero);
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// A case of bare layers.
-struct Case {
-    stack: RecurrentStack,
-    time_first: bool,
-    lengths: Option<Vec<u32>>,
-    weights: Tensors,
-    inputs: Tensors,
-}
+/// Names of the parameters whose gradients, and the loss itself, are results of a graph.
+struct Gradients(Vec<String>);
 
-impl Case {
-    fn read(folder: &Path) -> Result<(Case, Json), Failed> {
-        let json: Json = serde_json::from_slice(&std::fs::read(folder.join("case.json"))?)?;
-        let count = |key: &str| json[key].as_u64().map(|n| n as usize).ok_or_else(|| format!("no `{key}`"));
-        let flag = |key: &str| json[key].as_bool().ok_or_else(|| format!("no `{key}`"));
-        let cell = match (json["kind"].as_str(), json["nonlinearity"].as_str()) {
-            (Some("RNN"), Some("tanh")) => Cell::Tanh,
-            (Some("RNN"), Some("relu")) => Cell::Relu,
-            (Some("LSTM"), _) => Cell::Lstm,
-            (Some("GRU"), _) => Cell::Gru,
-            other => return Err(format!("{other:?} is no cell").into()),
-        };
-        let stack = RecurrentStack {
-            cell,
-            inputs: count("input_size")?,
-            hidden: count("hidden_size")?,
-            projected: Some(count("proj_size")?).filter(|&size| size > 0),
-            layers: count("num_layers")?,
-            bidirectional: flag("bidirectional")?,
-            bias: flag("bias")?,
-        };
-        let case = Case {
-            stack,
-            time_first: !flag("batch_first")?,
-            lengths: serde_json::from_value(json["lengths"].clone())?,
-            weights: golden::tensors(&folder.join("model.safetensors"), "")?,
-            inputs: golden::tensors(&folder.join("inputs.safetensors"), "")?,
-        };
-        Ok((case, json))
-    }
-
-    /// An input; a weight where its gradient is asked for.
-    fn input(&self, graph: &mut Graph, name: &str, ask: &[&str]) -> Value {
-        let kind = Type::f32(self.inputs[name].shape.clone());
-        if ask.contains(&name) { graph.parameter(name, kind) } else { graph.input(name, kind) }
-    }
-
-    /// Loss, output, h and, of an LSTM, c after the last step.
-    fn write(&self, graph: &mut Graph, ask: &[&str]) -> train::Result<Written> {
-        let declared: Vec<(String, Value)> = self
-            .stack
-            .parameters("")
-            .into_iter()
-            .map(|spec| {
-                let value = graph.parameter(&spec.name, Type::f32(spec.shape.clone()));
-                (spec.name, value)
-            })
-            .collect();
-        let (mut x, y, w) =
-            (self.input(graph, "x", ask), self.input(graph, "y", ask), self.input(graph, "w", ask));
-        let states = ["h_0", "c_0"].into_iter().filter(|name| self.inputs.contains_key(*name));
-        let states: Vec<Value> = states.map(|name| self.input(graph, name, ask)).collect();
-        let rows = self.inputs["w"].shape[1];
-        let lengths = self.lengths.as_ref().map(|_| graph.input("lengths", Type::new(DType::U32, [rows])));
-        let walks = self.inputs["w"].shape[0];
-        let mut written = || -> kiln::model::Result<Written> {
-            if self.time_first {
-                x = wrap(graph.transpose(x, &[1, 0, 2]))?;
-            }
-            let initial: Vec<Value> = match states.is_empty() {
-                true => vec![],
-                false => wrap((0..walks).map(|at| joined(graph, &states, at)).collect())?,
-            };
-            let find = |name: &str| declared.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
-            let mut run =
-                Run { find: &find, initial: &initial, lengths, between: &mut |_, x| Ok(x), carried: None };
-            let (mut output, last) = self.stack.write(graph, x, &mut run)?;
-            if self.time_first {
-                output = wrap(graph.transpose(output, &[1, 0, 2]))?;
-            }
-            let state = self.inputs["w"].shape[2];
-            let parts = [(0, state), (state, graph.kind(last[0]).shape[1])];
-            let parts = parts.into_iter().filter(|(start, end)| start < end);
-            let split = |graph: &mut Graph, (start, end)| -> kiln::ops::Result<Value> {
-                let each = last.iter().map(|&value| {
-                    let part = graph.slice(value, 1, start, end)?;
-                    graph.reshape(part, [1, rows, end - start].into())
-                });
-                let each = each.collect::<kiln::ops::Result<Vec<_>>>()?;
-                graph.concat(&each, 0)
-            };
-            let states = wrap(parts.map(|part| split(graph, part)).collect::<kiln::ops::Result<Vec<_>>>())?;
-            let loss = wrap(loss(graph, output, y, w, &states))?;
-            Ok(Written { loss, output, states })
-        };
-        Ok(written()?)
-    }
-
-    /// The tensors of a graph's inputs; of a step of training, those of its batch.
-    fn feeds(&self, step: Option<usize>) -> Feeds {
-        let mut feeds = Feeds::new();
-        for (name, tensor) in &self.inputs {
-            match (step, name.strip_prefix("train_")) {
-                (None, None) => feeds.set(name, tensor.clone()),
-                (Some(step), Some(short)) => {
-                    let shape = &tensor.shape[1..];
-                    let count: usize = shape.iter().product();
-                    let part = tensor.real::<f32>()[step * count..][..count].to_vec();
-                    feeds.set(short, Tensor::f32(shape, part));
-                }
-                (Some(_), None) if !["x", "y"].contains(&name.as_str()) => feeds.set(name, tensor.clone()),
-                _ => {}
-            }
+impl Gradients {
+    fn of(graph: &mut Graph, loss: Value) -> Result<Gradients, Failed> {
+        let one = graph.reshape(loss, [1].into())?;
+        graph.output("loss", one);
+        let (names, values): (Vec<String>, Vec<Value>) =
+            graph.parameters().map(|(name, value)| (name.to_string(), value)).unzip();
+        for (name, gradient) in names.iter().zip(gradient(graph, loss, &values)?) {
+            graph.output(format!("{GRADIENT_OF}{name}"), gradient.ok_or("a gradient is missing")?);
         }
-        if let Some(lengths) = &self.lengths {
-            feeds.set("lengths", Tensor::u32([lengths.len()], lengths.clone()));
+        Ok(Gradients(names))
+    }
+}
+
+/// A graph on a device.
+struct Ready {
+    engine: Box<dyn Engine>,
+    plan: Plan,
+}
+
+impl Ready {
+    fn new(graph: &Graph, target: &Target, weight: &dyn Fn(&str) -> Option<Tensor>) -> Result<Ready, Failed> {
+        let residents = deploy::place(std::slice::from_ref(graph), target.caps().max_binding_bytes);
+        let mut plans = target.plans(&[graph], &residents, None)?;
+        let mut engine = target.engine(&residents.arenas, plans.clone())?;
+        for (name, _) in graph.parameters() {
+            engine.write(residents.places[name], &weight(name).ok_or("a tensor is missing")?)?;
         }
-        feeds
+        Ok(Ready { engine, plan: plans.remove(0) })
+    }
+
+    /// Its results by name.
+    fn run(&mut self, feeds: &Feeds) -> Result<Tensors, Failed> {
+        let list: Option<Vec<&Tensor>> = self.plan.feeds.iter().map(|feed| feeds.get(&feed.name)).collect();
+        let results = self.engine.run(0, &list.ok_or("an input is not fed")?)?;
+        Ok(self.plan.reads.iter().map(|read| read.name.clone()).zip(results).collect())
     }
 }
 
-struct Written {
-    loss: Value,
-    output: Value,
-    states: Vec<Value>,
-}
-
-fn wrap<T>(result: kiln::ops::Result<T>) -> kiln::model::Result<T> {
-    Ok(result.map_err(graph::Error::from)?)
-}
-
-/// Row `at` of h_0 and behind it that of c_0, [B, S].
-fn joined(graph: &mut Graph, states: &[Value], at: usize) -> kiln::ops::Result<Value> {
-    let mut parts = vec![];
-    for &state in states {
-        let [_, rows, width] = graph.kind(state).shape[..] else { unreachable!("states have three axes") };
-        let part = graph.slice(state, 0, at, at + 1)?;
-        parts.push(graph.reshape(part, [rows, width].into())?);
-    }
-    graph.concat(&parts, 1)
-}
-
-/// mean((output - y)^2) + mean(h_n w) + mean(c_n^2), the last of an LSTM.
-fn loss(graph: &mut Graph, output: Value, y: Value, w: Value, states: &[Value]) -> kiln::ops::Result<Value> {
-    let square = graph.squared_error(output, y, Reduction::Mean)?;
-    let weighted = graph.mul(states[0], w)?;
-    let weighted = graph.mean_all(weighted)?;
-    let mut loss = graph.add(square, weighted)?;
-    if let Some(&cells) = states.get(1) {
-        let square = graph.mul(cells, cells)?;
-        let square = graph.mean_all(square)?;
-        loss = graph.add(loss, square)?;
-    }
-    Ok(loss)
-}
-
-fn check_layers(folder: &Path, device: &str) -> Result<(), Failed> {
-    let (case, json) = Case::read(folder)?;
-    let target = Target::open(device)?;
-    let expected = golden::tensors(&folder.join("expected.safetensors"), "")?;
-    let mut gradients = golden::tensors(&folder.join("grads.safetensors"), "")?;
-    let of_input = gradients.remove("input").ok_or("no gradient of the input")?;
-    gradients.insert("x".into(), of_input);
-    check_one_batch(&case, &target, &expected, &gradients)?;
-
-    let rule = Rule::Adamw { betas: [0.9, 0.999], eps: 1e-8 };
-    let decay = Decay { weight_decay: 0.01, decoupled: true, no_decay: vec![] };
-    let settings = Settings::new(Optimizer { rule, decay });
-    let weight =
-        |spec: kiln::model::ParameterSpec| Weight { name: spec.name, shape: spec.shape, decays: true };
-    let list: Vec<Weight> = case.stack.parameters("").into_iter().map(weight).collect();
-    let build = |graph: &mut Graph, _: Mode| Ok(case.write(graph, &[])?.loss);
-    let mut trainer = Trainer::new(&target, &list, &build, settings)?;
-    trainer.set_weights(|name, _| Ok(case.weights[name].clone()))?;
-    let rate = json["optimizer"]["lr"].as_f64().ok_or("no learning rate")?;
-    let mut losses = vec![];
-    for step in 0..10 {
-        trainer.submit(vec![case.feeds(Some(step))], rate)?;
-        losses.push(trainer.collect(true)?.ok_or("the step was lost")?.loss as f32);
-    }
-    compare("train_loss", &Tensor::f32([10], losses), &expected["train_loss"], FORWARD, 0.0)?;
-    let after = golden::tensors(&folder.join("after10.safetensors"), "")?;
-    trainer.weights()?.iter().try_for_each(|(name, got)| compare(name, got, &after[name], PARAMETER, 0.0))
-}
-
-/// Outputs, states and loss of the first batch, and the gradients of weights and inputs, through an engine.
-fn check_one_batch(
-    case: &Case,
-    target: &Target,
+/// Everything that is known of a batch must be there, and right.
+fn check_gradients(
+    asked: &Gradients,
+    results: Tensors,
     expected: &Tensors,
     gradients: &Tensors,
 ) -> Result<(), Failed> {
-    let mut graph = Graph::new();
-    let ask: Vec<&str> = gradients.keys().map(String::as_str).collect();
-    let written = case.write(&mut graph, &ask)?;
-    let loss = graph.reshape(written.loss, [1].into())?;
-    let named = [("output", written.output), ("loss", loss)].into_iter();
-    named.chain(["h_n", "c_n"].into_iter().zip(written.states)).for_each(|(name, v)| graph.output(name, v));
-    let count = graph.outputs().len();
-    let (names, values): (Vec<String>, Vec<Value>) =
-        graph.parameters().map(|(name, value)| (name.to_string(), value)).unzip();
-    for (name, gradient) in names.iter().zip(graph::gradient(&mut graph, written.loss, &values)?) {
-        graph.output(format!("{GRADIENT_OF}{name}"), gradient.ok_or("a gradient is missing")?);
+    // All but the losses of the ten steps.
+    let count = results.len() - asked.0.len();
+    if [count, asked.0.len()] != [expected.len() - 1, gradients.len()] {
+        return Err(format!("{count} results and {} gradients", asked.0.len()).into());
     }
-    if [count, names.len()] != [expected.len() - 1, gradients.len()] {
-        return Err(format!("{count} results and {} gradients", names.len()).into());
-    }
-    let residents = deploy::place(std::slice::from_ref(&graph), target.caps().max_binding_bytes);
-    let plans = target.plans(&[&graph], &residents, None)?;
-    let mut engine = target.engine(&residents.arenas, plans.clone())?;
-    for name in &names {
-        let tensor = case.weights.get(name).or_else(|| case.inputs.get(name)).ok_or("a tensor is missing")?;
-        engine.write(residents.places[name], tensor)?;
-    }
-    let feeds = case.feeds(None);
-    let list: Option<Vec<&Tensor>> = plans[0].feeds.iter().map(|feed| feeds.get(&feed.name)).collect();
-    let results = engine.run(0, &list.ok_or("an input is not fed")?)?;
-    for (read, got) in plans[0].reads.iter().zip(&results) {
-        let Some(name) = read.name.strip_prefix(GRADIENT_OF) else {
-            compare(&read.name, got, &expected[&read.name], FORWARD, 0.0)?;
+    for (name, got) in &results {
+        let Some(parameter) = name.strip_prefix(GRADIENT_OF) else {
+            compare(name, got, &expected[name], FORWARD, 0.0)?;
             continue;
         };
-        compare(&read.name, got, &gradients[name], GRADIENT.0, GRADIENT.1)?;
-        let cosine = cosine(got, &gradients[name]);
+        compare(name, got, &gradients[parameter], GRADIENT.0, GRADIENT.1)?;
+        let cosine = cosine(got, &gradients[parameter]);
         if cosine < COSINE {
             return Err(format!("{name}: the cosine is {cosine}").into());
         }
     }
     Ok(())
+}
+
+/// A trainer as all cases have it, over these weights.
+fn adamw(
+    target: &Target,
+    parameters: Vec<ParameterSpec>,
+    build: &BuildLoss,
+    weights: &Tensors,
+) -> Result<Trainer, Failed> {
+    let rule = Rule::Adamw { betas: [0.9, 0.999], eps: 1e-8 };
+    let decay = Decay { weight_decay: 0.01, decoupled: true, no_decay: vec![] };
+    let weight = |spec: ParameterSpec| Weight { name: spec.name, shape: spec.shape, decays: true };
+    let list: Vec<Weight> = parameters.into_iter().map(weight).collect();
+    let mut trainer = Trainer::new(target, &list, build, Settings::new(Optimizer { rule, decay }))?;
+    trainer.set_weights(|name, _| Ok(weights[name].clone()))?;
+    Ok(trainer)
+}
+
+/// Ten steps: losses, and parameters at the end.
+fn compare_steps(
+    mut trainer: Trainer,
+    case: &Json,
+    folder: &Path,
+    after: &Tensors,
+    feeds: impl Fn(usize) -> Result<Feeds, Failed>,
+) -> Result<(), Failed> {
+    let rate = case["optimizer"]["lr"].as_f64().ok_or("no learning rate")?;
+    let mut losses = vec![];
+    for step in 0..10 {
+        trainer.submit(vec![feeds(step)?], rate)?;
+        losses.push(trainer.collect(true)?.ok_or("the step was lost")?.loss as f32);
+    }
+    let expected = golden::tensors(&folder.join("expected.safetensors"), "train_loss")?;
+    compare("train_loss", &Tensor::f32([10], losses), &expected[""], FORWARD, 0.0)?;
+    trainer.weights()?.iter().try_for_each(|(name, got)| {
+        let known = after.get(name).ok_or_else(|| format!("{name} is not known"))?;
+        compare(name, got, known, PARAMETER, 0.0)
+    })
 }
 
 fn compare(name: &str, got: &Tensor, expected: &Tensor, absolute: f64, share: f64) -> Result<(), Failed> {

@@ -29,6 +29,13 @@ fn main() {
         let absent = folder.is_none() && std::env::var_os("KILN_REQUIRE_GOLDEN").is_none();
         let trial = Trial::test(name, move || shakespeare(folder.as_deref(), device, steps));
         trials.push(trial.with_ignored_flag(absent || (missing && !require_gpu)));
+        for family in ["lstm", "gru"] {
+            let steps = if device == "cpu" { 6 } else { 12 };
+            let folder = golden();
+            let name = format!("{family}-shakespeare-char, {steps} steps, {device}");
+            let trial = Trial::test(name, move || recurrent(folder.as_deref(), family, device, steps));
+            trials.push(trial.with_ignored_flag(absent || (missing && !require_gpu)));
+        }
     }
     let folder = golden();
     let absent = folder.is_none() && std::env::var_os("KILN_REQUIRE_GOLDEN").is_none();
@@ -82,6 +89,33 @@ fn shakespeare(golden: Option<&Path>, device: &str, steps: usize) -> Result<(), 
         &expected["grad_norm"],
         |step| if step < 100 { 1e-4 } else { 1e-3 },
     )
+}
+
+/// A recurrent language model; the folder has its weights alone.
+fn recurrent(golden: Option<&Path>, family: &str, device: &str, steps: usize) -> Result<(), Failed> {
+    let golden = golden.ok_or("KILN_REQUIRE_GOLDEN is set, but the golden folder is absent")?;
+    let folder = golden.join(format!("train/{family}-shakespeare-char"));
+    let init = tempfile::tempdir()?;
+    std::fs::copy(folder.join("init/model.safetensors"), init.path().join("model.safetensors"))?;
+    let config = serde_json::json!({
+        "model_type": family, "vocab_size": 65, "embedding_dim": 64, "hidden_size": 128, "num_layers": 2,
+        "max_position_embeddings": 64,
+    });
+    std::fs::write(init.path().join("config.json"), config.to_string())?;
+    let steps_set = format!("train.steps={steps}");
+    let sets = [
+        "train.batch=12",
+        "train.context=64",
+        "train.learning_rate.peak=3e-3",
+        "train.learning_rate.floor=3e-4",
+        "train.learning_rate.warmup=50",
+        "train.learning_rate.until=1000",
+        &steps_set,
+    ];
+    let text = golden.join("../data/tinyshakespeare.txt");
+    let run = replay(init.path(), &text, &folder.join("batches.safetensors"), device, &sets)?;
+    let expected = numbers(&folder.join("curve.json"))?;
+    compare(&run, &expected["train_loss"], &expected["grad_norm"], |_| 1e-4)
 }
 
 /// The trained model under 3 bits loses what was measured elsewhere; trained on with quantisation, it wins back half at least.

@@ -21,6 +21,8 @@ mod prune;
 #[path = "training/recover.rs"]
 #[cfg(feature = "gpu")]
 mod recover;
+#[path = "training/recurrent.rs"]
+mod recurrent;
 #[path = "training/second.rs"]
 mod second;
 

@@ -4,9 +4,11 @@
 // group_per_row: one workgroup for each row; lanes share the units of a step and meet after it.
 //
 // The state lies in `saved`, each step writes that of the next one. Matrices come turned: [R, G H], and [H, R] of a projection.
-// Rows past the batch are computed as the last one and not stored, so that control flow stays the same in all lanes.
+// A dispatch walks the steps from `begin` to `end`, all of them where the driver allows. Rows past the batch are computed as the last one and not stored, so that control flow stays the same in all lanes.
 
-struct Params { batch: u32, time: u32, units: u32, states: u32, inputs: u32, whole: u32, saved_row: u32 }
+struct Params {
+    batch: u32, time: u32, units: u32, states: u32, inputs: u32, whole: u32, saved_row: u32, begin: u32, end: u32,
+}
 
 alias Elem = f32;
 // 0 tanh, 1 relu, 2 lstm, 3 gru
@@ -95,27 +97,28 @@ fn gru(step: Step, u: u32, g: Gates) {
 
 // All steps of a row, of whose units this invocation has every `stride`th.
 fn walk(row: u32, first: u32, stride: u32, stores: bool) {
-    let length = length_of(row);
     let states_at = params.saved_row - params.states;
-    let begin = (row * params.time + time_of(0u)) * params.saved_row;
-    for (var k = first; k < params.states; k += stride) {
-        let value = initial_at(row * params.whole + k);
-        if stores { saved[begin + states_at + k] = value; }
-    }
-    if CELL == 2u {
-        for (var u = first; u < params.units; u += stride) {
-            let value = initial_at(row * params.whole + params.states + u);
-            if stores { saved[begin + 4u * params.units + u] = value; }
+    if params.begin == 0u {
+        let to = (row * params.time + time_of(0u)) * params.saved_row;
+        for (var k = first; k < params.states; k += stride) {
+            let value = initial_at(row * params.whole + k);
+            if stores { saved[to + states_at + k] = value; }
         }
+        if CELL == 2u {
+            for (var u = first; u < params.units; u += stride) {
+                let value = initial_at(row * params.whole + params.states + u);
+                if stores { saved[to + 4u * params.units + u] = value; }
+            }
+        }
+        #paste SYNC
     }
-    #paste SYNC
-    for (var number = 0u; number < params.time; number++) {
+    for (var number = params.begin; number < params.end; number++) {
         let at = row * params.time + time_of(number);
         let is_last = number + 1u == params.time;
         let next = row * params.time + time_of(select(number + 1u, number, is_last));
         let step = Step(
             at * params.saved_row, next * params.saved_row, at * params.inputs, at * params.states,
-            row * params.whole, is_last, time_of(number) < length, stores,
+            row * params.whole, is_last, is_live(row, time_of(number)), stores,
         );
         for (var u = first; u < params.units; u += stride) {
             let g = from_state(step.base + states_at, params.states, u, params.inputs, params.units);

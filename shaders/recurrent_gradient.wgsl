@@ -5,6 +5,7 @@
 
 struct Params {
     batch: u32, time: u32, units: u32, states: u32, inputs: u32, whole: u32, saved_row: u32, dx_row: u32,
+    begin: u32, end: u32,
 }
 
 alias Elem = f32;
@@ -86,22 +87,23 @@ fn gru(step: Step, u: u32, up: V) {
 }
 
 fn walk(row: u32, first: u32, stride: u32, stores: bool) {
-    let length = length_of(row);
     let mine = row * params.whole;
-    for (var k = first; k < params.states; k += stride) {
-        if stores { now[mine + k] = up_last_at(mine + k); }
-    }
-    if CELL == 2u {
-        for (var u = first; u < params.units; u += stride) {
-            let at = mine + params.states + u;
-            if stores { now[at] = up_last_at(at); }
+    if params.begin == 0u {
+        for (var k = first; k < params.states; k += stride) {
+            if stores { now[mine + k] = up_last_at(mine + k); }
+        }
+        if CELL == 2u {
+            for (var u = first; u < params.units; u += stride) {
+                let at = mine + params.states + u;
+                if stores { now[at] = up_last_at(at); }
+            }
         }
     }
-    for (var number = 0u; number < params.time; number++) {
+    for (var number = params.begin; number < params.end; number++) {
         let t = select(params.time - 1u - number, number, REVERSE == 1u);
         let at = row * params.time + t;
         let step = Step(
-            at * params.saved_row, at * params.dx_row, at * params.inputs, mine, t < length, stores,
+            at * params.saved_row, at * params.dx_row, at * params.inputs, mine, is_live(row, t), stores,
         );
         let up = at * params.states;
         let tail = params.inputs;

@@ -1,5 +1,8 @@
 //! A model that reads a text once: keys and values of what it has read stay in caches, and each further token costs one pass.
 //!
+//! Of a recurrent model the state after all of it stays instead, from which no token can be taken back: a text that does not begin
+//! with the one before is read from its start.
+//!
 //! Two plans share weights and caches: one reads [`CHUNK`] tokens at a time, one a single token. Tokens that a text shares with
 //! the one read before, from the first on, are not read again.
 
@@ -60,6 +63,8 @@ pub(super) struct Reader {
     works: Vec<Work>,
     /// Tokens whose keys and values the caches hold.
     held: Vec<u32>,
+    /// What is held is a sum of all that was read.
+    sums_up: bool,
     pub capacity: usize,
     pub pace: Pace,
 }
@@ -86,7 +91,8 @@ impl Reader {
         let names = |plan: &Plan| plan.feeds.iter().map(|f| f.name.clone()).collect();
         let works = plans.iter().zip(&counts).map(|(plan, &tokens)| work_of(plan, tokens)).collect();
         let named = plans.iter().map(names).zip(counts).collect();
-        Ok(Reader { engine, plans: named, works, held: vec![], capacity, pace: Pace::default() })
+        let (held, sums_up) = (vec![], family.interface().sums_up);
+        Ok(Reader { engine, plans: named, works, held, sums_up, capacity, pace: Pace::default() })
     }
 
     /// Bytes of device memory held.
@@ -103,8 +109,10 @@ impl Reader {
     pub fn scores(&mut self, text: &[u32]) -> Result<Vec<f32>> {
         let start = Instant::now();
         let shared = self.held.iter().zip(text).take_while(|(held, token)| held == token).count();
-        let known = shared.min(text.len() - 1);
-        // Should a pass fail, the rows behind are nobody's.
+        let known = match self.sums_up && (shared < self.held.len() || shared == text.len()) {
+            true => 0,
+            false => shared.min(text.len() - 1),
+        };
         self.held.truncate(known);
         let mut scores = vec![];
         while self.held.len() < text.len() {
@@ -136,12 +144,16 @@ impl Reader {
             "tokens" => Tensor::u32([1, *count], tokens.clone()),
             "positions" => Tensor::u32([1, *count], Vec::clone(&positions)),
             "position" => Tensor::u32([1], vec![first as u32]),
+            "live" => Tensor::u32([1], vec![live as u32]),
             _ => Tensor::u32([1], vec![live as u32 - 1]),
         };
         let feeds: Vec<Tensor> = names.iter().map(feed).collect();
+        // Should the pass fail, nobody knows what it left.
+        let mut held = std::mem::take(&mut self.held);
         let results =
             self.engine.run(number, &feeds.iter().collect::<Vec<_>>()).map_err(train::Error::from)?;
-        self.held.extend(&text[first..first + live]);
+        held.extend(&text[first..first + live]);
+        self.held = held;
         Ok(results[0].real::<f32>().to_vec())
     }
 }

@@ -186,8 +186,11 @@ impl<'a> Tuner<'a> {
         variants: &[Variant],
         sound: &[usize],
     ) -> Option<usize> {
-        let feeds: Vec<_> =
-            inputs.iter().enumerate().map(|(i, kind)| (random_of(i, kind), kind.clone())).collect();
+        let random = |(i, kind): (usize, &Type)| {
+            let bound = node.op.trial_bound(i, inputs);
+            (random_of(i, kind, bound), kind.clone())
+        };
+        let feeds: Vec<_> = inputs.iter().enumerate().map(random).collect();
         let make = |i: usize| {
             Bench::new(self.gpu, self.pipelines, &variants[i], &feeds, outputs, node.op.in_place())
         };
@@ -251,9 +254,9 @@ fn reference(node: &Node, feeds: &[(Tensor, Type)], outputs: &[Type]) -> Vec<Ten
     results
 }
 
-/// Floats around zero and bytes, drawn from a fixed stream of each input; other types are zero, which is a valid index
+/// Floats around zero up to `bound` and bytes, drawn from a fixed stream of each input; other types are zero, which is a valid index
 /// everywhere.
-fn random_of(input: usize, kind: &Type) -> Tensor {
+fn random_of(input: usize, kind: &Type, bound: f32) -> Tensor {
     let mut stream = Stream::new(&[0x7475_6e65, input as u32]);
     if kind.dtype == DType::I8 {
         let codes = (0..kind.shape.count()).map(|_| stream.below(256) as u8 as i8).collect();
@@ -262,7 +265,8 @@ fn random_of(input: usize, kind: &Type) -> Tensor {
     if !kind.dtype.is_float() {
         return Tensor::zeros(kind);
     }
-    let values = (0..kind.shape.count()).map(|_| stream.below(1 << 16) as f32 / 32768.0 - 1.0).collect();
+    let values =
+        (0..kind.shape.count()).map(|_| (stream.below(1 << 16) as f32 / 32768.0 - 1.0) * bound).collect();
     Tensor::f32(kind.shape.clone(), values)
 }
 

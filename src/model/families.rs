@@ -2,8 +2,10 @@
 
 use super::llama::{Dialect, Llama, gated_width};
 use super::{
-    Activation, Archive, Bart, Bert, Config, Encoder, Error, Family, Gpt2, GptNeoX, Positions, Result, T5,
+    Activation, Archive, Bart, Bert, Config, Encoder, Error, Family, Gpt2, GptNeoX, Positions,
+    RecurrentModel, RecurrentTranslator, Result, T5,
 };
+use crate::ops::recurrent::Cell;
 use serde_json::{Map, Value as Json};
 use std::path::Path;
 
@@ -85,18 +87,32 @@ pub struct Usual {
     pub bias: bool,
     /// The output head shares the embedding's weights.
     pub tie: bool,
-    /// Width inside the feed-forward part, by the width of the stream.
+    /// Width inside the feed-forward part, or units of a recurrent layer, by the width of the stream.
     pub hidden: fn(usize) -> usize,
+    /// It has attention, and so heads.
+    pub attends: bool,
 }
 
 /// As in GPT-2.
-const GPT2: Usual =
-    Usual { activation: "gelu", norm_epsilon: 1e-5, bias: true, tie: true, hidden: |width| 4 * width };
+const GPT2: Usual = Usual {
+    activation: "gelu",
+    norm_epsilon: 1e-5,
+    bias: true,
+    tie: true,
+    hidden: |width| 4 * width,
+    attends: true,
+};
 /// As in GPT-NeoX-20B.
 const NEOX: Usual = Usual { tie: false, ..GPT2 };
 /// As in Llama 2.
-const LLAMA: Usual =
-    Usual { activation: "silu", norm_epsilon: 1e-5, bias: false, tie: false, hidden: gated_width };
+const LLAMA: Usual = Usual {
+    activation: "silu",
+    norm_epsilon: 1e-5,
+    bias: false,
+    tie: false,
+    hidden: gated_width,
+    attends: true,
+};
 /// As in Qwen2.
 const QWEN: Usual = Usual { norm_epsilon: 1e-6, ..LLAMA };
 
@@ -111,6 +127,10 @@ const T5_1: Usual = Usual { activation: "gelu_new", norm_epsilon: 1e-6, bias: fa
 const BART: Usual = Usual { activation: "gelu", ..GPT2 };
 /// As in the first Transformer.
 const MARIAN: Usual = Usual { activation: "relu", ..BART };
+
+/// As in PyTorch's example of a language model.
+const RECURRENT: Usual =
+    Usual { activation: "tanh", bias: true, tie: false, hidden: |width| width, attends: false, ..GPT2 };
 
 /// A family: its `model_type`, the architectures of it that are supported, and how it is made.
 struct Entry {
@@ -220,6 +240,34 @@ const FAMILIES: &[Entry] = &[
         usual: MARIAN,
         read: |config| Ok(Box::new(Bart::from_config(Positions::Sinusoidal, config)?)),
         build: |design| Ok(Box::new(Bart::from_design(Positions::Sinusoidal, design)?)),
+    },
+    Entry {
+        name: "lstm",
+        architectures: &["LstmForCausalLM"],
+        usual: RECURRENT,
+        read: |config| Ok(Box::new(RecurrentModel::from_config(Cell::Lstm, config)?)),
+        build: |design| Ok(Box::new(RecurrentModel::from_design(Cell::Lstm, design)?)),
+    },
+    Entry {
+        name: "gru",
+        architectures: &["GruForCausalLM"],
+        usual: RECURRENT,
+        read: |config| Ok(Box::new(RecurrentModel::from_config(Cell::Gru, config)?)),
+        build: |design| Ok(Box::new(RecurrentModel::from_design(Cell::Gru, design)?)),
+    },
+    Entry {
+        name: "rnn",
+        architectures: &["RnnForCausalLM"],
+        usual: RECURRENT,
+        read: |config| Ok(Box::new(RecurrentModel::from_config(Cell::Tanh, config)?)),
+        build: |design| Ok(Box::new(RecurrentModel::from_design(Cell::Tanh, design)?)),
+    },
+    Entry {
+        name: "seq2seq",
+        architectures: &["RecurrentForConditionalGeneration"],
+        usual: RECURRENT,
+        read: |config| Ok(Box::new(RecurrentTranslator::from_config(config)?)),
+        build: |design| Ok(Box::new(RecurrentTranslator::from_design(design)?)),
     },
 ];
 

@@ -47,7 +47,7 @@ pub use llama::{Dialect, Llama};
 pub use mlp::Mlp;
 pub use quantized::{Convention, Quantized, Stored, turn};
 pub use reading::{Forward, Interface, Labels, Reading, Task};
-pub use recurrent::{RecurrentStack, Run};
+pub use recurrent::{RecurrentModel, RecurrentStack, RecurrentTranslator, Run};
 pub use resize::{Sizes, resized};
 pub use rope::{Rope, Scaling};
 pub use t5::T5;
@@ -151,7 +151,9 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// - in [`Mode::Continue`] `position: U32 [1]` of the first token, `positions: U32 [B, T]` of each, and where T is not one
     ///   `scored: U32 [B]`, the rows of [N, C] of which scores are wanted. There it declares caches as states, F32
     ///   [B, capacity, heads, D]: rows before `position` are read, T rows from there on are written. Of an encoder-decoder all this
-    ///   concerns the second sequence; of the first one `mask` alone is an input, and the rest is what [`Family::remember`] left.
+    ///   concerns the second sequence; of the first one `mask` alone is an input, and the rest is what [`Family::remember`] left. A recurrent
+    ///   model keeps states F32 [B, S] in place of caches, counts them as zero at position 0, and reads where T is not one `live:
+    ///   U32 [B]`, how many of the tokens are no filling.
     fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward>;
 
     /// The same for whole sequences of one kind.

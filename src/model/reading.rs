@@ -136,6 +136,8 @@ pub struct Interface {
     pub packs: bool,
     /// The token before the first one of a second sequence, and the one that fills it up.
     pub start: Option<[u32; 2]>,
+    /// What it has read of a text stands in a sum from which no token can be taken back: a state, and not caches.
+    pub sums_up: bool,
 }
 
 impl Interface {
@@ -149,7 +151,15 @@ impl Interface {
 
     /// A model that reads tokens alone.
     pub const fn of(task: Task) -> Interface {
-        Interface { task, kinds: 1, silent: None, counted_from: None, packs: false, start: None }
+        Interface {
+            task,
+            kinds: 1,
+            silent: None,
+            counted_from: None,
+            packs: false,
+            start: None,
+            sums_up: false,
+        }
     }
 }
 

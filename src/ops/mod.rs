@@ -186,6 +186,11 @@ pub trait Operator: Debug + Send + Sync {
         false
     }
 
+    /// Largest magnitude of an input's elements in trials on random numbers: one, unless rounding errors would grow from step to step.
+    fn trial_bound(&self, _input: usize, _inputs: &[Type]) -> f32 {
+        1.0
+    }
+
     /// For operators that only rename: output 0 has the very elements of input 0, and no kernel runs.
     fn is_view(&self) -> bool {
         false

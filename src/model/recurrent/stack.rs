@@ -37,12 +37,13 @@ pub struct Run<'a> {
     /// States before the first step [B, S], one for each layer and direction: forward and reverse of the first, and so on. Zero
     /// where there are none.
     pub initial: &'a [Value],
-    /// Steps of each row U32 \[B\], where they differ.
-    pub lengths: Option<Value>,
+    /// How many steps of each row count, U32 \[B\], or which, U32 [B, T]; all where absent.
+    pub steps: Option<Value>,
     /// What is done between layers, such as dropout.
     pub between: &'a mut dyn FnMut(&mut Graph, Value) -> Result<Value>,
-    /// The position U32 \[1\] of the first step, where a text is read piece by piece: states are kept under `scope.0` and so on.
-    pub carried: Option<(&'a str, Value)>,
+    /// Where a text is read piece by piece: states are kept under `scope.0` and so on, and begin with zero where the position
+    /// U32 \[1\] of the first step is zero, if it is given.
+    pub carried: Option<(&'a str, Option<Value>)>,
 }
 
 impl RecurrentStack {
@@ -128,7 +129,7 @@ impl RecurrentStack {
                 bias: kept_apart,
                 projection: find("weight_hr"),
                 initial: run.initial.get(at).copied(),
-                lengths: run.lengths,
+                steps: run.steps,
             };
             match run.carried {
                 Some((scope, position)) => {

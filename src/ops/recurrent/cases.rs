@@ -12,7 +12,7 @@ pub fn cases() -> Cases {
     let mut cases = Cases::new("recurrent");
     for cell in [Cell::Tanh, Cell::Relu, Cell::Lstm, Cell::Gru] {
         let plain = Recurrent::new(cell);
-        let lengths = Recurrent { lengths: true, ..plain };
+        let lengths = Recurrent { steps: true, ..plain };
         let gru = cell == Cell::Gru;
         for (label, op, sizes) in [
             ("one element", plain, [1, 1, 1]),
@@ -21,31 +21,44 @@ pub fn cases() -> Cases {
             ("by fours, past the lanes", Recurrent { bias: gru, ..plain }, [9, 4, 12]),
             ("rows of their own lengths", lengths, [4, 5, 4]),
             ("their own lengths, in reverse", Recurrent { reverse: true, bias: gru, ..lengths }, [4, 5, 3]),
+            ("some steps left out", lengths, [3, 6, 6]),
             ("more units than lanes", plain, [2, 2, 67]),
         ] {
             // It differs from tanh in one line.
-            if cell == Cell::Relu && op.lengths {
+            if cell == Cell::Relu && op.steps {
                 continue;
             }
             add(&mut cases, label, op, (sizes, None));
         }
-        let carried = Recurrent { carried: true, bias: gru, ..plain };
+        let carried = Recurrent { carried: true, position: true, bias: gru, ..plain };
         add(&mut cases, "carried on", carried, ([1, 1, 8], None));
-        add(&mut cases, "carried on, of a length", Recurrent { lengths: true, ..carried }, ([1, 6, 5], None));
+        add(
+            &mut cases,
+            "carried on from what is there",
+            Recurrent { position: false, ..carried },
+            ([2, 1, 3], None),
+        );
+        add(&mut cases, "carried on, of a length", Recurrent { steps: true, ..carried }, ([1, 6, 5], None));
     }
     let projecting = Recurrent { projection: true, ..Recurrent::new(Cell::Lstm) };
     for (label, op, sizes) in [
         ("projected", projecting, ([3, 4, 7], Some(3))),
         ("projected by fours", projecting, ([2, 3, 8], Some(4))),
-        ("projected, carried on", Recurrent { carried: true, ..projecting }, ([1, 2, 8], Some(4))),
+        (
+            "projected, carried on",
+            Recurrent { carried: true, position: true, ..projecting },
+            ([1, 2, 8], Some(4)),
+        ),
         (
             "projected, lengths, in reverse",
-            Recurrent { lengths: true, reverse: true, ..projecting },
+            Recurrent { steps: true, reverse: true, ..projecting },
             ([3, 4, 5], Some(2)),
         ),
     ] {
         add(&mut cases, label, op, sizes);
     }
+    // More iterations of loops than lavapipe does in one dispatch.
+    add(&mut cases, "a long text", Recurrent::new(Cell::Tanh), ([1, 250, 64], None));
     cases
 }
 
@@ -59,8 +72,11 @@ fn add(cases: &mut Cases, label: &str, op: Recurrent, ([batch, time, hidden], pr
     let bound = 1.0 / (hidden as f64).sqrt();
     let weight = cases.uniform([inputs, state], -bound, bound);
     let projection = projected.map(|state| cases.uniform([state, hidden], -bound, bound));
-    let lengths = op.lengths.then(|| {
-        // Whole, empty, and what is between.
+    let steps = op.steps.then(|| {
+        // Whole, empty, and what is between; of one size as marks with gaps in place of lengths.
+        if hidden == 6 {
+            return cases.indices([batch, time], 2);
+        }
         let lengths = (0..batch).map(|row| [time, 0, 2, time - 1][row % 4] as u32);
         Tensor::u32([batch], lengths.collect())
     });
@@ -68,13 +84,16 @@ fn add(cases: &mut Cases, label: &str, op: Recurrent, ([batch, time, hidden], pr
     given.extend(op.bias.then(|| cases.normal([inputs])));
     given.extend(projection.clone());
     given.push(cases.normal([batch, extent.whole]));
-    given.extend(lengths.clone());
+    given.extend(steps.clone());
     // Where several rows are read, the text has begun before; a single step is its first.
-    given.extend(op.carried.then(|| Tensor::u32([1], vec![u32::from(time > 1)])));
+    given.extend(op.position.then(|| Tensor::u32([1], vec![u32::from(time > 1)])));
     let sums = time * inputs.max(state);
     let case = cases.add(label.clone(), op, given).sums(sums);
-    if op.carried {
+    if op.carried || time > 100 {
+        // A long one differs in nothing but its dispatches.
         case.no_gradient();
+    }
+    if op.carried {
         return;
     }
     let parts = [[true, true], [true, false], [false, true]];
@@ -83,7 +102,7 @@ fn add(cases: &mut Cases, label: &str, op: Recurrent, ([batch, time, hidden], pr
         let saved = cases.uniform([batch, time, extent.saved], 0.0, 1.0).to_precision(DType::F32);
         let mut given = vec![weight.clone(), saved];
         given.extend(projection.clone());
-        given.extend(lengths.clone());
+        given.extend(steps.clone());
         given.extend(from[0].then(|| cases.normal([batch, time, state])));
         given.extend(from[1].then(|| cases.normal([batch, extent.whole])));
         let name = format!("gradient {label} from {from:?}");
@@ -119,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_row_that_has_ended_holds_its_state_and_gives_zeros() {
-        let op = Recurrent { lengths: true, ..Recurrent::new(Cell::Relu) };
+        let op = Recurrent { steps: true, ..Recurrent::new(Cell::Relu) };
         let inputs = [
             Tensor::f32([2, 2, 1], vec![1.0, 1.0, 1.0, 1.0]),
             Tensor::f32([1, 1], vec![1.0]),

@@ -1,89 +1,35 @@
 //! Recurrent layers on the host as an engine runs them: rows of the batch over threads, each thread with its rows through all of time.
 //!
-//! Weights are packed once in panels of columns, so that the product of a step reads them in order; a row's sums have one order
-//! however many rows a thread has.
+//! Weights are packed once for all steps; a row's sums have one order however many rows a thread has.
 
 use super::{Cell, Extent, Recurrent, RecurrentGradient};
 use crate::ops::fast::math::{exp, tanh};
+use crate::ops::fast::product::{Matrix, Panels};
 use crate::ops::fast::widest;
 use crate::tensor::{View, ViewMut};
 use rayon::prelude::*;
 
-/// Columns of a panel: two of the widest vectors.
-const WIDE: usize = 32;
-/// Rows whose sums stay in registers together.
-const TALL: usize = 6;
 /// Multiply-adds below which a layer stays on its thread.
 const FEW: usize = 1 << 15;
 
-/// A matrix [k, n] in panels of columns: for each panel and each k the elements of its columns, zeros past the last.
-struct Panels {
-    steps: usize,
-    columns: usize,
-    elements: Vec<f32>,
+/// A matrix [k, n], packed once for the products of all steps.
+struct Packed {
+    panels: Panels,
+    sizes: [usize; 2],
 }
 
-impl Panels {
-    /// Element (k, n) lies at `k * row + n * column`.
-    fn pack(data: &[f32], [steps, columns]: [usize; 2], [row, column]: [usize; 2]) -> Panels {
-        let mut elements = vec![0.0; columns.div_ceil(WIDE) * WIDE * steps];
-        elements.par_chunks_mut((WIDE * steps).max(1)).enumerate().for_each(|(panel, to)| {
-            let first = panel * WIDE;
-            let live = WIDE.min(columns - first);
-            for c in 0..live {
-                let from = data[(first + c) * column..].iter().step_by(row);
-                to[c..].iter_mut().step_by(WIDE).zip(from).for_each(|(to, &from)| *to = from);
-            }
-        });
-        Panels { steps, columns, elements }
+impl Packed {
+    fn of(matrix: Matrix, sizes: [usize; 2]) -> Packed {
+        let mut panels = Panels::default();
+        panels.pack(matrix, sizes);
+        Packed { panels, sizes }
     }
 
-    /// `y = x M` for rows of x [rows, k] that follow each other; those of y are `stride` apart.
-    fn times(&self, x: &[f32], y: &mut [f32], stride: usize) {
-        products(x, self.steps, &self.elements, self.columns, y, stride);
-    }
-}
-
-widest! {
-    fn products(x: &[f32], steps: usize, panels: &[f32], columns: usize, y: &mut [f32], stride: usize) {
-        for (x, y) in x.chunks(TALL * steps).zip(y.chunks_mut(TALL * stride)) {
-            match x.len() / steps {
-                1 => tile::<1>(x, steps, panels, columns, y, stride),
-                2 => tile::<2>(x, steps, panels, columns, y, stride),
-                3 => tile::<3>(x, steps, panels, columns, y, stride),
-                4 => tile::<4>(x, steps, panels, columns, y, stride),
-                5 => tile::<5>(x, steps, panels, columns, y, stride),
-                _ => tile::<TALL>(x, steps, panels, columns, y, stride),
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn tile<const ROWS: usize>(
-    x: &[f32],
-    steps: usize,
-    panels: &[f32],
-    columns: usize,
-    y: &mut [f32],
-    stride: usize,
-) {
-    for (number, panel) in panels.chunks_exact(steps * WIDE).enumerate() {
-        let mut sums = [[0.0f32; WIDE]; ROWS];
-        let (steps_of, _) = panel.as_chunks::<WIDE>();
-        for (k, right) in steps_of.iter().enumerate() {
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let left = x[row * steps + k];
-                for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = left.mul_add(*right, *sum);
-                }
-            }
-        }
-        let first = number * WIDE;
-        let live = WIDE.min(columns - first);
-        for (row, sums) in sums.iter().enumerate() {
-            y[row * stride + first..][..live].copy_from_slice(&sums[..live]);
-        }
+    /// `y = x M` for rows of x that follow each other.
+    fn times(&self, x: &[f32], y: &mut [f32]) {
+        let [steps, columns] = self.sizes;
+        let rows = x.len() / steps;
+        self.panels.product([rows, columns], 0..steps, Matrix::new(x, steps), y, columns, false);
     }
 }
 
@@ -100,6 +46,14 @@ fn rows_of_piece(extent: &Extent) -> usize {
     extent.batch.div_ceil(rayon::current_num_threads())
 }
 
+/// Whether a step of a row counts.
+fn is_live(steps: &Option<View>, row: usize, t: usize) -> bool {
+    steps.is_none_or(|steps| match steps.shape[..] {
+        [_] => t < steps.as_u32()[row] as usize,
+        _ => steps.as_u32()[row * steps.shape[1] + t] != 0,
+    })
+}
+
 /// Time of step `number` of a walk.
 fn time_of(reverse: bool, time: usize, number: usize) -> usize {
     if reverse { time - 1 - number } else { number }
@@ -108,23 +62,25 @@ fn time_of(reverse: bool, time: usize, number: usize) -> usize {
 pub(super) fn forward(op: &Recurrent, inputs: &[View], outputs: &mut [ViewMut]) {
     let extent = op.extent_of(inputs[0].shape, inputs[1].shape);
     let Extent { time, hidden, state, inputs: width, whole, .. } = extent;
-    let weight = Panels::pack(inputs[1].floats(), [state, width], [1, state]);
-    let projection =
-        op.projection_at().map(|at| Panels::pack(inputs[at].floats(), [hidden, state], [1, hidden]));
+    let weight = Packed::of(Matrix::new(inputs[1].floats(), state).transposed(), [state, width]);
+    let projection = op
+        .projection_at()
+        .map(|at| Packed::of(Matrix::new(inputs[at].floats(), hidden).transposed(), [hidden, state]));
     let walk = Forward {
         op,
         extent,
         weight,
         projection,
         bias: op.bias_at().map(|at| inputs[at].floats()),
-        lengths: op.lengths_at().map(|at| inputs[at].as_u32()),
+        steps: op.steps_at().map(|at| inputs[at]),
     };
     let [y, last, saved] = outputs else { unreachable!("a recurrent layer has three outputs") };
     let (y, last, saved) = (y.floats(), last.floats(), saved.floats());
-    match op.position_at() {
-        None => last.copy_from_slice(inputs[op.initial_at()].floats()),
-        Some(at) if inputs[at].as_u32()[0] == 0 => last.fill(0.0),
-        Some(_) => {}
+    if !op.carried {
+        last.copy_from_slice(inputs[op.initial_at()].floats());
+    }
+    if op.position_at().is_some_and(|at| inputs[at].as_u32()[0] == 0) {
+        last.fill(0.0);
     }
     let each = rows_of_piece(&extent);
     let steps = each * time;
@@ -139,10 +95,10 @@ pub(super) fn forward(op: &Recurrent, inputs: &[View], outputs: &mut [ViewMut]) 
 struct Forward<'a> {
     op: &'a Recurrent,
     extent: Extent,
-    weight: Panels,
-    projection: Option<Panels>,
+    weight: Packed,
+    projection: Option<Packed>,
     bias: Option<&'a [f32]>,
-    lengths: Option<&'a [u32]>,
+    steps: Option<View<'a>>,
 }
 
 impl Forward<'_> {
@@ -158,8 +114,8 @@ impl Forward<'_> {
         let mut projected = vec![0.0; if self.projection.is_some() { rows * state } else { 0 }];
         for number in 0..time {
             let t = time_of(self.op.reverse, time, number);
-            let is_live = |row: usize| self.lengths.is_none_or(|lengths| t < lengths[first + row] as usize);
-            self.weight.times(&h, &mut a, inputs);
+            let is_live = |row: usize| is_live(&self.steps, first + row, t);
+            self.weight.times(&h, &mut a);
             for row in 0..rows {
                 let at = row * time + t;
                 let saved = &mut saved[at * width..][..width];
@@ -185,7 +141,7 @@ impl Forward<'_> {
             }
             let made = match &self.projection {
                 Some(projection) => {
-                    projection.times(&made, &mut projected, state);
+                    projection.times(&made, &mut projected);
                     &projected
                 }
                 None => &made,
@@ -271,13 +227,13 @@ pub(super) fn backward(op: &RecurrentGradient, inputs: &[View], outputs: &mut [V
     let walk = Backward {
         op,
         extent,
-        weight: Panels::pack(inputs[0].floats(), [width, state], [state, 1]),
+        weight: Packed::of(Matrix::new(inputs[0].floats(), state), [width, state]),
         projection: op
             .projection_at()
-            .map(|at| Panels::pack(inputs[at].floats(), [state, hidden], [hidden, 1])),
+            .map(|at| Packed::of(Matrix::new(inputs[at].floats(), hidden), [state, hidden])),
         saved: inputs[1].floats(),
         up,
-        lengths: op.lengths_at().map(|at| inputs[at].as_u32()),
+        steps: op.steps_at().map(|at| inputs[at]),
     };
     let row = outputs[0].shape.last();
     let (own, products) = outputs.split_at_mut(2);
@@ -301,11 +257,11 @@ pub(super) fn backward(op: &RecurrentGradient, inputs: &[View], outputs: &mut [V
 struct Backward<'a> {
     op: &'a RecurrentGradient,
     extent: Extent,
-    weight: Panels,
-    projection: Option<Panels>,
+    weight: Packed,
+    projection: Option<Packed>,
     saved: &'a [f32],
     up: Option<&'a [f32]>,
-    lengths: Option<&'a [u32]>,
+    steps: Option<View<'a>>,
 }
 
 impl Backward<'_> {
@@ -318,7 +274,7 @@ impl Backward<'_> {
         let (mut flows, mut past) = (vec![0.0; rows * inputs], vec![0.0; rows * state]);
         for number in 0..time {
             let t = time_of(!self.op.of.reverse, time, number);
-            let is_live = |row: usize| self.lengths.is_none_or(|lengths| t < lengths[first + row] as usize);
+            let is_live = |row: usize| is_live(&self.steps, first + row, t);
             for row in 0..rows {
                 let total = &mut total[row * state..][..state];
                 total.copy_from_slice(&now[row * whole..][..state]);
@@ -329,7 +285,7 @@ impl Backward<'_> {
             }
             let made = match &self.projection {
                 Some(projection) => {
-                    projection.times(&total, &mut made, hidden);
+                    projection.times(&total, &mut made);
                     &made
                 }
                 None => &total,
@@ -362,7 +318,7 @@ impl Backward<'_> {
                 to[inputs..].copy_from_slice(&total[row * state..][..row_width - inputs]);
             }
             // What flows through the product; rows whose text has not begun yet keep what they have.
-            self.weight.times(&flows, &mut total, state);
+            self.weight.times(&flows, &mut total);
             for row in (0..rows).filter(|&row| is_live(row)) {
                 let now = &mut now[row * whole..][..state];
                 now.copy_from_slice(&total[row * state..][..state]);

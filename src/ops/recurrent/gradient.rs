@@ -1,13 +1,13 @@
 //! The walk back over a recurrent layer.
 
-use super::{Cell, Extent, Recurrent, cost, fast, host, launch};
+use super::{Cell, Extent, Recurrent, bound_of, cost, fast, host, launch};
 use crate::ops::launch::{Caps, Variant};
 use crate::ops::{
     Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_shape, in_precision, rows,
 };
-use crate::tensor::{DType, Tensor, Type, View, ViewMut};
+use crate::tensor::{Tensor, Type, View, ViewMut};
 
-/// What flows back through [`Recurrent`]. Inputs: weight, saved, as the layer has them projection and lengths, and as `from` says
+/// What flows back through [`Recurrent`]. Inputs: weight, saved, as the layer has them projection and steps, and as `from` says
 /// what flows to y [B, T, R] and to the final state [B, S].
 ///
 /// Outputs, all in f32: what flows to x [B, T, G H], with a projection followed in each step by what flows to the state
@@ -25,13 +25,13 @@ impl RecurrentGradient {
         self.of.projection.then_some(2)
     }
 
-    pub(super) fn lengths_at(&self) -> Option<usize> {
-        self.of.lengths.then_some(2 + self.of.projection as usize)
+    pub(super) fn steps_at(&self) -> Option<usize> {
+        self.of.steps.then_some(2 + self.of.projection as usize)
     }
 
     /// Where what flows to y and to the final state stands.
     pub(super) fn flows_at(&self) -> [Option<usize>; 2] {
-        let first = 2 + self.of.projection as usize + self.of.lengths as usize;
+        let first = 2 + self.of.projection as usize + self.of.steps as usize;
         [self.from[0].then_some(first), self.from[1].then_some(first + self.from[0] as usize)]
     }
 
@@ -53,9 +53,9 @@ impl Operator for RecurrentGradient {
 
     fn signature(&self, inputs: &[Type]) -> Result<Vec<Type>> {
         let op = self.name();
-        let Recurrent { projection, lengths, .. } = self.of;
+        let Recurrent { projection, steps, .. } = self.of;
         let expected =
-            2 + [projection, lengths, self.from[0], self.from[1]].map(usize::from).iter().sum::<usize>();
+            2 + [projection, steps, self.from[0], self.from[1]].map(usize::from).iter().sum::<usize>();
         if inputs.len() != expected {
             return Err(Error::InputCount { op, expected, got: inputs.len() });
         }
@@ -70,9 +70,8 @@ impl Operator for RecurrentGradient {
         };
         expect_dtype(op, "saved", saved, rows::statistic(weight, []).dtype)?;
         let Extent { batch, time, state, inputs: width, whole, .. } = self.of.extent(sizes, &weight.shape);
-        if let Some(at) = self.lengths_at() {
-            expect_shape(op, "lengths", &inputs[at], &[batch])?;
-            expect_dtype(op, "lengths", &inputs[at], DType::U32)?;
+        if let Some(at) = self.steps_at() {
+            self.of.check_steps(op, &inputs[at], sizes)?;
         }
         let shapes = [vec![batch, time, state], vec![batch, whole]];
         for ((at, name), shape) in
@@ -109,6 +108,11 @@ impl Operator for RecurrentGradient {
 
     fn is_heavy(&self) -> bool {
         true
+    }
+
+    fn trial_bound(&self, input: usize, inputs: &[Type]) -> f32 {
+        let matrices = [Some(0), self.projection_at()];
+        if matrices.contains(&Some(input)) { bound_of(&inputs[input]) } else { 1.0 }
     }
 
     fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {

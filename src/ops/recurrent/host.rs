@@ -17,6 +17,14 @@ fn dot_down<R: Real>(matrix: &[R], columns: usize, column: usize, x: &[R]) -> R 
     x.iter().enumerate().map(|(i, &x)| x * matrix[i * columns + column]).sum()
 }
 
+/// Whether a step of a row counts.
+fn is_live(steps: Option<&Tensor>, row: usize, t: usize) -> bool {
+    steps.is_none_or(|steps| match steps.shape[..] {
+        [_] => t < steps.as_u32()[row] as usize,
+        _ => steps.as_u32()[row * steps.shape[1] + t] != 0,
+    })
+}
+
 /// Steps of time in the order in which they are walked.
 fn walk(reverse: bool, time: usize) -> Vec<usize> {
     if reverse { (0..time).rev().collect() } else { (0..time).collect() }
@@ -28,12 +36,11 @@ pub(super) fn forward<R: Real>(op: &Recurrent, inputs: &[&Tensor], outputs: &mut
     let (x, weight) = (inputs[0].real::<R>(), inputs[1].real::<R>());
     let bias = op.bias_at().map(|at| inputs[at].real::<R>());
     let projection = op.projection_at().map(|at| inputs[at].real::<R>());
-    let lengths = op.lengths_at().map(|at| inputs[at].as_u32());
+    let steps = op.steps_at().map(|at| inputs[at]);
     let fresh = op.position_at().is_some_and(|at| inputs[at].as_u32()[0] == 0);
     let initial = inputs[op.initial_at()].real::<R>();
     let [y, last, saved] = outputs else { unreachable!("a recurrent layer has three outputs") };
     for row in 0..extent.batch {
-        let length = lengths.map_or(extent.time, |lengths| lengths[row] as usize);
         let mut now = initial[row * extent.whole..][..extent.whole].to_vec();
         if fresh {
             now.fill(R::default());
@@ -53,7 +60,7 @@ pub(super) fn forward<R: Real>(op: &Recurrent, inputs: &[&Tensor], outputs: &mut
             let row_saved = [&kept[..], &read, h].concat();
             saved.real_mut::<R>()[at * extent.saved..][..extent.saved].copy_from_slice(&row_saved);
             let y = &mut y.real_mut::<R>()[at * state..][..state];
-            match t < length {
+            match is_live(steps, row, t) {
                 true => {
                     y.copy_from_slice(&projected);
                     now = [projected, cells].concat();
@@ -99,11 +106,10 @@ pub(super) fn backward<R: Real>(op: &RecurrentGradient, inputs: &[&Tensor], outp
     let (hidden, state) = (extent.hidden, extent.state);
     let (weight, saved) = (inputs[0].real::<R>(), inputs[1].real::<R>());
     let projection = op.projection_at().map(|at| inputs[at].real::<R>());
-    let lengths = op.lengths_at().map(|at| inputs[at].as_u32());
+    let steps = op.steps_at().map(|at| inputs[at]);
     let [up, up_last] = op.flows_at().map(|at| at.map(|at| inputs[at].real::<R>()));
     let width = outputs[0].shape.last();
     for row in 0..extent.batch {
-        let length = lengths.map_or(extent.time, |lengths| lengths[row] as usize);
         let mut now = match up_last {
             Some(up) => up[row * extent.whole..][..extent.whole].to_vec(),
             None => vec![R::default(); extent.whole],
@@ -112,7 +118,7 @@ pub(super) fn backward<R: Real>(op: &RecurrentGradient, inputs: &[&Tensor], outp
             let at = row * extent.time + t;
             let mut flows = [vec![R::default(); extent.inputs], vec![R::default(); extent.inputs]];
             let mut total = vec![R::default(); state];
-            if t < length {
+            if is_live(steps, row, t) {
                 let saved = &saved[at * extent.saved..][..extent.saved];
                 total.iter_mut().enumerate().for_each(|(k, total)| {
                     *total = now[k] + up.map_or(R::default(), |up| up[at * state + k]);

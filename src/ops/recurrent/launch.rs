@@ -2,7 +2,7 @@
 //!
 //! `recurrent_row` gives each row of the batch to one invocation, as a driver on the CPU likes it; `recurrent_group` to one
 //! workgroup, whose lanes share the units and meet after each step. Both keep the state in what is saved for the derivative, so
-//! that no size is too large. Forward, weights are turned first, so that neighbouring lanes read neighbouring elements.
+//! that no size is too large, and time may be cut into several dispatches where a driver stops long loops. Forward, weights are turned first, so that neighbouring lanes read neighbouring elements.
 
 use super::{Cell, Extent, Recurrent, RecurrentGradient};
 use crate::ops::Operator;
@@ -89,11 +89,16 @@ fn widest(extent: &Extent) -> usize {
     if extent.hidden.is_multiple_of(4) && extent.state.is_multiple_of(4) { 4 } else { 1 }
 }
 
-/// Both mappings of rows to a device, the better one first. `give` makes the dispatch over packs of a width.
+/// Iterations of all its loops after which an invocation is ended by lavapipe (65 535), with room for those outside of time.
+const MOST_ITERATIONS: usize = 60_000;
+
+/// Both mappings of rows to a device, the better one first. `iterations` tells how many an invocation takes for a step over packs of
+/// a width in so many lanes; `give` makes the dispatches over these ranges of steps.
 fn variants(
     name: &str,
     extent: &Extent,
     caps: &Caps,
+    iterations: impl Fn(usize, usize) -> usize,
     give: impl Fn(usize, Mapping) -> (Vec<Launch>, Vec<u64>),
 ) -> Vec<Variant> {
     let lanes = (extent.hidden.next_power_of_two() as u32).clamp(32, caps.max_invocations.clamp(32, 256));
@@ -103,22 +108,28 @@ fn variants(
         lanes: ("LANES", lanes),
         sync: "storageBarrier();\nworkgroupBarrier();",
         groups: extent.batch,
+        steps: 0,
     };
     let row = Mapping {
         entry: "lane_per_row",
         lanes: ("ROW_LANES", row_lanes),
         sync: "",
         groups: extent.batch.div_ceil(row_lanes as usize),
+        steps: 0,
     };
-    let one = |suffix: &str, width: usize, mapping: Mapping| {
-        let (launches, scratch) = give(width, mapping);
-        Variant { name: format!("{name}_{suffix}"), launches, scratch }
+    let one = |suffix: &str, width: usize, mapping: Mapping, iterations: usize| {
+        // Elsewhere as well: a dispatch more costs little beside so many iterations, and watchdogs dislike long ones.
+        let steps = (MOST_ITERATIONS / iterations).min(extent.time);
+        (steps > 0).then(|| {
+            let (launches, scratch) = give(width, Mapping { steps, ..mapping });
+            Variant { name: format!("{name}_{suffix}"), launches, scratch }
+        })
     };
-    let mut found = vec![one("group", 1, group), one("row", widest(extent), row)];
-    if caps.is_cpu {
-        found.reverse();
-    }
-    found
+    let width = widest(extent);
+    let group = one("group", 1, group, iterations(1, lanes as usize));
+    let row = one("row", width, row, iterations(width, 1));
+    let both = if caps.is_cpu { [row, group] } else { [group, row] };
+    both.into_iter().flatten().collect()
 }
 
 /// How rows of the batch are shared out.
@@ -128,35 +139,43 @@ struct Mapping {
     /// Where the lanes of a row meet.
     sync: &'static str,
     groups: usize,
+    /// Steps of one dispatch.
+    steps: usize,
 }
 
 impl Mapping {
-    fn launch(&self, kernel: Kernel, bindings: Bindings, extent: &Extent, width: usize) -> Launch {
+    /// One dispatch after the other, each with its steps.
+    fn launches(&self, kernel: Kernel, bindings: Bindings, extent: &Extent, width: usize) -> Vec<Launch> {
         let kernel = kernel
             .entry(self.entry)
             .constant(self.lanes.0, self.lanes.1)
             .paste("SYNC", self.sync)
             .paste("BINDINGS", bindings.text);
-        Launch::new(kernel, bindings.list, self.groups)
+        let walk = Launch::new(kernel, bindings.list, self.groups)
             .param("batch", extent.batch)
             .param("time", extent.time)
             .param("units", extent.hidden / width)
             .param("states", extent.state / width)
             .param("inputs", extent.inputs / width)
             .param("whole", extent.whole / width)
-            .param("saved_row", extent.saved / width)
+            .param("saved_row", extent.saved / width);
+        let part = |begin: usize| {
+            walk.clone().param("begin", begin).param("end", (begin + self.steps).min(extent.time))
+        };
+        (0..extent.time).step_by(self.steps).map(part).collect()
     }
 }
 
-/// `length_of` a row: what the input says, or all of time.
-fn length(bindings: &mut Bindings, at: Option<usize>) {
-    match at {
-        Some(at) => {
-            bindings.add(Bind::Input(at), "lengths", "u32", false);
-            bindings.function("fn length_of(row: u32) -> u32 { return lengths[row]; }");
-        }
-        None => bindings.function("fn length_of(row: u32) -> u32 { return params.time; }"),
-    }
+/// Whether a step of a row counts: as lengths or marks say, or always.
+fn live(bindings: &mut Bindings, steps: Option<(usize, &Type)>) {
+    let Some((at, kind)) = steps else {
+        return bindings.function("fn is_live(row: u32, t: u32) -> bool { return true; }");
+    };
+    bindings.add(Bind::Input(at), "steps", "u32", false);
+    bindings.function(match kind.shape.len() {
+        1 => "fn is_live(row: u32, t: u32) -> bool { return t < steps[row]; }",
+        _ => "fn is_live(row: u32, t: u32) -> bool { return steps[row * params.time + t] != 0u; }",
+    });
 }
 
 /// In place of [`sums`] where there is no such matrix.
@@ -203,26 +222,33 @@ pub(super) fn forward(op: &Recurrent, inputs: &[Type], _outputs: &[Type], caps: 
             }
             false => b.function(&no_sums("projected")),
         }
+        // In place, the initial state lies where the last one will.
+        let initial = if op.carried { "last" } else { "initial" };
+        if !op.carried {
+            b.add(Bind::Input(op.initial_at()), initial, "Pack", false);
+        }
         match op.position_at() {
             Some(at) => {
                 b.add(Bind::Input(at), "position", "u32", false);
-                b.function(
-                    "fn initial_at(i: u32) -> V { return select(V(last[i]), V(), position[0] == 0u); }",
-                );
+                b.function(&format!(
+                    "fn initial_at(i: u32) -> V {{ return select(V({initial}[i]), V(), position[0] == 0u); }}"
+                ));
             }
-            None => {
-                b.add(Bind::Input(op.initial_at()), "initial", "Pack", false);
-                b.function("fn initial_at(i: u32) -> V { return V(initial[i]); }");
-            }
+            None => b.function(&format!("fn initial_at(i: u32) -> V {{ return V({initial}[i]); }}")),
         }
-        length(&mut b, op.lengths_at());
+        live(&mut b, op.steps_at().map(|at| (at, &inputs[at])));
         b.add(Bind::Output(0), "y", "Pack", true);
         b.add(Bind::Output(1), "last", "Pack", true);
         b.add(Bind::Output(2), "saved", "V", true);
-        let walk = mapping.launch(kernel("recurrent", op, width, inputs[0].dtype), b, &extent, width);
-        (before.iter().cloned().chain([walk]).collect(), scratch.clone())
+        let walk = mapping.launches(kernel("recurrent", op, width, inputs[0].dtype), b, &extent, width);
+        (before.iter().cloned().chain(walk).collect(), scratch.clone())
     };
-    variants("recurrent", &extent, caps, give)
+    let iterations = |width: usize, lanes: usize| {
+        let [units, states] = [extent.hidden / width, extent.state / width];
+        let projecting = if op.projection { states.div_ceil(lanes) * (1 + units) } else { 0 };
+        1 + units.div_ceil(lanes) * (1 + states) + projecting
+    };
+    variants("recurrent", &extent, caps, iterations, give)
 }
 
 pub(super) fn backward(
@@ -246,7 +272,7 @@ pub(super) fn backward(
             None => b.function(&no_sums("through_projection")),
         }
         b.add(Bind::Input(1), "saved", "V", false);
-        length(&mut b, op.lengths_at());
+        live(&mut b, op.steps_at().map(|at| (at, &inputs[at])));
         for (at, name) in op.flows_at().into_iter().zip(["up", "up_last"]) {
             match at {
                 Some(at) => {
@@ -265,8 +291,14 @@ pub(super) fn backward(
             b.function("fn set_products(i: u32, value: V) {}");
         }
         let kernel = kernel("recurrent_gradient", &op.of, width, inputs[0].dtype);
-        let walk = mapping.launch(kernel, b, &extent, width).param("dx_row", row / width);
-        (vec![walk], vec![])
+        let walk = mapping.launches(kernel, b, &extent, width).into_iter();
+        (walk.map(|part| part.param("dx_row", row / width)).collect(), vec![])
     };
-    variants("recurrent_gradient", &extent, caps, give)
+    let iterations = |width: usize, lanes: usize| {
+        let [units, states] = [extent.hidden / width, extent.state / width];
+        let [own_units, own_states] = [units, states].map(|count| count.div_ceil(lanes));
+        let projecting = if op.of.projection { own_states + own_units * states } else { 0 };
+        1 + own_units + own_states * (1 + extent.inputs / width) + projecting
+    };
+    variants("recurrent_gradient", &extent, caps, iterations, give)
 }

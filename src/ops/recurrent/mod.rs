@@ -8,8 +8,8 @@
 //! lstm   i, f, o = sigmoid(a_i, a_f, a_o);  g = tanh(a_g);  c = f c + i g;  h = o tanh(c), or projection (o tanh(c))
 //! gru    r, z = sigmoid(a_r, a_z);  n = tanh(x_n + r (weight_n h + bias_n));  h = (1 - z) n + z h
 //! ```
-//! Rows of `weight` stand as PyTorch has them: i f g o, and r z n. A row of a batch may be shorter than the others: past its length
-//! the state holds and the output is zero. Walked in reverse, a row begins at its own end.
+//! Rows of `weight` stand as PyTorch has them: i f g o, and r z n. Steps of a row may be left out, such as those past its
+//! length: there the state holds and the output is zero. Walked in reverse, a row begins so at its own end.
 
 mod cases;
 mod fast;
@@ -57,6 +57,11 @@ impl Cell {
         }
     }
 
+    /// The cell of that name.
+    pub fn named(name: &str) -> Option<Cell> {
+        [Cell::Tanh, Cell::Relu, Cell::Lstm, Cell::Gru].into_iter().find(|cell| cell.name() == name)
+    }
+
     /// Blocks of `hidden` rows that the weights have.
     pub fn gates(self) -> usize {
         match self {
@@ -77,7 +82,8 @@ impl Cell {
 }
 
 /// A layer in one direction. Inputs: x [B, T, G H], weight [G H, R], then as the settings say bias [G H] and projection [R, H], then
-/// initial [B, S], and as the settings say lengths U32 \[B\] and position U32 \[1\].
+/// initial [B, S], and as the settings say steps and position U32 \[1\]. Steps are either lengths of rows U32 \[B\] or marks U32 [B, T],
+/// zero where a step does not count.
 ///
 /// R is H, or what a projection makes of it. A state has S = R numbers, and of an LSTM S = R + H: h and behind it c.
 /// Outputs: y [B, T, R], final [B, S], and for the derivative saved F32 [B, T, ..], through which none flows back.
@@ -91,10 +97,12 @@ pub struct Recurrent {
     pub bias: bool,
     /// The state is a product with what the cell gives; of an LSTM alone.
     pub projection: bool,
-    /// Rows have lengths of their own.
-    pub lengths: bool,
-    /// The final state overwrites the initial one, which counts as zero where `position` is: for texts read piece by piece.
+    /// Not all steps of all rows count.
+    pub steps: bool,
+    /// The final state overwrites the initial one: for texts read piece by piece.
     pub carried: bool,
+    /// The initial state counts as zero where the position is: a text begins.
+    pub position: bool,
 }
 
 /// Sizes of a layer, and where its inputs stand.
@@ -117,8 +125,8 @@ struct Extent {
 impl Recurrent {
     /// A layer of that cell, forward in time, with nothing besides.
     pub fn new(cell: Cell) -> Self {
-        let [reverse, bias, projection, lengths, carried] = [false; 5];
-        Recurrent { cell, reverse, bias, projection, lengths, carried }
+        let [reverse, bias, projection, steps, carried, position] = [false; 6];
+        Recurrent { cell, reverse, bias, projection, steps, carried, position }
     }
 
     fn initial_at(&self) -> usize {
@@ -133,16 +141,16 @@ impl Recurrent {
         self.projection.then_some(2 + self.bias as usize)
     }
 
-    fn lengths_at(&self) -> Option<usize> {
-        self.lengths.then_some(self.initial_at() + 1)
+    fn steps_at(&self) -> Option<usize> {
+        self.steps.then_some(self.initial_at() + 1)
     }
 
     fn position_at(&self) -> Option<usize> {
-        self.carried.then_some(self.initial_at() + 1 + self.lengths as usize)
+        self.position.then_some(self.initial_at() + 1 + self.steps as usize)
     }
 
     fn count_inputs(&self) -> usize {
-        self.initial_at() + 1 + self.lengths as usize + self.carried as usize
+        self.initial_at() + 1 + self.steps as usize + self.position as usize
     }
 
     /// Sizes for a weight [G H, R] over [B, T] steps.
@@ -156,6 +164,15 @@ impl Recurrent {
 
     fn extent_of(&self, x: &Shape, weight: &Shape) -> Extent {
         self.extent([x[0], x[1]], weight)
+    }
+
+    /// Checks lengths or marks of steps.
+    fn check_steps(&self, op: &'static str, steps: &Type, [batch, time]: [usize; 2]) -> Result<()> {
+        expect_dtype(op, "steps", steps, DType::U32)?;
+        match steps.shape[..] {
+            [rows] if rows == batch => Ok(()),
+            _ => expect_shape(op, "steps", steps, &[batch, time]),
+        }
     }
 
     /// Checks weight, bias and projection against the settings.
@@ -193,8 +210,9 @@ impl Operator for Recurrent {
             (self.reverse, ",reverse"),
             (self.bias, ",bias"),
             (self.projection, ",projection"),
-            (self.lengths, ",lengths"),
+            (self.steps, ",steps"),
             (self.carried, ",carried"),
+            (self.position, ",position"),
         ];
         let set: String = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
         format!("cell={}{set}", self.cell.name())
@@ -223,9 +241,8 @@ impl Operator for Recurrent {
         let initial = &inputs[self.initial_at()];
         expect_shape(op, "initial", initial, &[extent.batch, extent.whole])?;
         expect_dtype(op, "initial", initial, x.dtype)?;
-        if let Some(at) = self.lengths_at() {
-            expect_shape(op, "lengths", &inputs[at], &[extent.batch])?;
-            expect_dtype(op, "lengths", &inputs[at], DType::U32)?;
+        if let Some(at) = self.steps_at() {
+            self.check_steps(op, &inputs[at], [extent.batch, extent.time])?;
         }
         if let Some(at) = self.position_at() {
             expect_shape(op, "position", &inputs[at], &[1])?;
@@ -250,7 +267,7 @@ impl Operator for Recurrent {
     /// The walk back gives what flows to x and to the initial state; the weights' gradients are products over all steps at once.
     fn gradient(&self, emit: &mut dyn Emit, site: &Site, up: &[Option<Value>]) -> Result<Vec<Option<Value>>> {
         let op = self.name();
-        if up[2].is_some() || self.carried {
+        if up[2].is_some() || self.carried || self.position {
             let hint = "what is saved, and a state that is carried on, are not for training";
             return Err(Error::NoGradient { op, hint });
         }
@@ -263,7 +280,7 @@ impl Operator for Recurrent {
         let extent = self.extent_of(&kind.shape, &emit.type_of(weight).shape);
         let Extent { batch, time, hidden, state, inputs, saved: width, .. } = extent;
         let back = RecurrentGradient { of: *self, from: [up[0].is_some(), up[1].is_some()] };
-        let beside = [self.projection_at(), self.lengths_at()].into_iter().flatten().map(|at| site.input(at));
+        let beside = [self.projection_at(), self.steps_at()].into_iter().flatten().map(|at| site.input(at));
         let given: Vec<Value> =
             [weight, saved].into_iter().chain(beside).chain(up[..2].iter().flatten().copied()).collect();
         let made = emit.apply(Arc::new(back), &given)?;
@@ -310,9 +327,19 @@ impl Operator for Recurrent {
         true
     }
 
+    fn trial_bound(&self, input: usize, inputs: &[Type]) -> f32 {
+        let matrices = [Some(1), self.projection_at()];
+        if matrices.contains(&Some(input)) { bound_of(&inputs[input]) } else { 1.0 }
+    }
+
     fn cost(&self, inputs: &[Type], outputs: &[Type]) -> Cost {
         cost(inputs, outputs, &self.extent_of(&inputs[0].shape, &inputs[1].shape), self.projection)
     }
+}
+
+/// Weights as PyTorch draws them: larger ones make a layer chaotic, and two right kernels would not agree.
+fn bound_of(matrix: &Type) -> f32 {
+    1.0 / (matrix.shape.last() as f32).sqrt()
 }
 
 /// Two operations for each weight and step, and some tens for each unit.
@@ -336,27 +363,28 @@ pub struct Layer {
     pub projection: Option<Value>,
     /// State before the first step [B, S]; zero where absent.
     pub initial: Option<Value>,
-    /// Steps of each row, U32 \[B\].
-    pub lengths: Option<Value>,
+    /// How many steps of each row count, U32 \[B\], or which, U32 [B, T]; all where absent.
+    pub steps: Option<Value>,
 }
 
 /// Builder of [`Recurrent`].
 pub trait RecurrentEmit {
     /// All outputs y [B, T, R], and the state after the last step [B, S].
     fn recurrent(&mut self, cell: Cell, reverse: bool, layer: &Layer) -> Result<[Value; 2]>;
-    /// The same with a state that is carried on, in place: its first value counts as zero where `position` U32 \[1\] is.
+    /// The same with a state that is carried on, in place; where there is a `position` U32 \[1\] of the first step and it is zero, so
+    /// is the state.
     fn recurrent_carried(
         &mut self,
         cell: Cell,
         layer: &Layer,
         state: Value,
-        position: Value,
+        position: Option<Value>,
     ) -> Result<Value>;
 }
 
 impl<E: Emit + ?Sized> RecurrentEmit for E {
     fn recurrent(&mut self, cell: Cell, reverse: bool, layer: &Layer) -> Result<[Value; 2]> {
-        let op = of_layer(cell, layer, reverse, false);
+        let op = of_layer(cell, layer, reverse);
         let initial = match layer.initial {
             Some(initial) => initial,
             None => {
@@ -379,20 +407,19 @@ impl<E: Emit + ?Sized> RecurrentEmit for E {
         cell: Cell,
         layer: &Layer,
         state: Value,
-        position: Value,
+        position: Option<Value>,
     ) -> Result<Value> {
-        let op = of_layer(cell, layer, false, true);
-        Ok(self.apply(Arc::new(op), &inputs(layer, state, Some(position)))?[0])
+        let op = Recurrent { carried: true, position: position.is_some(), ..of_layer(cell, layer, false) };
+        Ok(self.apply(Arc::new(op), &inputs(layer, state, position))?[0])
     }
 }
 
-fn of_layer(cell: Cell, layer: &Layer, reverse: bool, carried: bool) -> Recurrent {
-    let [bias, projection, lengths] =
-        [layer.bias, layer.projection, layer.lengths].map(|value| value.is_some());
-    Recurrent { cell, reverse, bias, projection, lengths, carried }
+fn of_layer(cell: Cell, layer: &Layer, reverse: bool) -> Recurrent {
+    let [bias, projection, steps] = [layer.bias, layer.projection, layer.steps].map(|value| value.is_some());
+    Recurrent { reverse, bias, projection, steps, ..Recurrent::new(cell) }
 }
 
 fn inputs(layer: &Layer, initial: Value, position: Option<Value>) -> Vec<Value> {
     let own = [layer.x, layer.weight].into_iter().chain(layer.bias).chain(layer.projection);
-    own.chain([initial]).chain(layer.lengths).chain(position).collect()
+    own.chain([initial]).chain(layer.steps).chain(position).collect()
 }

@@ -94,7 +94,17 @@ fn model(section: &Section, train_context: Option<usize>) -> Result<Model, Error
 fn written_base(section: &Section, family: &str, train_context: Option<usize>) -> Result<Shape, Error> {
     let hint = "with `family`, give layers, heads, width and context; or write preset = \"gpt-nano\"";
     let need = |key| size(section, key, "a model has at least one of each")?.need(hint);
-    let (layers, heads, width) = (need("layers")?, need("heads")?, need("width")?);
+    let layers = need("layers")?;
+    let heads = match usual(family).attends {
+        true => need("heads")?,
+        false => {
+            let hint = "leave it out: this family has no attention";
+            size(section, "heads", "a model has at least one of each")?
+                .must(|&n| n == 1, "absent", hint)?
+                .or(1)
+        }
+    };
+    let width = need("width")?;
     let context = match train_context {
         Some(context) => context,
         None => need("context")?,
