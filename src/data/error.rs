@@ -82,6 +82,54 @@ pub enum Error {
         reason: String,
     },
 
+    /// A line that is no conversation.
+    #[error("data: {}, line {line}, column {column}: {reason}\n  hint: each line is an object with {expected}; data.skip_bad = true passes over lines that are none", path.display())]
+    ChatLine {
+        /// The file.
+        path: PathBuf,
+        /// Which line, counted from one.
+        line: usize,
+        /// Which character of it, counted from one.
+        column: usize,
+        /// What is wrong there.
+        reason: String,
+        /// Keys that a line may have.
+        expected: &'static str,
+    },
+
+    /// A chat template that cannot be used, or refuses a conversation.
+    #[error("chat template {name}{line}: {reason}\n  hint: {hint}")]
+    Template {
+        /// The file it comes from, or its name.
+        name: String,
+        /// The line, in words, where it is known.
+        line: String,
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
+
+    /// Conversations for a model whose tokenizer has no chat template.
+    #[error(
+        "data: there is no chat template to write conversations by: {place} has none\n  hint: data.template = \"chatml\", or the path of a template in Jinja"
+    )]
+    NoTemplate {
+        /// Where it would have been.
+        place: String,
+    },
+
+    /// No conversation is left to learn from.
+    #[error(
+        "data: none of the {read} examples can be learnt from: {reason}\n  hint: a larger train.context, or other data"
+    )]
+    NoExample {
+        /// Examples that were read.
+        read: usize,
+        /// What became of them.
+        reason: String,
+    },
+
     /// A folder in which nothing looks like text.
     #[error("data: folder {} holds no file ending in .txt, .text or .md\n  hint: name files of other endings one by one", path.display())]
     NoTextInFolder {

@@ -9,6 +9,7 @@
 //! Everything here is a pure function of the text, the tokenizer and the seed: the same cursor always
 //! gives the same batch, on every machine, so that a resumed run sees exactly what it would have seen.
 
+pub mod chats;
 pub mod corpus;
 pub mod damage;
 mod error;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -102,6 +103,21 @@ pub(super) fn encode(tokenizer: &Tokenizer, cut: Cut, text: &str) -> Result<Vec<
         Ok(encoding.get_ids().to_vec())
     });
     Ok(encoded.collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// The ids of a text, and for each the bytes of it that it stands for.
+pub(super) fn encode_with_ranges(tokenizer: &Tokenizer, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+    let encoding = tokenizer.encode(text, false).map_err(|error| failed("encoding", error))?;
+    let mut last = 0;
+    let range = |&(start, end): &(usize, usize)| {
+        // Many files leave white space out of what a token is said to stand for; here it belongs to the token behind it. Tokens
+        // that are parts of one character all stand for the whole of it.
+        let range = start.min(last)..end.max(last.min(start));
+        last = last.max(end);
+        range
+    };
+    let ranges = encoding.get_offsets().iter().map(range).collect();
+    Ok((encoding.get_ids().to_vec(), ranges))
 }
 
 /// A model's input: the tokens around the text, and no more than `most` with them.

@@ -8,6 +8,7 @@ mod file;
 mod stream;
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::data::{Error, Result};
@@ -153,6 +154,17 @@ impl Tokenizer {
         match &self.kind {
             Kind::Characters(characters) => characters.encode(text),
             Kind::Library { inner, cut } => file::encode(inner, *cut, text),
+        }
+    }
+
+    /// The ids of `text` alone, and for each the bytes of the text that it stands for, white space before a word with it.
+    pub fn encode_with_ranges(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        match &self.kind {
+            Kind::Characters(characters) => {
+                let ends = text.char_indices().map(|(at, character)| at..at + character.len_utf8());
+                Ok((characters.encode(text)?, ends.collect()))
+            }
+            Kind::Library { inner, .. } => file::encode_with_ranges(inner, text),
         }
     }
 
