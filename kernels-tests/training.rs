@@ -4,6 +4,8 @@
 mod adapter;
 #[path = "training/adapters.rs"]
 mod adapters;
+#[path = "training/chats.rs"]
+mod chats;
 #[path = "training/codes.rs"]
 mod codes;
 #[path = "training/distill.rs"]

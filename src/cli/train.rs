@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Train a model as a recipe says. Without a recipe: a small GPT on the built-in stories.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln train\n  kiln train recipe.toml\n  kiln train --data input.txt --set train.steps=500 --set model.preset=gpt-micro\n  kiln train --resume runs/shakespeare --set train.steps=4000\n  kiln train recipe.toml --device cpu\n  kiln train recipe.toml --set train.steps=20 --profile\n  kiln train recipe.toml --recover"
+    after_help = "Examples:\n  kiln train\n  kiln train recipe.toml\n  kiln train --data input.txt --set train.steps=500 --set model.preset=gpt-micro\n  kiln train --resume runs/shakespeare --set train.steps=4000\n  kiln train recipe.toml --device cpu\n  kiln train recipe.toml --set train.steps=20 --profile\n  kiln train recipe.toml --recover\n  kiln train assets/recipes/sft.toml --set model.load=smollm2 --skip-bad"
 )]
 pub struct Train {
     /// The recipe, in TOML.
@@ -36,6 +36,9 @@ pub struct Train {
     /// If the device is lost, open it anew and go on from the newest checkpoint.
     #[arg(long)]
     recover: bool,
+    /// Pass over lines of conversations that cannot be read, and count them (data.skip_bad = true).
+    #[arg(long)]
+    skip_bad: bool,
     /// Print the summary as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -67,6 +70,9 @@ impl Train {
         }
         if self.recover {
             raw.insert("run.recover", toml::Value::Boolean(true))?;
+        }
+        if self.skip_bad {
+            raw.insert("data.skip_bad", toml::Value::Boolean(true))?;
         }
         let recipe = raw.resolve()?;
         let stop = stop_on_interrupt()?;

@@ -37,6 +37,12 @@ pub struct Store {
 }
 
 impl Store {
+    /// Nothing, where something else is learnt from.
+    pub fn empty() -> Store {
+        let none = || Part { tokens: [].into(), characters: 0, bytes: 0 };
+        Store { training: none(), validation: none() }
+    }
+
     /// Splits `text` and tokenises both parts. `validation_share` is the last share of the characters.
     pub fn build(text: &str, tokenizer: &Tokenizer, validation_share: f64) -> Result<Store> {
         let (training, validation) = split(text, validation_share)?;

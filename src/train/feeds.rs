@@ -11,6 +11,7 @@ use crate::data::prefetch::Prepared;
 use crate::data::windows::Batch;
 use crate::graph::Feeds;
 use crate::tensor::Tensor;
+use std::collections::BTreeSet;
 
 /// By which texts are damaged in evaluation: the same in every run, whatever its seed.
 const EVALUATION_SEED: u64 = 0x6576_616C;
@@ -49,11 +50,32 @@ impl Job {
         Ok(())
     }
 
+    /// Asks a reference for preferences, where these are learnt: the model as it is now, about all that the run will read.
+    pub(super) fn ask_reference(&self, trainer: &mut Trainer, evaluation: &[Vec<Batch>; 2]) -> Result<()> {
+        let Some(chats) = self.chats.as_ref().filter(|chats| chats.rows_each() == 2) else { return Ok(()) };
+        let train = &self.recipe.train;
+        let mut sampler = self.sampler()?;
+        let mut numbers: BTreeSet<u32> =
+            evaluation.iter().flatten().flat_map(|batch| batch.tokens.clone()).collect();
+        // A step that is timed in the end takes batches as well.
+        let steps = train.steps + u64::from(self.recipe.run.profile);
+        for _ in 0..steps * train.accumulate as u64 {
+            if sampler.cursor().epoch > 0 {
+                break;
+            }
+            numbers.extend(sampler.next_batch()?.tokens);
+        }
+        chats.ask_reference(trainer, numbers, self.extent().batch)
+    }
+
     /// What a training step reads of a batch: of the step's passes the one of that number.
     pub fn training_feeds(&self, prepared: Prepared, step: u64, pass: usize) -> Result<Feeds> {
         let extent = self.extent();
         if let Some(lesson) = &self.lesson {
             return lesson.feeds(&prepared.batch, extent.batch);
+        }
+        if let Some(chats) = &self.chats {
+            return Ok(chats.feeds(&prepared.batch, extent.batch));
         }
         if let Some(second) = &self.second {
             let key = [self.recipe.train.seed, step * self.recipe.train.passes() as u64 + pass as u64];
@@ -88,6 +110,9 @@ impl Job {
     /// What the evaluation reads of the batch of that number, and how many targets count.
     pub(super) fn evaluation_feeds(&self, number: usize, batch: &Batch) -> (Feeds, f64) {
         let extent = self.extent();
+        if let Some(chats) = &self.chats {
+            return (chats.feeds(batch, extent.batch), chats.counted(batch) as f64);
+        }
         match &self.second {
             Some(second) => {
                 let made = second.batch(batch, [EVALUATION_SEED, number as u64]);
@@ -118,6 +143,9 @@ impl Job {
             let mut feeds = self.training_feeds(Prepared { batch, groups, ..prepared }, step, pass)?;
             feeds.set(SHARE, teacher.written_share(author, self.extent()));
             all.push(feeds);
+        }
+        if let Some(chats) = &self.chats {
+            chats.weigh(&mut all);
         }
         Ok(all)
     }

@@ -1,6 +1,7 @@
 //! What a recipe names, made: text, tokenizer, tokens, model, first weights.
 
 use super::adapters::weights_of;
+use super::chats::{self, Chats, Script};
 use super::distill::cache::Cache;
 use super::layout::Class;
 use super::lesson::{self, Lesson};
@@ -50,6 +51,8 @@ pub struct Job {
     pub second: Option<Second>,
     /// Examples with labels, where those are learned from.
     pub lesson: Option<Lesson>,
+    /// Conversations, where these are learnt from.
+    pub chats: Option<Chats>,
     /// What a teacher has said that ran ahead.
     pub(super) ahead: Option<Cache>,
     /// For the built-in corpus: the floor of its validation part in nats per token.
@@ -65,15 +68,21 @@ impl Job {
             return lesson::prepare(recipe, tokenizer);
         }
         let pairs = second::read_pairs(&recipe.data.pairs)?;
-        let text = match pairs.is_empty() {
-            true => text_of(&recipe)?,
-            false => Cow::Owned(pairs.iter().map(|p| format!("{}\n{}\n", p.source, p.target)).collect()),
+        let script = Script::read(&recipe)?;
+        let text = match (pairs.is_empty(), &script) {
+            (_, Some(script)) => Cow::Owned(script.text()?),
+            (true, None) => text_of(&recipe)?,
+            (false, None) => {
+                Cow::Owned(pairs.iter().map(|p| format!("{}\n{}\n", p.source, p.target)).collect())
+            }
         };
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
             None => tokenizer_of(&recipe, &text)?,
         };
-        let (store, examples) = match pairs.is_empty() {
+        let (mut store, examples) = match pairs.is_empty() {
+            // Conversations are cut into tokens once the model is known.
+            true if script.is_some() => (Store::empty(), vec![]),
             true => (Store::build(&text, &tokenizer, recipe.data.validation)?, vec![]),
             false => second::store_of(&pairs, &tokenizer, recipe.data.validation)?,
         };
@@ -91,12 +100,31 @@ impl Job {
         }
         let hider = hider_of(&recipe, &tokenizer, family.as_ref())?;
         let second = second::second_of(&recipe, &tokenizer, family.as_ref(), examples)?;
+        let mut chats = None;
+        if let Some(script) = &script {
+            (store, chats) =
+                Chats::new(script, &recipe, &tokenizer, family.as_ref()).map(|(s, c)| (s, Some(c)))?;
+        }
         let replay = recipe.data.windows.as_deref().map(Replay::load).transpose()?;
         // The floor is that of a text read in order.
-        let floor = if second.is_some() { None } else { floor_of(&recipe, &text, &tokenizer)? };
+        let floor =
+            if second.is_some() || chats.is_some() { None } else { floor_of(&recipe, &text, &tokenizer)? };
         let beside = Beside::open(&recipe, family.as_ref(), Some(&tokenizer))?;
         let (lesson, ahead) = (None, None);
-        Ok(Job { recipe, tokenizer, store, family, replay, beside, hider, second, lesson, ahead, floor })
+        Ok(Job {
+            recipe,
+            tokenizer,
+            store,
+            family,
+            replay,
+            beside,
+            hider,
+            second,
+            lesson,
+            chats,
+            ahead,
+            floor,
+        })
     }
 
     /// A job that learns from examples.
@@ -108,9 +136,9 @@ impl Job {
         beside: Beside,
         lesson: Lesson,
     ) -> Job {
-        let (replay, hider, second, ahead, floor) = (None, None, None, None, None);
+        let (replay, hider, second, chats, ahead, floor) = (None, None, None, None, None, None);
         let lesson = Some(lesson);
-        Job { recipe, tokenizer, store, family, replay, beside, hider, second, lesson, ahead, floor }
+        Job { recipe, tokenizer, store, family, replay, beside, hider, second, lesson, chats, ahead, floor }
     }
 
     /// Sequences that go through the model at once, and their context.
@@ -120,16 +148,25 @@ impl Job {
 
     /// Tokens in a window of the text, of which one sequence is made.
     fn window(&self) -> usize {
-        if self.lesson.is_some() {
+        if self.lesson.is_some() || self.chats.is_some() {
             return 1;
         }
         self.second.as_ref().map_or(self.extent().context, Second::window)
+    }
+
+    /// Tokens that a step learns from, on the mean: what fills up windows is none.
+    pub(super) fn tokens_in_step(&self) -> f64 {
+        let places = (self.extent().positions() * self.recipe.train.passes()) as f64;
+        places * self.chats.as_ref().map_or(1.0, |chats| chats.filled() * chats.rows_each() as f64)
     }
 
     /// Numbers that a window may hold.
     pub(super) fn numbers(&self) -> usize {
         if let Some(lesson) = &self.lesson {
             return lesson.numbers();
+        }
+        if let Some(chats) = &self.chats {
+            return chats.numbers();
         }
         self.second.as_ref().map_or(self.family.vocabulary(), Second::numbers)
     }
@@ -249,7 +286,9 @@ impl Step {
         }
         let train = &recipe.train;
         let writers = |family: &dyn Family| -> Result<Vec<Graph>> {
-            Ok([writers(family, beside, extent)?, lesson::writers(recipe, family, extent)?].concat())
+            let of_chats = chats::writers(recipe, family, extent)?;
+            Ok([writers(family, beside, extent)?, lesson::writers(recipe, family, extent)?, of_chats]
+                .concat())
         };
         let (parameters, writers) = match &beside.adapters {
             Some(adapters) => (adapters.parameters(), writers(&adapters.adapted(family))?),
@@ -296,7 +335,13 @@ impl Step {
     ) -> impl Fn(&mut Graph, Mode) -> Result<Value> + 'a {
         let smoothing = recipe.train.label_smoothing as f32;
         let reading = second::reading_of(recipe, family, extent, Mode::Train);
+        let learns_chats = recipe.data.chats.is_some();
+        let dpo = recipe.dpo.clone();
+        let of_chats = chats::reading_of(recipe, family, extent, Mode::Train);
         let of = move |family: &dyn Family, graph: &mut Graph, mode| match &beside.teacher {
+            _ if learns_chats => {
+                chats::loss(family, graph, &Reading { mode, ..of_chats }, smoothing, dpo.as_ref())
+            }
             // What is measured is how well the student reads the text, as without a teacher.
             Some(teacher) if mode == Mode::Train => teacher.loss(family, graph, extent, smoothing),
             _ if recipe.data.examples.is_some() => lesson::loss(recipe, family, graph, extent, mode),

@@ -1,5 +1,6 @@
 //! A run under way: batches in, steps submitted, numbers collected, evaluated, saved.
 
+use super::chats::Chats;
 use super::checkpoint::{Loaded, Snapshot, Store as Checkpoints, Stored};
 use super::job::Job;
 use super::lesson::Scores;
@@ -73,6 +74,8 @@ impl<'a> Lane<'a> {
         if recovery.is_none() {
             describe(job, &trainer, target, watch.say);
         }
+        let evaluation = job.evaluation()?;
+        job.ask_reference(&mut trainer, &evaluation)?;
         let mut state = State::default();
         if let Some(loaded) = &loaded {
             for rejected in &loaded.rejected {
@@ -92,7 +95,6 @@ impl<'a> Lane<'a> {
         let steps = job.recipe.train.steps;
         let progress = Progress::new(trainer.steps_done(), steps, job.recipe.run.log.every.max(steps / 50));
         let batches = Prefetch::start_split(sampler, job.numbers(), AHEAD, job.extent().batch);
-        let evaluation = job.evaluation()?;
         Ok(Lane {
             checkpoints,
             metrics,
@@ -215,8 +217,7 @@ impl<'a> Lane<'a> {
     fn report_one(&mut self, outcome: Outcome) -> Result<()> {
         let (cursor, rate) = self.cursors.pop_front().expect("one for each step under way");
         self.state.cursor = cursor;
-        let tokens = self.job.extent().positions() * self.job.recipe.train.passes();
-        let tokens_per_second = tokens as f64 / (outcome.elapsed_ms / 1e3);
+        let tokens_per_second = self.job.tokens_in_step() / (outcome.elapsed_ms / 1e3);
         self.times_ms.push(outcome.elapsed_ms);
         if outcome.step.is_multiple_of(self.job.recipe.run.log.every.max(1)) {
             self.metrics.step(&Step {
@@ -270,7 +271,12 @@ impl<'a> Lane<'a> {
             Some(lesson) => lesson.measure(&mut self.trainer, batches, job.extent().batch),
             None => {
                 let feeds = batches.iter().enumerate().map(|(n, batch)| job.evaluation_feeds(n, batch));
-                Ok(Scores { loss: self.trainer.evaluate(feeds)?, ..Scores::default() })
+                let loss = self.trainer.evaluate(feeds)?;
+                let figures = match &job.chats {
+                    Some(chats) => chats.rewards(&mut self.trainer, batches, job.extent().batch)?,
+                    None => vec![],
+                };
+                Ok(Scores { loss, figures, ..Scores::default() })
             }
         };
         let (of_training, of_validation) = (mean(&self.evaluation[0])?, mean(&self.evaluation[1])?);
@@ -304,6 +310,7 @@ impl<'a> Lane<'a> {
         let (weights, moments) = (self.trainer.weights()?, self.trainer.moments()?);
         let (family, tokenizer) = (self.job.family.as_ref(), self.job.tokenizer.to_json()?.into_bytes());
         let mut extra = vec![("tokenizer.json".to_string(), tokenizer)];
+        extra.extend(self.job.chats.iter().flat_map(|chats| chats.files().to_vec()));
         let model = match &self.job.beside.adapters {
             Some(adapters) => {
                 extra.extend(adapters.files(&self.job.recipe.run.folder, family, &weights)?);
@@ -338,7 +345,6 @@ impl<'a> Lane<'a> {
         let mut times = self.times_ms.clone();
         times.sort_by(f64::total_cmp);
         let step_ms = times.get(times.len() / 2).copied().unwrap_or(f64::NAN);
-        let tokens = self.job.extent().positions() * self.job.recipe.train.passes();
         Summary {
             steps: self.trainer.steps_done(),
             loss: self.last.map_or(f64::NAN, |o| o.loss),
@@ -346,7 +352,7 @@ impl<'a> Lane<'a> {
             interrupted,
             floor: self.job.floor,
             step_ms,
-            tokens_per_second: tokens as f64 / (step_ms / 1e3),
+            tokens_per_second: self.job.tokens_in_step() / (step_ms / 1e3),
             checkpoint: self.saved.clone(),
             memory_bytes: self.trainer.held_bytes(),
         }
@@ -374,9 +380,10 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
     say(&format!("device   {}", target.describe()));
     say(&format!("model    {}", job.family.describe()));
-    let data = match &job.lesson {
-        Some(lesson) => lesson.describe(),
-        None => format!(
+    let data = match (&job.lesson, &job.chats) {
+        (Some(lesson), _) => lesson.describe(),
+        (None, Some(chats)) => chats.describe(),
+        (None, None) => format!(
             "{} training and {} validation tokens",
             job.store.training.tokens.len(),
             job.store.validation.tokens.len()
@@ -385,6 +392,7 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     let (kind, size) = (job.tokenizer.kind(), job.tokenizer.vocabulary_size());
     say(&format!("data     {data}, {kind} tokenizer with {size} tokens"));
     job.lesson.iter().flat_map(|lesson| &lesson.told).for_each(|line| say(line));
+    job.chats.iter().filter_map(Chats::bad).for_each(|bad| say(&format!("warning: {bad}")));
     if let Some(teacher) = &job.beside.teacher {
         say(&format!("teacher  {}", teacher.describe()));
     }

@@ -2,6 +2,7 @@
 
 pub mod adapters;
 mod beside;
+pub mod chats;
 pub mod checkpoint;
 pub mod distill;
 mod error;

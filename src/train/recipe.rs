@@ -7,7 +7,9 @@
 //! An empty recipe is a good one: it trains `gpt-nano` on the built-in corpus.
 
 mod adapter;
+mod chats;
 mod distill;
+mod dpo;
 mod error;
 mod examples;
 mod memory;
@@ -36,7 +38,9 @@ use crate::train::schedule::Schedule;
 pub use crate::adapt::Hold;
 pub use crate::passes::Recompute;
 pub use adapter::{Adapter, Design, Shape as AdapterShape};
+pub use chats::Chats;
 pub use distill::{Distill, Knob};
+pub use dpo::{Dpo, Preferring};
 pub use error::{Error, Origin};
 pub use examples::{Examples, Head, HeadKind, Kind, Pooling, Similarity};
 pub use memory::{Bytes, Memory};
@@ -72,6 +76,9 @@ pub struct Recipe {
     /// From which teacher; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distill: Option<Distill>,
+    /// How preferences are learnt; absent: there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpo: Option<Dpo>,
     /// With which weights removed; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prune: Option<Prune>,
@@ -168,6 +175,9 @@ impl Model {
 /// What the model is trained on.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Data {
+    /// Conversations; they take the place of text.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub chats: Option<Chats>,
     /// Files with a source and a target on each line, for encoder-decoders; they take the place of text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<PathBuf>,

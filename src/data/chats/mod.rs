@@ -16,7 +16,7 @@ mod tests;
 
 pub use clock::Date;
 pub use example::{Example, TooLong, example_of, shorten};
-pub use pack::{Laid, first_fit, one_by_one};
+pub use pack::{Laid, first_fit};
 pub use read::{Dialogue, Found, Preference, read_dialogues, read_preferences};
 pub use template::{CHATML, Rendered, Template};
 

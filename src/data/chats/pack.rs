@@ -7,11 +7,6 @@ use crate::data::windows::IGNORED;
 /// Stream of the seed for the order in which examples are packed.
 const STREAM: u64 = 0x7061_636b;
 
-/// Each example in a window of its own.
-pub fn one_by_one(count: usize) -> Vec<Vec<usize>> {
-    (0..count).map(|number| vec![number]).collect()
-}
-
 /// Examples of these lengths in windows of `room` places: each goes to the first window that has place for it, in an order that
 /// the seed draws. None is longer than a window.
 pub fn first_fit(lengths: &[usize], room: usize, seed: u64) -> Vec<Vec<usize>> {

@@ -15,6 +15,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("precision", &["storage", "loss_scale", "weights", "states", "int8", "int8_ignore"]),
     ("quantize", &["scheme", "learned_step", "targets", "ignore"]),
     ("distill", super::distill::KEYS),
+    ("dpo", super::dpo::KEYS),
     ("adapter", super::adapter::KEYS),
     ("prune", super::prune::KEYS),
     ("memory", &["recompute", "budget"]),
@@ -35,6 +36,14 @@ const DATA: &[&str] = &[
     "validation",
     "windows",
     "masking",
+    "chats",
+    "preferences",
+    "learn",
+    "template",
+    "too_long",
+    "packing",
+    "skip_bad",
+    "date",
 ];
 
 const MODEL: &[&str] = &[

@@ -13,7 +13,9 @@ use super::{
     Adapter, Data, Evaluate, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save,
     Shape, States, Storage, Tokenizer, Train,
 };
-use super::{adapter, distill, examples, memory, objective, optimizer, precision, prune, quantize};
+use super::{
+    adapter, chats, distill, dpo, examples, memory, objective, optimizer, precision, prune, quantize,
+};
 use crate::data::masking::Masking;
 use crate::model::usual;
 
@@ -38,14 +40,20 @@ impl RawRecipe {
         refuse_held(self, &precision, &train, quantize.is_some())?;
         let adapters = adapter::adapters(&Section::open_all(self, "adapter")?)?;
         refuse_beside_adapters(self, &adapters, &precision, quantize.is_some())?;
+        let data = data(&Section::open(self, "data")?, &model)?;
+        refuse_teacher_of_chats(self, &data)?;
         let adapts = !adapters.is_empty();
         Ok(Recipe {
-            data: data(&Section::open(self, "data")?, &model)?,
             train,
             quantize,
             adapters,
+            dpo: dpo::dpo(
+                &Section::open(self, "dpo")?,
+                data.chats.as_ref().is_some_and(|chats| !chats.preferences.is_empty()),
+            )?,
             distill: distill::distill(&Section::open(self, "distill")?)?,
             prune: prune::prune(&Section::open(self, "prune")?, steps, &precision, adapts)?,
+            data,
             precision,
             memory: memory::memory(&Section::open(self, "memory")?)?,
             run: run(&Section::open(self, "run")?)?,
@@ -186,6 +194,7 @@ fn data(section: &Section, model: &Model) -> Result<Data, Error> {
     let fits = |share: &f64| (0.0..1.0).contains(share);
     let validation = section.number("validation")?.must(fits, "from 0 to below 1", hint)?;
     Ok(Data {
+        chats: chats::chats(section)?,
         pairs: pairs.or(Vec::new()).into_iter().map(PathBuf::from).collect(),
         examples: examples::examples(section)?,
         objective: objective::objective(section)?,
@@ -349,6 +358,19 @@ fn refuse_beside_adapters(
         return Err(refuse("precision", "int8", hint)?);
     }
     Ok(())
+}
+
+/// A teacher reads whole windows of text.
+fn refuse_teacher_of_chats(raw: &RawRecipe, data: &Data) -> Result<(), Error> {
+    let section = Section::open(raw, "distill")?;
+    match data.chats.is_some() && section.has("teacher") {
+        true => Err(section.refuse(
+            "teacher",
+            "absent beside [data] chats",
+            "a student learns from text: data.text",
+        )),
+        false => Ok(()),
+    }
 }
 
 fn run(section: &Section) -> Result<Run, Error> {

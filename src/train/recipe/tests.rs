@@ -54,6 +54,7 @@ fn the_frame_says_what_it_says() {
         memory,
         quantize,
         distill,
+        dpo,
         adapters,
         prune,
     } = read(FRAME).unwrap()
@@ -75,6 +76,7 @@ fn the_frame_says_what_it_says() {
     assert!(
         quantize.is_none()
             && distill.is_none()
+            && dpo.is_none()
             && adapters.is_empty()
             && prune.is_none()
             && precision.int8.is_empty()
