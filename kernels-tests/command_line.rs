@@ -12,6 +12,8 @@ mod classify;
 mod compare;
 #[path = "command_line/compress.rs"]
 mod compress;
+#[path = "command_line/data.rs"]
+mod data;
 #[path = "command_line/distill.rs"]
 mod distill;
 #[path = "command_line/encoders.rs"]
@@ -133,6 +135,9 @@ fn every_command_has_help_that_ends_in_examples() {
         "tokenizer encode",
         "tokenizer decode",
         "tokenizer inspect",
+        "data",
+        "data clean",
+        "data inspect",
         "inspect",
         "bench",
         "bench kernels",

@@ -76,7 +76,7 @@ impl Doctor {
         };
         let until = Duration::try_from_secs_f64(self.seconds).ok().filter(|_| !self.all);
         let mut chart = ward::round(&gpu, &self.device, &self.only, until);
-        let mut ledger = crate::gpu::Ledger::open(crate::gpu::ledger::remembered_in(), &gpu.listing);
+        let mut ledger = crate::gpu::Ledger::open(crate::train::caches::kernels_file(), &gpu.listing);
         chart.judge(&mut ledger, self.only.is_empty() && chart.is_whole());
         if let Err(error) = ledger.save() {
             eprintln!("warning: the verdicts cannot be remembered: {error}");

@@ -6,6 +6,7 @@ mod classify;
 mod compare;
 mod compress;
 mod costs;
+mod data;
 mod demo;
 mod devices;
 mod diff;
@@ -83,6 +84,8 @@ enum Command {
     Sensitivity(sensitivity::SensitivityCommand),
     /// Train a tokenizer, encode and decode with one, or look into it.
     Tokenizer(tokenizer::TokenizerCommand),
+    /// Look at texts, and clean them of duplicates and of what is no text.
+    Data(data::DataCommand),
     /// Train a small GPT on the built-in stories in a few minutes, and let it write.
     Demo(demo::Demo),
     /// Look at graph, plan, memory and costs of a recipe or model.
@@ -126,6 +129,7 @@ pub fn main() -> ExitCode {
         Command::Report(command) => command.run(),
         Command::Sensitivity(command) => command.run(),
         Command::Tokenizer(command) => command.run(),
+        Command::Data(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Bench(command) => command.run(),

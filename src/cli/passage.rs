@@ -94,6 +94,6 @@ impl Passage {
             (_, false) => format!("{some} of {all} tokens, spread evenly"),
         };
         let describe = format!("{}: {share}, in windows of {context}", names.join(", "));
-        Ok(Cut { batches, extent, tokens: part.tokens, tokenizer, describe })
+        Ok(Cut { batches, extent, tokens: part.tokens.all().into(), tokenizer, describe })
     }
 }

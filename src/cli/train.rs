@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Train a model as a recipe says. Without a recipe: a small GPT on the built-in stories.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln train\n  kiln train recipe.toml\n  kiln train --data input.txt --set train.steps=500 --set model.preset=gpt-micro\n  kiln train --resume runs/shakespeare --set train.steps=4000\n  kiln train recipe.toml --device cpu\n  kiln train recipe.toml --set train.steps=20 --profile\n  kiln train recipe.toml --recover\n  kiln train assets/recipes/sft.toml --set model.load=smollm2 --skip-bad"
+    after_help = "Examples:\n  kiln train\n  kiln train recipe.toml\n  kiln train --data input.txt --set train.steps=500 --set model.preset=gpt-micro\n  kiln train --data 'corpus/**/*.txt' --data news.jsonl --skip-bad\n  kiln train --resume runs/shakespeare --set train.steps=4000\n  kiln train recipe.toml --device cpu\n  kiln train recipe.toml --set train.steps=20 --profile\n  kiln train recipe.toml --recover\n  kiln train assets/recipes/sft.toml --set model.load=smollm2 --skip-bad"
 )]
 pub struct Train {
     /// The recipe, in TOML.
@@ -18,9 +18,12 @@ pub struct Train {
     /// Set one value of the recipe, such as train.steps=50. May be given again.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Train on this file or folder of text instead of what the recipe names. May be given again.
+    /// Train on this file, folder or pattern instead of what the recipe names. May be given again.
     #[arg(long, value_name = "PATH")]
     data: Vec<PathBuf>,
+    /// Count and pass over rows and lines of data that cannot be read (data.skip_bad = true).
+    #[arg(long)]
+    skip_bad: bool,
     /// Continue the run in this folder from its newest checkpoint.
     #[arg(long, value_name = "FOLDER", conflicts_with = "recipe")]
     resume: Option<PathBuf>,
@@ -36,9 +39,6 @@ pub struct Train {
     /// If the device is lost, open it anew and go on from the newest checkpoint.
     #[arg(long)]
     recover: bool,
-    /// Pass over lines of conversations that cannot be read, and count them (data.skip_bad = true).
-    #[arg(long)]
-    skip_bad: bool,
     /// Print the summary as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -68,11 +68,11 @@ impl Train {
         if self.profile {
             raw.insert("run.profile", toml::Value::Boolean(true))?;
         }
-        if self.recover {
-            raw.insert("run.recover", toml::Value::Boolean(true))?;
-        }
         if self.skip_bad {
             raw.insert("data.skip_bad", toml::Value::Boolean(true))?;
+        }
+        if self.recover {
+            raw.insert("run.recover", toml::Value::Boolean(true))?;
         }
         let recipe = raw.resolve()?;
         let stop = stop_on_interrupt()?;

@@ -130,6 +130,79 @@ pub enum Error {
         reason: String,
     },
 
+    /// A row of a table, or a line of objects, without a text to take.
+    #[error("data: {}, line {line}: {reason}\n  hint: data.skip_bad = true (--skip-bad) passes over such rows and counts them", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Where the row begins, counted from one.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A table without the column asked for.
+    #[error("data: {} has no column {column}\n  hint: {hint}", path.display())]
+    NoColumn {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        column: String,
+        /// Which there are.
+        hint: String,
+    },
+
+    /// A pattern that fits nothing.
+    #[error("data: {}: {reason}\n  hint: `*` stands for part of a name, `**` for any folders, as in corpus/**/*.txt; in a shell, quote it", pattern.display())]
+    Pattern {
+        /// The pattern.
+        pattern: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A packed file, or one of another program.
+    #[error("data: {} is of a kind that is not read here\n  hint: {hint}", path.display())]
+    Packed {
+        /// The file.
+        path: PathBuf,
+        /// What to do.
+        hint: &'static str,
+    },
+
+    /// A key of a source that none of its files reads.
+    #[error("data: {}: `{key}` is for files of {of}\n  hint: leave it out", path.display())]
+    UnreadKey {
+        /// The path of the source.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Which files read it.
+        of: &'static str,
+    },
+
+    /// Documents that cannot be divided.
+    #[error(
+        "data: {name} has {documents} documents, of which a share of {share} is to be for validation\n  hint: set data.validation = 0, or name a text for it: data.validation = {{ text = [\"other.jsonl\"] }}"
+    )]
+    TooFewDocuments {
+        /// The source.
+        name: String,
+        /// How many it has.
+        documents: usize,
+        /// The share.
+        share: f64,
+    },
+
+    /// A separator that the tokenizer does not have.
+    #[error(
+        "data: data.separator is \"token\", and the tokenizer has none of {names}\n  hint: \"newline\" ends each document with a line end, \"none\" with nothing"
+    )]
+    NoSeparator {
+        /// The tokens that were looked for.
+        names: String,
+    },
+
     /// A folder in which nothing looks like text.
     #[error("data: folder {} holds no file ending in .txt, .text or .md\n  hint: name files of other endings one by one", path.display())]
     NoTextInFolder {
@@ -229,6 +302,37 @@ pub enum Error {
         context: usize,
         /// What the user can do.
         hint: &'static str,
+    },
+
+    /// A source of a mixture with fewer tokens than one window needs.
+    #[error(
+        "data: {name} has {tokens} training tokens, but one window needs {needed}\n  hint: give more text, or a smaller train.context; without weights the sources are one text"
+    )]
+    SourceTooShort {
+        /// The source.
+        name: String,
+        /// Tokens at hand.
+        tokens: usize,
+        /// Tokens needed.
+        needed: usize,
+    },
+
+    /// A cursor into files that are not those of this stream.
+    #[error(
+        "data: the checkpoint stands in files that are not these {files} any more\n  hint: streamed files must keep their names and sizes while a run goes on; begin a new run for others"
+    )]
+    StreamChanged {
+        /// How many files there are now.
+        files: usize,
+    },
+
+    /// Files without a single document to train on.
+    #[error(
+        "data: none of the {files} files to stream has a document to train on\n  hint: check field and column, and that data.validation leaves some"
+    )]
+    NothingToStream {
+        /// How many files there are.
+        files: usize,
     },
 
     /// A batch of no rows or a window of no tokens.

@@ -9,7 +9,9 @@
 //! Everything here is a pure function of the text, the tokenizer and the seed: the same cursor always
 //! gives the same batch, on every machine, so that a resumed run sees exactly what it would have seen.
 
+pub mod cache;
 pub mod chats;
+pub mod clean;
 pub mod corpus;
 pub mod damage;
 mod error;
@@ -17,6 +19,7 @@ pub mod grammar;
 pub mod groups;
 pub mod labelled;
 pub mod masking;
+pub mod mixture;
 pub mod pairs;
 pub mod prefetch;
 pub mod random;
@@ -24,11 +27,14 @@ pub mod records;
 pub mod replay;
 pub mod sampling;
 pub mod similar;
+pub mod sources;
 pub mod spirals;
 pub mod store;
+pub mod stream;
 pub mod tagged;
 pub mod text;
 pub mod tokenizer;
+pub mod tokens;
 pub mod windows;
 
 pub use error::{Error, Result};

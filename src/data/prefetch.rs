@@ -9,8 +9,63 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use crate::data::groups::{Groups, sorted_positions};
+use crate::data::stream::Streamed;
 use crate::data::windows::{Batch, Cursor, Sampler};
 use crate::data::{Error, Result};
+
+/// What gives training batches one after the other, and goes on from where it stood.
+pub trait Batches: Send {
+    /// Rows of every batch.
+    fn rows(&self) -> usize;
+    /// Where the next batch begins.
+    fn cursor(&self) -> Cursor;
+    /// Goes to a saved place: from there on the batches are those that would have come.
+    fn seek(&mut self, cursor: &Cursor) -> Result<()>;
+    /// The next batch.
+    fn next_batch(&mut self) -> Result<Batch>;
+}
+
+impl Batches for Sampler {
+    fn rows(&self) -> usize {
+        Sampler::rows(self)
+    }
+
+    fn cursor(&self) -> Cursor {
+        Sampler::cursor(self)
+    }
+
+    fn seek(&mut self, cursor: &Cursor) -> Result<()> {
+        Sampler::seek(self, cursor.clone())
+    }
+
+    fn next_batch(&mut self) -> Result<Batch> {
+        Sampler::next_batch(self)
+    }
+}
+
+impl Batches for Streamed {
+    fn rows(&self) -> usize {
+        Streamed::rows(self)
+    }
+
+    fn cursor(&self) -> Cursor {
+        Streamed::cursor(self)
+    }
+
+    fn seek(&mut self, cursor: &Cursor) -> Result<()> {
+        Streamed::seek(self, cursor)
+    }
+
+    fn next_batch(&mut self) -> Result<Batch> {
+        Streamed::next_batch(self)
+    }
+}
+
+impl From<Sampler> for Box<dyn Batches> {
+    fn from(sampler: Sampler) -> Self {
+        Box::new(sampler)
+    }
+}
 
 /// A batch, ready to upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +88,20 @@ pub struct Prefetch {
 
 impl Prefetch {
     /// Prepares up to `ahead` batches of `sampler`, from its cursor on. `vocabulary` is the size of the embedding.
-    pub fn start(sampler: Sampler, vocabulary: usize, ahead: usize) -> Prefetch {
+    pub fn start(sampler: impl Into<Box<dyn Batches>>, vocabulary: usize, ahead: usize) -> Prefetch {
+        let sampler = sampler.into();
         let rows = sampler.rows();
         Prefetch::start_split(sampler, vocabulary, ahead, rows)
     }
 
     /// The same with each batch in batches of `rows`, all of which come with the cursor behind the whole.
-    pub fn start_split(mut sampler: Sampler, vocabulary: usize, ahead: usize, rows: usize) -> Prefetch {
+    pub fn start_split(
+        sampler: impl Into<Box<dyn Batches>>,
+        vocabulary: usize,
+        ahead: usize,
+        rows: usize,
+    ) -> Prefetch {
+        let mut sampler = sampler.into();
         let mut parts = VecDeque::new();
         Prefetch::start_with(ahead, move || {
             if parts.is_empty() {
@@ -92,7 +154,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn sampler() -> Sampler {
-        Sampler::shuffled((0..200).map(|token| token % 17).collect(), 8, 3, 4).unwrap()
+        Sampler::shuffled((0..200).map(|token| token % 17).collect::<Vec<_>>(), 8, 3, 4).unwrap()
     }
 
     #[test]

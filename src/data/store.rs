@@ -3,16 +3,19 @@
 //! The split is made in *characters*, before any token is: the last share of the text is for validation, as in
 //! nanoGPT. No token straddles it, and changing the tokenizer does not move it.
 
-use std::sync::Arc;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
 
 use crate::data::tokenizer::Tokenizer;
+use crate::data::tokens::Tokens;
 use crate::data::{Error, Result};
 
 /// One part of the text as token ids.
 #[derive(Clone, Debug)]
 pub struct Part {
     /// The token ids, shared by whoever reads windows from them.
-    pub tokens: Arc<[u32]>,
+    pub tokens: Tokens,
     /// Characters that they stand for.
     pub characters: usize,
     /// Bytes of UTF-8 that they stand for: what bits per byte are counted in.
@@ -22,8 +25,11 @@ pub struct Part {
 impl Part {
     /// Tokenises `text`.
     pub fn of(text: &str, tokenizer: &Tokenizer) -> Result<Part> {
-        let tokens = tokenizer.encode(text)?.into();
-        Ok(Part { tokens, characters: text.chars().count(), bytes: text.len() })
+        Ok(Part {
+            tokens: tokenizer.encode(text)?.into(),
+            characters: text.chars().count(),
+            bytes: text.len(),
+        })
     }
 }
 
@@ -34,13 +40,28 @@ pub struct Store {
     pub training: Part,
     /// What it is measured on; empty if the share is zero.
     pub validation: Part,
+    /// Which training tokens are of which source.
+    pub stretches: Vec<Stretch>,
+}
+
+/// The training tokens of one source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// The source's path.
+    pub name: String,
+    /// How often windows of it are drawn, beside those of the others. Absent: by its size.
+    pub weight: Option<f64>,
+    /// Documents of it that are trained on.
+    pub documents: usize,
+    /// Where its tokens stand.
+    pub tokens: Range<usize>,
 }
 
 impl Store {
     /// Nothing, where something else is learnt from.
     pub fn empty() -> Store {
-        let none = || Part { tokens: [].into(), characters: 0, bytes: 0 };
-        Store { training: none(), validation: none() }
+        let none = || Part { tokens: vec![].into(), characters: 0, bytes: 0 };
+        Store { training: none(), validation: none(), stretches: vec![] }
     }
 
     /// Splits `text` and tokenises both parts. `validation_share` is the last share of the characters.
@@ -49,12 +70,12 @@ impl Store {
         let offset_characters = training.chars().count();
         let training = Part::of(training, tokenizer)?;
         let validation = Part::of(validation, tokenizer).map_err(|error| shift(error, offset_characters))?;
-        Ok(Store { training, validation })
+        Ok(Store { training, validation, stretches: vec![] })
     }
 }
 
 /// An unknown character is found by its place in the whole text.
-fn shift(error: Error, by_characters: usize) -> Error {
+pub(super) fn shift(error: Error, by_characters: usize) -> Error {
     match error {
         Error::UnknownCharacter { character, offset_characters, vocabulary } => Error::UnknownCharacter {
             character,

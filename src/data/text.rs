@@ -49,6 +49,11 @@ impl Text {
         Ok(Text { documents })
     }
 
+    /// From files that are open already.
+    pub(super) fn of(documents: Vec<Document>) -> Text {
+        Text { documents }
+    }
+
     /// The files, in reading order.
     pub fn documents(&self) -> &[Document] {
         &self.documents
@@ -96,16 +101,21 @@ impl Document {
     }
 }
 
-fn open_folder(folder: &Path) -> Result<Vec<Document>> {
+/// The text files of a folder, in the byte order of their paths.
+pub(super) fn files_of(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     collect(folder, &mut paths)?;
     if paths.is_empty() {
         return Err(Error::NoTextInFolder { path: folder.into() });
     }
     paths.sort_unstable();
+    Ok(paths)
+}
+
+fn open_folder(folder: &Path) -> Result<Vec<Document>> {
     let mut documents = Vec::new();
     let mut first_empty = None;
-    for path in paths {
+    for path in files_of(folder)? {
         match Document::open(&path) {
             Ok(document) => documents.push(document),
             Err(Error::Empty { path }) => first_empty = first_empty.or(Some(path)),
@@ -161,7 +171,7 @@ fn check(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-fn not_opened(path: &Path, source: std::io::Error) -> Error {
+pub(super) fn not_opened(path: &Path, source: std::io::Error) -> Error {
     if source.kind() != std::io::ErrorKind::NotFound {
         return Error::Unreadable { path: path.into(), source };
     }

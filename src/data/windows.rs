@@ -4,25 +4,37 @@
 //! in a pseudo-random order. Offset and order follow from (seed, epoch) alone, so a [`Cursor`] of two numbers is
 //! all that a checkpoint needs.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
+use crate::data::mixture::Mixture;
 use crate::data::random::{Permutation, Random};
 use crate::data::replay::{self, Offsets};
+use crate::data::store::Stretch;
+use crate::data::stream::StreamCursor;
+use crate::data::tokens::Tokens;
 use crate::data::{Error, Result};
 
 /// Target of a position that does not count.
 pub const IGNORED: i32 = -1;
 
 /// Where training stands in its data: before the window `position` of epoch `epoch`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
     /// Passes over the training tokens that are complete.
     pub epoch: u64,
-    /// Windows of this epoch that were used (for replayed windows: steps).
+    /// Windows of this epoch that were used (of a mixture all windows, for replayed windows steps).
     pub position: u64,
+    /// Of text that is streamed, where each stream stands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<StreamCursor>,
+}
+
+impl Cursor {
+    /// Before a window of an epoch.
+    pub fn at(epoch: u64, position: u64) -> Cursor {
+        Cursor { epoch, position, streams: vec![] }
+    }
 }
 
 /// One batch: `rows` windows of `context` tokens, row by row.
@@ -40,7 +52,7 @@ pub struct Batch {
 
 impl Batch {
     /// The windows that begin at `starts`, each of which must have `context + 1` tokens from there.
-    fn at(tokens: &[u32], context: usize, starts: impl ExactSizeIterator<Item = usize>) -> Batch {
+    fn at(tokens: &Tokens, context: usize, starts: impl ExactSizeIterator<Item = usize>) -> Batch {
         let rows = starts.len();
         let mut batch = Batch {
             tokens: Vec::with_capacity(rows * context),
@@ -49,10 +61,16 @@ impl Batch {
             context,
         };
         for start in starts {
-            batch.tokens.extend_from_slice(&tokens[start..start + context]);
-            batch.targets.extend(tokens[start + 1..start + 1 + context].iter().map(|&token| target(token)));
+            let window = tokens.range(start..start + context + 1);
+            batch.push(&window);
         }
         batch
+    }
+
+    /// Adds a window and the token after it.
+    pub(super) fn push(&mut self, window: &[u32]) {
+        self.tokens.extend_from_slice(&window[..self.context]);
+        self.targets.extend(window[1..].iter().map(|&token| target(token)));
     }
 
     /// The batch in batches of `rows` windows; the last may have fewer.
@@ -79,7 +97,7 @@ fn target(token: u32) -> i32 {
 /// Draws training batches, one after the other.
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    tokens: Arc<[u32]>,
+    tokens: Tokens,
     context: usize,
     rows: usize,
     order: Order,
@@ -92,21 +110,23 @@ enum Order {
         seed: u64,
         epoch: Epoch,
     },
+    /// Sources by weight.
+    Mixed(Mixture),
     /// Starts of all rows of all steps.
     Replayed(Vec<usize>),
 }
 
 /// The windows of one epoch: `offset + context * permutation(position)`.
 #[derive(Clone, Debug)]
-struct Epoch {
-    number: u64,
+pub(super) struct Epoch {
+    pub(super) number: u64,
     offset: usize,
-    windows: u64,
+    pub(super) windows: u64,
     permutation: Permutation,
 }
 
 impl Epoch {
-    fn new(number: u64, seed: u64, tokens: usize, context: usize) -> Epoch {
+    pub(super) fn new(number: u64, seed: u64, tokens: usize, context: usize) -> Epoch {
         let mut random = Random::new(seed, number);
         // The largest offset that leaves at least one window.
         let offsets = context.min(tokens - context);
@@ -114,11 +134,17 @@ impl Epoch {
         let windows = ((tokens - 1 - offset) / context) as u64;
         Epoch { number, offset, windows, permutation: Permutation::new(windows, &mut random) }
     }
+
+    /// Where the window begins that is visited at a position.
+    pub(super) fn start(&self, position: u64, context: usize) -> usize {
+        self.offset + self.permutation.at(position) as usize * context
+    }
 }
 
 impl Sampler {
     /// Shuffled windows: every epoch visits each of its windows once. Batches run on over the end of an epoch.
-    pub fn shuffled(tokens: Arc<[u32]>, context: usize, rows: usize, seed: u64) -> Result<Sampler> {
+    pub fn shuffled(tokens: impl Into<Tokens>, context: usize, rows: usize, seed: u64) -> Result<Sampler> {
+        let tokens = tokens.into();
         check("training", tokens.len(), context, rows)?;
         let epoch = Epoch::new(0, seed, tokens.len(), context);
         Ok(Sampler {
@@ -130,8 +156,23 @@ impl Sampler {
         })
     }
 
+    /// Windows of several sources, drawn by their weights.
+    pub fn mixed(
+        tokens: impl Into<Tokens>,
+        stretches: &[Stretch],
+        context: usize,
+        rows: usize,
+        seed: u64,
+    ) -> Result<Sampler> {
+        let tokens = tokens.into();
+        check("training", tokens.len(), context, rows)?;
+        let order = Order::Mixed(Mixture::new(stretches, context, seed)?);
+        Ok(Sampler { tokens, context, rows, order, cursor: Cursor::default() })
+    }
+
     /// Windows given one by one, for exact replay: batch `n` is row `n` of `offsets`.
-    pub fn replayed(tokens: Arc<[u32]>, context: usize, offsets: &Offsets) -> Result<Sampler> {
+    pub fn replayed(tokens: impl Into<Tokens>, context: usize, offsets: &Offsets) -> Result<Sampler> {
+        let tokens = tokens.into();
         let rows = offsets.rows();
         check("training", tokens.len(), context, rows)?;
         let starts = offsets.within(replay::TRAINING, "training", tokens.len(), context)?;
@@ -140,7 +181,7 @@ impl Sampler {
 
     /// Where the next batch begins.
     pub fn cursor(&self) -> Cursor {
-        self.cursor
+        self.cursor.clone()
     }
 
     /// Goes to a saved place: from there on the batches are those that would have come.
@@ -150,10 +191,15 @@ impl Sampler {
                 *epoch = Epoch::new(cursor.epoch, *seed, self.tokens.len(), self.context);
                 epoch.windows
             }
+            Order::Mixed(_) if cursor.epoch > 0 => 0,
+            Order::Mixed(mixture) => {
+                mixture.seek(cursor.position);
+                u64::MAX
+            }
             Order::Replayed(_) if cursor.epoch > 0 => 0,
             Order::Replayed(starts) => (starts.len() / self.rows) as u64,
         };
-        let Cursor { epoch, position } = cursor;
+        let Cursor { epoch, position, .. } = cursor;
         if position > windows || (windows == 0 && epoch > 0) {
             return Err(Error::CursorOutside { epoch, position, windows });
         }
@@ -173,18 +219,25 @@ impl Sampler {
                 self.cursor.position += 1;
                 starts.to_vec()
             }
+            Order::Mixed(mixture) => {
+                let cursor = &mut self.cursor;
+                let mut next_start = || {
+                    cursor.position += 1;
+                    mixture.next_start(cursor.position - 1)
+                };
+                (0..self.rows).map(|_| next_start()).collect()
+            }
             Order::Shuffled { seed, epoch } => {
                 let (seed, tokens, context) = (*seed, self.tokens.len(), self.context);
                 let cursor = &mut self.cursor;
                 let mut next_start = || {
                     if cursor.position == epoch.windows {
-                        *cursor = Cursor { epoch: cursor.epoch + 1, position: 0 };
+                        *cursor = Cursor::at(cursor.epoch + 1, 0);
                         *epoch = Epoch::new(cursor.epoch, seed, tokens, context);
                     }
                     debug_assert_eq!(epoch.number, cursor.epoch);
-                    let window = epoch.permutation.at(cursor.position) as usize;
                     cursor.position += 1;
-                    epoch.offset + window * context
+                    epoch.start(cursor.position - 1, context)
                 };
                 (0..self.rows).map(|_| next_start()).collect()
             }
@@ -208,7 +261,7 @@ impl Sampler {
 /// Short texts give overlapping or equal windows rather than smaller batches, so that every mean is over as many.
 pub fn evaluation(
     part: &'static str,
-    tokens: &[u32],
+    tokens: &Tokens,
     context: usize,
     rows: usize,
     batches: usize,
@@ -228,7 +281,7 @@ pub fn evaluation(
 pub fn evaluation_replayed(
     name: &'static str,
     part: &'static str,
-    tokens: &[u32],
+    tokens: &Tokens,
     context: usize,
     rows: usize,
     offsets: &Offsets,
@@ -282,8 +335,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Token `n` is `n`, so a window shows where it began.
-    fn numbered(count: u32) -> Arc<[u32]> {
-        (0..count).collect()
+    fn numbered(count: u32) -> Tokens {
+        (0..count).collect::<Vec<_>>().into()
     }
 
     #[test]
@@ -350,7 +403,7 @@ mod tests {
         let batch = |seed| Sampler::shuffled(numbered(300), 16, 4, seed).unwrap().next_batch().unwrap();
         assert_ne!(batch(1), batch(2));
         let mut sampler = Sampler::shuffled(numbered(300), 16, 4, 9).unwrap();
-        let refused = sampler.seek(Cursor { epoch: 2, position: 400 });
+        let refused = sampler.seek(Cursor::at(2, 400));
         assert!(matches!(refused, Err(Error::CursorOutside { position: 400, .. })));
     }
 
@@ -358,11 +411,11 @@ mod tests {
     fn replayed_windows_come_in_their_order_and_end_with_an_error() {
         let offsets = Offsets::new(vec![3, 0, 5, 2, 1, 4], 2);
         let mut sampler = Sampler::replayed(numbered(10), 4, &offsets).unwrap();
-        sampler.seek(Cursor { epoch: 0, position: 1 }).unwrap();
+        sampler.seek(Cursor::at(0, 1)).unwrap();
         assert_eq!(sampler.next_batch().unwrap().tokens, [5, 6, 7, 8, 2, 3, 4, 5]);
         assert_eq!(sampler.next_batch().unwrap().targets, [2, 3, 4, 5, 5, 6, 7, 8]);
         assert!(matches!(sampler.next_batch(), Err(Error::WindowsEnded { step: 3, steps: 3 })));
-        assert!(sampler.seek(Cursor { epoch: 1, position: 0 }).is_err());
+        assert!(sampler.seek(Cursor::at(1, 0)).is_err());
     }
 
     #[test]
@@ -403,7 +456,7 @@ mod tests {
     #[test]
     fn a_sweep_has_every_token_but_the_first_as_a_target_once() {
         for count in [2, 9, 12, 13, 14, 100] {
-            let targets: Vec<i32> = sweep(&numbered(count), 4, 3)
+            let targets: Vec<i32> = sweep(&numbered(count).all(), 4, 3)
                 .unwrap()
                 .inspect(|batch| assert_eq!(batch.tokens.len(), 12))
                 .flat_map(|batch| batch.targets)

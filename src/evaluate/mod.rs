@@ -144,12 +144,12 @@ pub fn material(family: &dyn Family, tokenizer: Option<&Tokenizer>, request: &Re
         Some(path) => replayed(path, &text, tokenizer, request, context)?,
         None => {
             let part = Part::of(&text, tokenizer)?;
-            let tokens = [&tokenizer.opening()?[..], &part.tokens].concat();
+            let tokens = [&tokenizer.opening()?[..], &part.tokens.all()].concat();
             let batches = windows::sweep(&tokens, context, request.batch)?.collect();
             (part, batches)
         }
     };
-    if let Some(&token) = part.tokens.iter().find(|&&t| t as usize >= family.vocabulary()) {
+    if let Some(&token) = part.tokens.all().iter().find(|&&t| t as usize >= family.vocabulary()) {
         return Err(Error::Vocabulary { token, vocabulary: family.vocabulary() });
     }
     let extent = Extent { batch: request.batch, context };

@@ -153,23 +153,6 @@ fn version() -> String {
     format!("{} {:08x}", env!("CARGO_PKG_VERSION"), sum.finalize())
 }
 
-/// Where it is kept for this user: in `KILN_CACHE`, or the system's folder for caches.
-pub fn remembered_in() -> Option<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let home = |below: &str| folder("HOME").map(|home| home.join(below));
-    let cache = folder("KILN_CACHE").or_else(|| {
-        let system = if cfg!(windows) {
-            folder("LOCALAPPDATA")
-        } else if cfg!(target_os = "macos") {
-            home("Library/Caches")
-        } else {
-            folder("XDG_CACHE_HOME").or_else(|| home(".cache"))
-        };
-        system.map(|folder| folder.join("kiln"))
-    });
-    cache.map(|folder| folder.join(Path::new("kernels.json")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@
 //! this driver. Variants differ in the order of their sums, so a run that resumes must keep the choices it began with:
 //! [`Tuner::choices`] tells them, [`Tuner::fix`] holds to them.
 
-pub use super::ledger::{Choices, Ledger, remembered_in};
+pub use super::ledger::{Choices, Ledger};
 use super::qualify::close;
 use super::run::Bench;
 use super::{Gpu, Pipelines, Result};

@@ -21,6 +21,11 @@ impl Job {
     pub(super) fn run_ahead(&mut self, target: &Target, watch: &mut Watch) -> Result<()> {
         let Some(teacher) = &self.beside.teacher else { return Ok(()) };
         let (Some(folder), Some(top_k)) = (&teacher.recipe.cache, teacher.top()) else { return Ok(()) };
+        if self.is_streamed() {
+            let problem =
+                "distill.cache is for text that is read whole, not beside data.streaming".to_string();
+            return Err(super::Error::Mismatch { folder: "recipe".into(), problem });
+        }
         let extent = self.extent();
         teacher.check_context(extent.context)?;
         let train = &self.recipe.train;
@@ -35,7 +40,7 @@ impl Job {
         let key = Key {
             teacher: cache::hash_of(&teacher.recipe.teacher, teacher.family.as_ref())?,
             precision: format!("{:?}", teacher.recipe.teacher_precision).to_lowercase(),
-            tokens: cache::hash_of_tokens(&self.store.training.tokens),
+            tokens: cache::hash_of_tokens(&self.store.training.tokens.all()),
             windows,
             batch: train.batch,
             context: extent.context,

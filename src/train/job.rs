@@ -7,14 +7,16 @@ use super::layout::Class;
 use super::lesson::{self, Lesson};
 use super::recipe::{self, Recipe};
 use super::second::{self, Second};
+use super::streaming::Streams;
+use super::texts::Texts;
 use super::trainer::{Program, Settings, Trainer, Weight};
 use super::{Beside, Error, Reduced, Result, Target, micro};
 use crate::adapt::is_adapter;
 use crate::data::masking::{Hider, mask_of};
+use crate::data::prefetch::Batches;
 use crate::data::replay::Replay;
 use crate::data::store::{Part, Store, split};
-use crate::data::text::Text;
-use crate::data::tokenizer::{self, Spec, Tokenizer};
+use crate::data::tokenizer::{self, Tokenizer};
 use crate::data::windows::{self, Batch, IGNORED, Sampler};
 use crate::data::{corpus, replay};
 use crate::graph::{Feeds, Graph};
@@ -22,11 +24,13 @@ use crate::model::{self, Activation, Design, Extent, Family, Mode, Reading, Task
 use crate::ops::Value;
 use crate::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use crate::tensor::{DType, Tensor, Type};
-use std::borrow::Cow;
 use std::path::Path;
 
 /// Key by which tokens are hidden in evaluation: the same in every run, whatever its seed.
 const EVALUATION_KEY: u32 = 0x6576_616C;
+
+/// Tokens of a window, where neither recipe nor a model at hand says.
+const USUAL_CONTEXT: usize = 1024;
 
 /// Characters of the built-in corpus.
 pub const CORPUS_CHARACTERS: usize = 1 << 20;
@@ -55,6 +59,10 @@ pub struct Job {
     pub chats: Option<Chats>,
     /// What a teacher has said that ran ahead.
     pub(super) ahead: Option<Cache>,
+    /// Text that is streamed rather than held.
+    streams: Option<Streams>,
+    /// What a person should know of the text.
+    pub told: Vec<String>,
     /// For the built-in corpus: the floor of its validation part in nats per token.
     pub floor: Option<f64>,
 }
@@ -69,22 +77,29 @@ impl Job {
         }
         let pairs = second::read_pairs(&recipe.data.pairs)?;
         let script = Script::read(&recipe)?;
-        let text = match (pairs.is_empty(), &script) {
-            (_, Some(script)) => Cow::Owned(script.text()?),
-            (true, None) => text_of(&recipe)?,
-            (false, None) => {
-                Cow::Owned(pairs.iter().map(|p| format!("{}\n{}\n", p.source, p.target)).collect())
+        let streams = Streams::open(&recipe)?;
+        let mut text = match (&script, &streams, pairs.is_empty()) {
+            (Some(script), ..) => Texts::of(script.text()?),
+            (None, Some(streams), _) if tokenizer.is_none() => Texts::of(streams.sample(&recipe)?),
+            (None, Some(_), _) => Texts::of(String::new()),
+            (None, None, true) => Texts::read(&recipe)?,
+            (None, None, false) => {
+                Texts::of(pairs.iter().map(|p| format!("{}\n{}\n", p.source, p.target)).collect())
             }
         };
         let tokenizer = match tokenizer {
             Some(tokenizer) => tokenizer,
-            None => tokenizer_of(&recipe, &text)?,
+            None => tokenizer_of(&recipe, &mut text)?,
         };
-        let (mut store, examples) = match pairs.is_empty() {
+        let (mut store, examples) = match (&script, &streams, pairs.is_empty()) {
             // Conversations are cut into tokens once the model is known.
-            true if script.is_some() => (Store::empty(), vec![]),
-            true => (Store::build(&text, &tokenizer, recipe.data.validation)?, vec![]),
-            false => second::store_of(&pairs, &tokenizer, recipe.data.validation)?,
+            (Some(_), ..) => (Store::empty(), vec![]),
+            (None, Some(streams), _) => {
+                let context = recipe.train.context.unwrap_or(USUAL_CONTEXT);
+                (streams.store(&recipe, &tokenizer, context)?, vec![])
+            }
+            (None, None, true) => (text.store(&tokenizer)?, vec![]),
+            (None, None, false) => second::store_of(&pairs, &tokenizer, recipe.data.validation.share())?,
         };
         let mut family = family_for(&recipe, &tokenizer)?;
         if let recipe::Model::Load { dropout: Some(share), .. } = recipe.model {
@@ -107,8 +122,10 @@ impl Job {
         }
         let replay = recipe.data.windows.as_deref().map(Replay::load).transpose()?;
         // The floor is that of a text read in order.
-        let floor =
-            if second.is_some() || chats.is_some() { None } else { floor_of(&recipe, &text, &tokenizer)? };
+        let is_read = second.is_none() && chats.is_none();
+        let floor = if is_read { floor_of(&recipe, text.text(), &tokenizer)? } else { None };
+        let mut told = text.told;
+        told.extend(streams.as_ref().map(Streams::describe));
         let beside = Beside::open(&recipe, family.as_ref(), Some(&tokenizer))?;
         let (lesson, ahead) = (None, None);
         Ok(Job {
@@ -123,6 +140,8 @@ impl Job {
             lesson,
             chats,
             ahead,
+            streams,
+            told,
             floor,
         })
     }
@@ -136,9 +155,26 @@ impl Job {
         beside: Beside,
         lesson: Lesson,
     ) -> Job {
-        let (replay, hider, second, chats, ahead, floor) = (None, None, None, None, None, None);
+        let (replay, hider, second, chats, ahead, streams, floor) =
+            (None, None, None, None, None, None, None);
         let lesson = Some(lesson);
-        Job { recipe, tokenizer, store, family, replay, beside, hider, second, lesson, chats, ahead, floor }
+        let told = vec![];
+        Job {
+            recipe,
+            tokenizer,
+            store,
+            family,
+            replay,
+            beside,
+            hider,
+            second,
+            lesson,
+            chats,
+            ahead,
+            streams,
+            told,
+            floor,
+        }
     }
 
     /// Sequences that go through the model at once, and their context.
@@ -213,8 +249,33 @@ impl Job {
                 }
                 Sampler::replayed(tokens, context, offsets)?
             }
-            None => Sampler::shuffled(tokens, context, batch, self.recipe.train.seed)?,
+            None => {
+                let (stretches, seed) = (&self.store.stretches, self.recipe.train.seed);
+                match stretches.iter().any(|stretch| stretch.weight.is_some()) {
+                    true => Sampler::mixed(tokens, stretches, context, batch, seed)?,
+                    false => Sampler::shuffled(tokens, context, batch, seed)?,
+                }
+            }
         })
+    }
+
+    /// Training batches from the start, of text that is held or streamed.
+    pub fn batches(&self) -> Result<Box<dyn Batches>> {
+        Ok(match &self.streams {
+            Some(streams) => Box::new(streams.batches(&self.recipe, &self.tokenizer, self.window())?),
+            None => Box::new(self.sampler()?),
+        })
+    }
+
+    /// Whether the text is streamed: then what is held is only measured.
+    pub fn is_streamed(&self) -> bool {
+        self.streams.is_some()
+    }
+
+    /// Finds out whether there is enough to train on and to measure, before anything is made for it.
+    pub fn check_data(&self) -> Result<()> {
+        self.batches()?;
+        self.evaluation().map(|_| ())
     }
 
     /// Evaluation batches of the training and the validation part, the same every time and however a batch is split.
@@ -466,19 +527,11 @@ fn hider_of(recipe: &Recipe, tokenizer: &Tokenizer, family: &dyn Family) -> Resu
     }
 }
 
-fn text_of(recipe: &Recipe) -> Result<Cow<'static, str>> {
-    if recipe.data.text.is_empty() {
-        return Ok(Cow::Owned(corpus::generate(CORPUS_CHARACTERS, recipe.train.seed)));
-    }
-    let text = Text::open(&recipe.data.text)?;
-    Ok(Cow::Owned(text.contents().into_owned()))
-}
-
-pub(super) fn tokenizer_of(recipe: &Recipe, text: &str) -> Result<Tokenizer> {
+pub(super) fn tokenizer_of(recipe: &Recipe, text: &mut Texts) -> Result<Tokenizer> {
     Ok(match (&recipe.data.tokenizer, &recipe.model) {
-        (recipe::Tokenizer::Char, _) => Tokenizer::characters(text),
-        (recipe::Tokenizer::Bpe(vocabulary), _) => Tokenizer::train_byte_pair(text, *vocabulary)?,
-        (recipe::Tokenizer::File(path), _) => Tokenizer::prepare(&Spec::File(path.clone()), text)?,
+        (recipe::Tokenizer::Char, _) => Tokenizer::characters(&text.alphabet()),
+        (recipe::Tokenizer::Bpe(vocabulary), _) => text.byte_pair(*vocabulary)?,
+        (recipe::Tokenizer::File(path), _) => Tokenizer::load(path)?,
         (recipe::Tokenizer::Model, recipe::Model::Load { folder, .. }) => Tokenizer::load(folder)?,
         (recipe::Tokenizer::Model, recipe::Model::Build(_)) => {
             let problem = "data.tokenizer = \"model\" needs [model] load".to_string();
@@ -545,7 +598,7 @@ fn floor_of(recipe: &Recipe, text: &str, tokenizer: &Tokenizer) -> Result<Option
     if !recipe.data.text.is_empty() {
         return Ok(None);
     }
-    let (_, validation) = split(text, recipe.data.validation)?;
+    let (_, validation) = split(text, recipe.data.validation.share())?;
     Ok(corpus::floor(validation, tokenizer)?.map(|floor| floor.nats_per_token()))
 }
 

@@ -11,6 +11,7 @@ use super::run::{Summary, Watch};
 use super::schedule::PlateauState;
 use super::trainer::{Outcome, Trainer};
 use super::{Error, Result, Target};
+use crate::data::mixture::shares;
 use crate::data::prefetch::Prefetch;
 use crate::data::windows::{Batch, Cursor};
 use crate::tensor::{Shape, Tensor};
@@ -90,8 +91,8 @@ impl<'a> Lane<'a> {
             adapters.keep_base(job, loaded.is_some())?;
         }
         let metrics = metrics_from(folder, loaded.as_ref(), recovery.as_ref())?;
-        let mut sampler = job.sampler()?;
-        sampler.seek(state.cursor)?;
+        let mut sampler = job.batches()?;
+        sampler.seek(&state.cursor)?;
         let steps = job.recipe.train.steps;
         let progress = Progress::new(trainer.steps_done(), steps, job.recipe.run.log.every.max(steps / 50));
         let batches = Prefetch::start_split(sampler, job.numbers(), AHEAD, job.extent().batch);
@@ -182,11 +183,11 @@ impl<'a> Lane<'a> {
 
     /// Draws the step's batches and submits it.
     fn submit(&mut self) -> Result<()> {
-        let mut cursor = self.state.cursor;
+        let mut cursor = self.state.cursor.clone();
         let batches = &mut self.batches;
         let feeds = self.job.step_feeds(&mut self.trainer, || {
             let prepared = batches.next_batch()?;
-            cursor = prepared.cursor;
+            cursor = prepared.cursor.clone();
             Ok(prepared)
         })?;
         let rate = self.job.recipe.train.learning_rate.rate(self.trainer.steps_done(), &self.state.plateau);
@@ -393,6 +394,19 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     say(&format!("data     {data}, {kind} tokenizer with {size} tokens"));
     job.lesson.iter().flat_map(|lesson| &lesson.told).for_each(|line| say(line));
     job.chats.iter().filter_map(Chats::bad).for_each(|bad| say(&format!("warning: {bad}")));
+    let stretches = &job.store.stretches;
+    for (stretch, share) in stretches.iter().zip(shares(stretches)).filter(|_| stretches.len() > 1) {
+        say(&format!(
+            "source   {}: {} documents, {} training tokens, {:.1} % of the windows",
+            stretch.name,
+            stretch.documents,
+            stretch.tokens.len(),
+            100.0 * share
+        ));
+    }
+    for told in &job.told {
+        say(told);
+    }
     if let Some(teacher) = &job.beside.teacher {
         say(&format!("teacher  {}", teacher.describe()));
     }

@@ -2,6 +2,7 @@
 
 pub mod adapters;
 mod beside;
+pub mod caches;
 pub mod chats;
 pub mod checkpoint;
 pub mod distill;
@@ -26,7 +27,9 @@ mod reduced;
 pub mod run;
 pub mod schedule;
 pub mod second;
+pub mod streaming;
 mod target;
+mod texts;
 pub mod trainer;
 mod update;
 

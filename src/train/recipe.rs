@@ -23,6 +23,7 @@ mod rate;
 mod raw;
 mod read;
 mod resolve;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod writing;
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 
 use crate::data::masking::Masking;
+use crate::data::sources::{Separator, Source};
 use crate::train::schedule::Schedule;
 
 pub use crate::adapt::Hold;
@@ -51,6 +53,7 @@ pub use preset::{PRESETS, Preset};
 pub use prune::{Method, Prune, Removal};
 pub use quantize::Quantize;
 pub use raw::{RawRecipe, apply_set};
+pub use sources::{Cache, Streaming, Validation};
 pub use writing::Writing;
 
 /// The name of the resolved recipe in a run folder.
@@ -187,13 +190,25 @@ pub struct Data {
     /// How an encoder-decoder learns from text. Absent: as its paper says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<Objective>,
-    /// Files and folders; empty means the built-in corpus.
+    /// Files, folders, patterns and tables; empty means the built-in corpus.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub text: Vec<PathBuf>,
+    pub text: Vec<Source>,
+    /// What stands behind each document. Absent: the end-of-text token or a line end, and between plain files a line end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub separator: Option<Separator>,
+    /// Whether rows that cannot be read are counted and passed over.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skip_bad: bool,
+    /// Where tokens are kept, so that the next run need not make them.
+    #[serde(skip_serializing_if = "Cache::is_usual")]
+    pub cache: Cache,
+    /// How text is streamed. Absent: it is read whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streaming: Option<Streaming>,
     /// How text becomes tokens.
     pub tokenizer: Tokenizer,
-    /// The last share of the text, kept for validation, in `0.0..1.0`.
-    pub validation: f64,
+    /// What the model is measured on.
+    pub validation: Validation,
     /// Offsets of every batch, for exact replay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows: Option<PathBuf>,

@@ -63,6 +63,7 @@ pub fn run_watched(mut recipe: Recipe, resume: bool, watch: &mut Watch) -> Resul
     let loaded = if resume { checkpoints.load_latest()? } else { refuse_used(&checkpoints, &folder)? };
     let tokenizer = if resume { tokenizer_in(&folder)? } else { None };
     let mut job = Job::prepare(recipe, tokenizer)?;
+    job.check_data()?;
     if let Some(told) = job.settle(&target)? {
         (watch.say)(&told);
     }

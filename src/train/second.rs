@@ -215,9 +215,11 @@ pub fn store_of(pairs: &[Pair], tokenizer: &Tokenizer, validation: f64) -> Resul
             texts.fold((0, 0), |(c, b), text| (c + text.chars().count(), b + text.len()));
         // Windows end before the last number, as there must be a next one.
         let numbers = if range.is_empty() { range } else { range.start..range.end + 1 };
-        Part { tokens: numbers.map(|number| number as u32).collect(), characters, bytes }
+        let tokens: Vec<u32> = numbers.map(|number| number as u32).collect();
+        Part { tokens: tokens.into(), characters, bytes }
     };
-    Ok((Store { training: part(0..first), validation: part(first..pairs.len()) }, examples))
+    let (training, validation) = (part(0..first), part(first..pairs.len()));
+    Ok((Store { training, validation, stretches: vec![] }, examples))
 }
 
 /// The pairs of files, one after the other.

@@ -2,7 +2,7 @@
 
 use super::Error;
 #[cfg(feature = "gpu")]
-use crate::gpu::tune::{Ledger, Mode, Tuner, remembered_in};
+use crate::gpu::tune::{Ledger, Mode, Tuner};
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, GpuEngine, Pipelines};
 use crate::graph::Graph;
@@ -180,7 +180,7 @@ impl Target {
             }
             #[cfg(feature = "gpu")]
             Target::Gpu { gpu, pipelines, told, anew } => {
-                let ledger = Ledger::open(remembered_in(), &gpu.listing);
+                let ledger = Ledger::open(super::caches::kernels_file(), &gpu.listing);
                 let (mode, budget) = match (anew, Mode::from_environment()?) {
                     (Some(budget), _) => (Mode::Force, *budget),
                     (None, Mode::Force) => (Mode::Force, MEASURING_ANEW),

@@ -5,7 +5,7 @@ use super::grid::{self, Input, Rate, Subject};
 use super::report::{Report, device_json, load};
 use super::spread::{Spread, short};
 #[cfg(feature = "gpu")]
-use crate::gpu::tune::{Ledger, remembered_in, verdict_key};
+use crate::gpu::tune::{Ledger, verdict_key};
 use crate::ops::Cost;
 use crate::tensor::{DType, Tensor, Type};
 use crate::train::Target;
@@ -159,7 +159,7 @@ impl Kernels {
         if let Some((gpu, pipelines)) = bed::adapter(target) {
             let in_place = subject.op.in_place();
             let variants = subject.op.launch(&kinds, &outputs, gpu.caps());
-            let ledger = Ledger::open(remembered_in(), &gpu.listing);
+            let ledger = Ledger::open(crate::train::caches::kernels_file(), &gpu.listing);
             for variant in &variants {
                 try_one(&variant.name, &mut |inputs| {
                     if let Some(reason) = ledger.wrong(&verdict_key(variant, &kinds)) {

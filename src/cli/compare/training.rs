@@ -140,7 +140,8 @@ pub fn measure(
     target: &Target,
     told: &mut Reports,
 ) -> anyhow::Result<Training> {
-    let batches = evaluation("training", tokens, extent.context, extent.batch, (rounds + 1) * STEPS)?;
+    let batches =
+        evaluation("training", &tokens.to_vec().into(), extent.context, extent.batch, (rounds + 1) * STEPS)?;
     let mut runners: Vec<(&'static str, Result<Runner, String>)> = vec![];
     for (name, way) in WAYS {
         let runner = Runner::new(way, folder, model, extent, target, told);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::data::{Error, Result};
@@ -16,6 +17,9 @@ const ANY_CHARACTER: &str = r"[\s\S]";
 const UNKNOWN: &str = "<unknown>";
 
 const NONE: u32 = u32::MAX;
+
+/// What a thread encodes at a time.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// A vocabulary of characters.
 #[derive(Clone, Debug)]
@@ -81,7 +85,20 @@ impl Characters {
         }
     }
 
+    /// Encodes a text of any length; threads share a long one.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        if text.len() <= PIECE_BYTES {
+            return self.encode_piece(text);
+        }
+        let pieces = pieces(text);
+        match pieces.par_iter().map(|piece| self.encode_piece(piece)).collect::<Result<Vec<_>>>() {
+            Ok(ids) => Ok(ids.concat()),
+            // Counts from the beginning.
+            Err(_) => self.encode_piece(text),
+        }
+    }
+
+    fn encode_piece(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len());
         for (offset_characters, character) in text.chars().enumerate() {
             let vocabulary = self.len();
@@ -142,6 +159,18 @@ fn split_every_character() -> Value {
     json!({ "type": "Split", "pattern": { "Regex": ANY_CHARACTER }, "behavior": "Isolated", "invert": false })
 }
 
+fn pieces(mut text: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    while text.len() > PIECE_BYTES {
+        let at = (PIECE_BYTES..).find(|&at| text.is_char_boundary(at)).expect("the end is one");
+        let (piece, rest) = text.split_at(at);
+        pieces.push(piece);
+        text = rest;
+    }
+    pieces.push(text);
+    pieces
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::RHYME;
@@ -184,5 +213,18 @@ mod tests {
             assert!(json.contains(from), "{from} is in {json}");
             assert!(Characters::from_json(&json.replace(from, to)).is_none(), "{from} -> {to}");
         }
+    }
+
+    #[test]
+    fn a_long_text_in_pieces_has_the_ids_and_the_errors_of_the_whole() {
+        let text = "a\u{65e5}b".repeat(PIECE_BYTES / 2);
+        let characters = Characters::of("ab\u{65e5}");
+        assert_eq!(characters.encode(&text).unwrap(), characters.encode_piece(&text).unwrap());
+        let wrong = format!("{text}?");
+        let error = characters.encode(&wrong).unwrap_err();
+        let at = text.chars().count();
+        assert!(
+            matches!(error, Error::UnknownCharacter { offset_characters, .. } if offset_characters == at)
+        );
     }
 }

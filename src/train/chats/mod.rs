@@ -133,7 +133,8 @@ impl Chats {
         // Of preferences a window has two examples, each in a row of its own.
         let each = if recipe.dpo.is_some() { 2 } else { 1 };
         let count = found.examples.len() / each;
-        let first = ((count as f64 * (1.0 - recipe.data.validation)).round() as usize).clamp(1, count);
+        let first =
+            ((count as f64 * (1.0 - recipe.data.validation.share())).round() as usize).clamp(1, count);
         let packed = packs(recipe, family);
         if packed && !family.interface().packs {
             let problem =
@@ -154,9 +155,14 @@ impl Chats {
         let part = |range: Range<usize>| {
             // Windows of the sampler end before the last number, as there must be a next one.
             let numbers = if range.is_empty() { range } else { range.start..range.end + 1 };
-            Part { tokens: numbers.map(|number| number as u32).collect(), characters: 0, bytes: 0 }
+            Part {
+                tokens: numbers.map(|number| number as u32).collect::<Vec<u32>>().into(),
+                characters: 0,
+                bytes: 0,
+            }
         };
-        let store = Store { training: part(0..training), validation: part(training..windows.len()) };
+        let validation = part(training..windows.len());
+        let store = Store { training: part(0..training), validation, stretches: vec![] };
         let chats = Chats {
             examples: found.examples,
             windows,

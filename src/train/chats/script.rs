@@ -39,9 +39,9 @@ impl Script {
     pub fn read(recipe: &Recipe) -> Result<Option<Script>> {
         let Some(settings) = &recipe.data.chats else { return Ok(None) };
         let found = match settings.preferences.is_empty() {
-            true => read_dialogues(&settings.chats, settings.skip_bad)?,
+            true => read_dialogues(&settings.chats, recipe.data.skip_bad)?,
             false => {
-                let found = read_preferences(&settings.preferences, settings.skip_bad)?;
+                let found = read_preferences(&settings.preferences, recipe.data.skip_bad)?;
                 let all = found.all.into_iter().flat_map(|pair| [pair.chosen, pair.rejected]).collect();
                 data::chats::Found { all, bad: found.bad, first_bad: found.first_bad }
             }

@@ -11,6 +11,7 @@ use crate::graph::Graph;
 use crate::model::{self, Config, Extent, Family, Labels, Mode, Task};
 use crate::train::job::{self, Job};
 use crate::train::recipe::{self, Examples, Head, HeadKind, Kind, MicroBatch, Recipe, Storage};
+use crate::train::texts::Texts;
 use crate::train::{Beside, Result};
 use std::path::PathBuf;
 
@@ -26,14 +27,17 @@ pub(in crate::train) fn prepare(mut recipe: Recipe, tokenizer: Option<Tokenizer>
     if recipe.distill.is_some() {
         return Err(mismatch(format!("[distill] learns from text, and data.{} is none", given.key())));
     }
-    let material = Material::read(&given, recipe.data.validation)?;
+    let material = Material::read(&given, recipe.data.validation.share())?;
     let mut told = vec![];
     if let Row::Similar(first) = &material.rows[0] {
         settle_similarity(&mut recipe, first.texts.len(), &mut told)?;
     }
     let tokenizer = match tokenizer {
         Some(tokenizer) => tokenizer,
-        None => job::tokenizer_of(&recipe, &material.rows.iter().map(Row::text).collect::<String>())?,
+        None => {
+            let text = material.rows.iter().map(Row::text).collect();
+            job::tokenizer_of(&recipe, &mut Texts::of(text))?
+        }
     };
     let plain = job::plain_family(&recipe, tokenizer.vocabulary_size())?;
     let classes = material.classes(recipe.model.head(), plain.as_ref(), &given)?;
@@ -263,7 +267,8 @@ fn store_of(training: usize, all: usize) -> Store {
     let part = |range: std::ops::Range<usize>| {
         let count = range.len();
         let numbers = if count == 0 { range } else { range.start..range.end + 1 };
-        Part { tokens: numbers.map(|number| number as u32).collect(), characters: count, bytes: count }
+        let tokens: Vec<u32> = numbers.map(|number| number as u32).collect();
+        Part { tokens: tokens.into(), characters: count, bytes: count }
     };
-    Store { training: part(0..training), validation: part(training..all) }
+    Store { training: part(0..training), validation: part(training..all), stretches: vec![] }
 }

@@ -10,7 +10,7 @@ use super::read::Section;
 use crate::data::chats::{Date, Learn, TooLong};
 
 /// The keys that only conversations have.
-const OWN: [&str; 6] = ["learn", "template", "too_long", "packing", "skip_bad", "date"];
+const OWN: [&str; 5] = ["learn", "template", "too_long", "packing", "date"];
 
 /// Keys that say of what else a run learns.
 const OTHERS: [&str; 7] = ["text", "pairs", "labelled", "tagged", "objective", "windows", "masking"];
@@ -36,8 +36,6 @@ pub struct Chats {
     /// Several share a window, without seeing each other. Absent: where the model can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packing: Option<bool>,
-    /// Lines that are no conversations are passed over and counted.
-    pub skip_bad: bool,
     /// The date that templates may ask for: that on which the run began.
     #[serde(serialize_with = "shown")]
     pub date: Date,
@@ -100,7 +98,6 @@ pub(super) fn chats(section: &Section) -> Result<Option<Chats>, Error> {
         template: section.text("template")?.take(),
         too_long,
         packing: section.flag("packing")?.take(),
-        skip_bad: section.flag("skip_bad")?.or(false),
         date: date(section)?,
     }))
 }

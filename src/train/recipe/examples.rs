@@ -14,7 +14,8 @@ const KINDS: [(&str, Kind); 3] =
     [("labelled", Kind::Labelled), ("tagged", Kind::Tagged), ("similar", Kind::Similar)];
 
 /// Keys of `[data]` that go with text alone.
-const OF_TEXT: [&str; 5] = ["text", "pairs", "objective", "windows", "masking"];
+const OF_TEXT: [&str; 9] =
+    ["text", "separator", "skip_bad", "cache", "streaming", "pairs", "objective", "windows", "masking"];
 
 /// What examples are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

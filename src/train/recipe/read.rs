@@ -24,6 +24,10 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
 
 const DATA: &[&str] = &[
     "text",
+    "separator",
+    "skip_bad",
+    "cache",
+    "streaming",
     "pairs",
     "labelled",
     "tagged",
@@ -42,7 +46,6 @@ const DATA: &[&str] = &[
     "template",
     "too_long",
     "packing",
-    "skip_bad",
     "date",
 ];
 
@@ -94,6 +97,12 @@ pub(super) struct Section<'a> {
     table: Option<&'a Table>,
 }
 
+/// One entry of a list of texts and tables.
+pub(super) enum Entry<'a> {
+    Text(String),
+    Table(Section<'a>),
+}
+
 /// One value of the recipe, perhaps absent.
 pub(super) struct Given<T> {
     pub path: String,
@@ -135,6 +144,30 @@ impl<'a> Section<'a> {
         let inner = Section { raw: self.raw, path: self.path_of(key), table };
         inner.refuse_unknown(keys)?;
         Ok(inner)
+    }
+
+    /// The entries of a list, each a text or a table holding only the given keys; one alone counts as a list of one.
+    pub(super) fn entries(&self, key: &str, expected: &str, keys: &[&str]) -> Result<Vec<Entry<'a>>, Error> {
+        let one = |path: String, value: &'a Value| match value {
+            Value::String(text) => Ok(Entry::Text(text.clone())),
+            Value::Table(table) => {
+                let section = Section { raw: self.raw, path, table: Some(table) };
+                section.refuse_unknown(keys).map(|()| Entry::Table(section))
+            }
+            other => {
+                let (origin, got) = (self.raw.origins.of(&path), describe(other));
+                Err(Error::WrongType { origin, path, expected: "a text or a table".into(), got })
+            }
+        };
+        let path = self.path_of(key);
+        match self.value(key) {
+            None => Ok(vec![]),
+            Some(Value::Array(items)) => {
+                items.iter().enumerate().map(|(at, item)| one(format!("{path}.{at}"), item)).collect()
+            }
+            Some(value @ (Value::String(_) | Value::Table(_))) => Ok(vec![one(path, value)?]),
+            Some(_) => Err(self.wrong_type(key, expected)),
+        }
     }
 
     /// A table with nothing in it, at the place of a value that is not a table.

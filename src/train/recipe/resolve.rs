@@ -14,7 +14,7 @@ use super::{
     Shape, States, Storage, Tokenizer, Train,
 };
 use super::{
-    adapter, chats, distill, dpo, examples, memory, objective, optimizer, precision, prune, quantize,
+    adapter, chats, distill, dpo, examples, memory, objective, optimizer, precision, prune, quantize, sources,
 };
 use crate::data::masking::Masking;
 use crate::model::usual;
@@ -178,9 +178,7 @@ fn heads_and_width(section: &Section, base: &Shape) -> Result<(usize, usize), Er
 }
 
 fn data(section: &Section, model: &Model) -> Result<Data, Error> {
-    let hint = "name a file or folder, or leave `text` out for the built-in corpus";
     let named = |names: &Vec<String>| !names.is_empty() && names.iter().all(|name| !name.is_empty());
-    let text = section.texts("text")?.must(named, "at least one path", hint)?;
     let hint = "name a file with two columns, or a .jsonl file";
     let pairs = section.texts("pairs")?.must(named, "at least one path", hint)?;
     if pairs.get().is_some() {
@@ -190,17 +188,18 @@ fn data(section: &Section, model: &Model) -> Result<Data, Error> {
             }
         }
     }
-    let hint = "0.1 keeps the last tenth of the text";
-    let fits = |share: &f64| (0.0..1.0).contains(share);
-    let validation = section.number("validation")?.must(fits, "from 0 to below 1", hint)?;
     Ok(Data {
         chats: chats::chats(section)?,
         pairs: pairs.or(Vec::new()).into_iter().map(PathBuf::from).collect(),
         examples: examples::examples(section)?,
         objective: objective::objective(section)?,
-        text: text.or(Vec::new()).into_iter().map(PathBuf::from).collect(),
+        text: sources::sources(section)?,
+        separator: sources::separator(section)?,
+        skip_bad: section.flag("skip_bad")?.or(false),
+        cache: sources::cache(section)?,
+        streaming: sources::streaming(section)?,
         tokenizer: tokenizer(section, model)?,
-        validation: validation.or(0.1),
+        validation: sources::validation(section)?,
         windows: section.text("windows")?.take().map(PathBuf::from),
         masking: masking(section)?,
     })

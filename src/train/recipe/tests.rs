@@ -40,7 +40,7 @@ fn an_empty_recipe_is_the_frame_on_the_built_in_corpus() {
     assert_eq!(empty.model, frame.model);
     assert_eq!(empty.train, frame.train);
     assert!(empty.data.text.is_empty());
-    assert_eq!(frame.data.text, [PathBuf::from("input.txt")]);
+    assert_eq!(frame.data.text, [Source::of("input.txt")]);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn the_frame_says_what_it_says() {
     assert_eq!(train.learning_rate, Schedule { peak: 1e-3, warmup: 100, warmup_rule, curve });
     assert_eq!((train.clip, train.seed), (Clip::Norm(1.0), 1337));
     assert_eq!(train.evaluate, Evaluate { every: 250, batches: 20 });
-    assert_eq!((data.tokenizer, data.validation), (Tokenizer::Char, 0.1));
+    assert_eq!((data.tokenizer, data.validation), (Tokenizer::Char, Validation::Share(0.1)));
     assert_eq!((precision.storage, precision.loss_scale), (Storage::F32, LossScale::NONE));
     assert!(
         quantize.is_none()
@@ -213,7 +213,7 @@ fn a_wrong_type_says_what_was_expected_and_what_came() {
         ),
         ("train = 3", "`train` has the wrong type: expected a table, got the number 3"),
         ("[model]\nbias = 1", "expected true or false"),
-        ("[data]\ntext = [1]", "expected a list of texts"),
+        ("[data]\ntext = [1]", "expected a text or a table"),
     ] {
         let message = message(text);
         assert!(message.contains(expected), "{text}\n{message}");
