@@ -22,7 +22,7 @@ pub(super) fn recipe_of(folder: &Path, device: &str, sets: &[&str]) -> Recipe {
             let say = |role: &str, content: &str| json!({ "role": role, "content": content });
             let mut messages =
                 vec![say("user", &asked), say("assistant", ["one", "two", "three", "four"][i % 4])];
-            if i % 5 == 0 {
+            if i.is_multiple_of(5) {
                 messages.extend([say("user", "z"), say("assistant", "end")]);
             }
             format!("{}\n", json!({ "messages": messages }))
@@ -175,7 +175,7 @@ fn a_packed_window_has_the_loss_and_the_gradients_of_its_examples_run_apart() {
     const CONTEXT: usize = 24;
     let example = |length: usize, step: usize| {
         let tokens: Vec<u32> = (0..length).map(|i| ((i * i + step * i + step) % 11) as u32).collect();
-        Example { learnt: (0..length).map(|i| (i + step) % 3 > 0).collect(), tokens }
+        Example { learnt: (0..length).map(|i| !(i + step).is_multiple_of(3)).collect(), tokens }
     };
     let examples = [example(9, 1), example(4, 2), example(10, 3), example(2, 4), example(20, 5)];
     let all: Vec<&Example> = examples.iter().collect();
