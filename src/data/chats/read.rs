@@ -169,6 +169,10 @@ impl<'a> Place<'a> {
         if let Some(at_bytes) = self.0.find([OPENS, CLOSES]) {
             return Err(Bad { at_bytes, reason: "it holds U+FDD0 or U+FDD1, which no text does".into() });
         }
+        // A list would be read as the values of an object's keys.
+        if self.0.trim_start().starts_with('[') {
+            return Err(Bad { at_bytes: 0, reason: "it is no JSON object but a list".into() });
+        }
         serde_json::from_str(self.0).map_err(|error| {
             // The library counts bytes from one, and the end of the line as one more.
             let at_bytes = error.column().saturating_sub(1);
