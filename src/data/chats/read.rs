@@ -383,7 +383,7 @@ mod tests {
             ("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", 14, "the assistant says nothing"),
             ("{\"messages\": [{\"role\": \"user\"}]}", 15, "no `content`"),
             ("{\"messages\": [{\"content\": \"a\"}]}", 15, "no `role`"),
-            ("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, 5]}", 48, "expected an object"),
+            ("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, 5]}", 49, "expected an object"),
             ("{\"conversations\": [{\"from\": \"bob\", \"value\": \"a\"}]}", 20, "`from` is \"bob\""),
             ("{\"prompt\": \"a\", \"completion\": \"\u{fdd0}\"}", 32, "U+FDD0"),
         ] {
