@@ -61,6 +61,27 @@ pub struct Generate {
     json: bool,
 }
 
+/// Shows tokens as `write` makes them, up to one of `ends`.
+fn stream<T>(
+    page: &mut Page,
+    ends: &[u32],
+    write: impl FnOnce(&mut dyn FnMut(u32) -> bool) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut failed = None;
+    let written = write(&mut |token| {
+        if ends.contains(&token) {
+            return false;
+        }
+        failed = page.show(&[token]).err();
+        failed.is_none()
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    page.finish()?;
+    Ok(written)
+}
+
 /// How keys and values are kept.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Cache {
@@ -104,18 +125,9 @@ impl Generate {
         }
         let mut page = Page::new(tokenizer.as_ref(), self.json);
         page.show(&prompt)?;
-        let mut failed = None;
-        let written = writer.continue_ids(&prompt, self.max_new_tokens, &sampling, &mut |token| {
-            if ends.contains(&token) {
-                return false;
-            }
-            failed = page.show(&[token]).err();
-            failed.is_none()
+        let written = stream(&mut page, &ends, |next| {
+            Ok(writer.continue_ids(&prompt, self.max_new_tokens, &sampling, next)?)
         })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        page.finish()?;
         eprintln!("{}", said_of(&writer.pace()));
         if self.json {
             print_sequence([prompt, written].concat(), tokenizer.as_ref())?;
@@ -130,18 +142,9 @@ impl Generate {
         let end = tokenizer.token_id(END_OF_TEXT);
         let mut page = Page::new(Some(&tokenizer), self.json);
         page.show(&prompt)?;
-        let mut failed = None;
-        let written = ngram::write(&model, &prompt, self.max_new_tokens, sampling, &mut |token| {
-            if Some(token) == end {
-                return false;
-            }
-            failed = page.show(&[token]).err();
-            failed.is_none()
+        let written = stream(&mut page, end.as_slice(), |next| {
+            Ok(ngram::write(&model, &prompt, self.max_new_tokens, sampling, next)?)
         })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        page.finish()?;
         if self.json {
             print_sequence([prompt, written].concat(), Some(&tokenizer))?;
         }
@@ -175,18 +178,8 @@ impl Generate {
         let mut translator = Translator::with(model, &target, lengths)?;
         target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
         let mut page = Page::new(tokenizer.as_ref(), self.json);
-        let mut failed = None;
-        let written = translator.write_ids(&prompt, count, sampling, &mut |token| {
-            if ends.contains(&token) {
-                return false;
-            }
-            failed = page.show(&[token]).err();
-            failed.is_none()
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        page.finish()?;
+        let written =
+            stream(&mut page, ends, |next| Ok(translator.write_ids(&prompt, count, sampling, next)?))?;
         if self.json {
             let sequence = [vec![translator.start()], written].concat();
             print_sequence(sequence, tokenizer.as_ref())?;
