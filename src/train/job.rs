@@ -124,23 +124,8 @@ impl Job {
         let mut told = text.told;
         told.extend(streams.as_ref().map(Streams::describe));
         let beside = Beside::open(&recipe, family.as_ref(), Some(&tokenizer))?;
-        let (lesson, ahead) = (None, None);
-        Ok(Job {
-            recipe,
-            tokenizer,
-            store,
-            family,
-            replay,
-            beside,
-            hider,
-            second,
-            lesson,
-            chats,
-            ahead,
-            streams,
-            told,
-            floor,
-        })
+        let plain = Job::plain(recipe, tokenizer, store, family, beside);
+        Ok(Job { replay, hider, second, chats, streams, told, floor, ..plain })
     }
 
     /// A job that learns from examples.
@@ -152,25 +137,33 @@ impl Job {
         beside: Beside,
         lesson: Lesson,
     ) -> Job {
-        let (replay, hider, second, chats, ahead, streams, floor) =
-            (None, None, None, None, None, None, None);
-        let lesson = Some(lesson);
-        let told = vec![];
+        let plain = Job::plain(recipe, tokenizer, store, family, beside);
+        Job { lesson: Some(lesson), ..plain }
+    }
+
+    /// A job with nothing but what each has.
+    fn plain(
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        store: Store,
+        family: Box<dyn Family>,
+        beside: Beside,
+    ) -> Job {
         Job {
             recipe,
             tokenizer,
             store,
             family,
-            replay,
             beside,
-            hider,
-            second,
-            lesson,
-            chats,
-            ahead,
-            streams,
-            told,
-            floor,
+            replay: None,
+            hider: None,
+            second: None,
+            lesson: None,
+            chats: None,
+            ahead: None,
+            streams: None,
+            told: vec![],
+            floor: None,
         }
     }
 
