@@ -2,7 +2,7 @@
 
 mod golden;
 
-use golden::Tensors;
+use golden::{Tensors, compare};
 use kiln::data::windows::Batch;
 use kiln::graph::{Feeds, Graph, gradient};
 use kiln::model::{Mode, Weights};
@@ -185,13 +185,4 @@ fn near(what: &str, got: f64, expected: f64, limit: f64) -> Result<(), Failed> {
         return Err(format!("{what}: {got}, expected {expected} within {limit:e}").into());
     }
     Ok(())
-}
-
-fn compare(name: &str, got: &Tensor, expected: &Tensor, absolute: f64, share: f64) -> Result<(), Failed> {
-    let (got, expected) = (got.to_f64(), expected.to_f64());
-    let limit = absolute + share * expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
-    got.iter()
-        .zip(&expected)
-        .enumerate()
-        .try_for_each(|(at, (got, expected))| near(&format!("{name}[{at}]"), *got, *expected, limit))
 }

@@ -7,7 +7,7 @@
 mod devices;
 mod golden;
 
-use golden::Tensors;
+use golden::{Tensors, compare, cosine};
 use kiln::formats::{Archive, Raw};
 use kiln::graph::{Feeds, Graph, evaluate, gradient};
 use kiln::model::{Config, Extent, Family, Inputs, Mode, Reading, Weights, from_config, open};
@@ -292,25 +292,4 @@ fn logits(
         feeds.set("target_tokens", Tensor::u32([1, target], written));
     }
     Ok(evaluate(&graph, &feeds, DType::F32)?.remove("logits").expect("named above"))
-}
-
-fn compare(name: &str, got: &Tensor, expected: &Tensor, absolute: f64, share: f64) -> Result<(), Failed> {
-    let (got, expected) = (got.to_f64(), expected.to_f64());
-    if got.len() != expected.len() {
-        return Err(format!("{name}: {} elements, expected {}", got.len(), expected.len()).into());
-    }
-    let limit = absolute + share * expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
-    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-        let difference = (got - expected).abs();
-        if difference.is_nan() || difference > limit {
-            return Err(format!("{name}[{i}]: got {got}, expected {expected} within {limit:.1e}").into());
-        }
-    }
-    Ok(())
-}
-
-fn cosine(a: &Tensor, b: &Tensor) -> f64 {
-    let (a, b) = (a.to_f64(), b.to_f64());
-    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-    dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
 }

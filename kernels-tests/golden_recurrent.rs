@@ -131,7 +131,7 @@ fn check_gradients(
             continue;
         };
         compare(name, got, &gradients[parameter], GRADIENT.0, GRADIENT.1)?;
-        let cosine = cosine(got, &gradients[parameter]);
+        let cosine = golden::cosine(got, &gradients[parameter]);
         if cosine < COSINE {
             return Err(format!("{name}: the cosine is {cosine}").into());
         }
@@ -177,23 +177,10 @@ fn compare_steps(
     })
 }
 
+/// The shape is compared as well.
 fn compare(name: &str, got: &Tensor, expected: &Tensor, absolute: f64, share: f64) -> Result<(), Failed> {
     if got.shape != expected.shape {
         return Err(format!("{name}: shape {}, expected {}", got.shape, expected.shape).into());
     }
-    let (got, expected) = (got.to_f64(), expected.to_f64());
-    let limit = absolute + share * expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
-    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-        let difference = (got - expected).abs();
-        if difference.is_nan() || difference > limit {
-            return Err(format!("{name}[{i}]: got {got}, expected {expected} within {limit:.1e}").into());
-        }
-    }
-    Ok(())
-}
-
-fn cosine(a: &Tensor, b: &Tensor) -> f64 {
-    let (a, b) = (a.to_f64(), b.to_f64());
-    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
-    dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
+    golden::compare(name, got, expected, absolute, share)
 }

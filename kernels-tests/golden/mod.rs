@@ -52,3 +52,26 @@ fn elements<T, const N: usize>(bytes: &[u8], of: fn([u8; N]) -> T) -> Vec<T> {
     let chunks = bytes.chunks_exact(N);
     chunks.map(|chunk| of(chunk.try_into().expect("chunks have their size"))).collect()
 }
+
+/// Whether all elements are as near as `absolute` and `share` of the largest expected one together allow.
+pub fn compare(name: &str, got: &Tensor, expected: &Tensor, absolute: f64, share: f64) -> Result<(), Failed> {
+    let (got, expected) = (got.to_f64(), expected.to_f64());
+    if got.len() != expected.len() {
+        return Err(format!("{name}: {} elements, expected {}", got.len(), expected.len()).into());
+    }
+    let limit = absolute + share * expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let difference = (got - expected).abs();
+        if difference.is_nan() || difference > limit {
+            return Err(format!("{name}[{i}]: got {got}, expected {expected} within {limit:.1e}").into());
+        }
+    }
+    Ok(())
+}
+
+/// The cosine of the angle between two tensors taken as vectors.
+pub fn cosine(a: &Tensor, b: &Tensor) -> f64 {
+    let (a, b) = (a.to_f64(), b.to_f64());
+    let dot = |x: &[f64], y: &[f64]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>();
+    dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
+}
