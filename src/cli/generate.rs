@@ -143,7 +143,7 @@ impl Generate {
         let mut page = Page::new(Some(&tokenizer), self.json);
         page.show(&prompt)?;
         let written = stream(&mut page, end.as_slice(), |next| {
-            Ok(ngram::write(&model, &prompt, self.max_new_tokens, sampling, next)?)
+            ngram::write(&model, &prompt, self.max_new_tokens, sampling, next)
         })?;
         if self.json {
             print_sequence([prompt, written].concat(), Some(&tokenizer))?;
