@@ -63,7 +63,7 @@ pub fn resolve(given: &Path, best: bool) -> anyhow::Result<PathBuf> {
         );
     }
     let place = find(given, best)?;
-    for line in &place.told {
+    for line in place.told("model") {
         eprintln!("{line}");
     }
     Ok(place.folder)
