@@ -151,14 +151,27 @@ fn transformers(python: &str, golden: &Path) -> Result<(), Failed> {
 /// Folders written by kiln, in shards, and some that were GGUF files in between, beside inputs and the logits that kiln computes.
 fn folders(python: &str, golden: &Path) -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let direct =
-        ["gpt2", "llama-gqa", "qwen3", "gpt-neox-parallel", "bert-mlm", "roberta-mlm", "t5-relu", "bart"];
+    let direct = [
+        "gpt2",
+        "llama-gqa",
+        "qwen3",
+        "gpt-neox-parallel",
+        "bert-mlm",
+        "roberta-mlm",
+        "t5-relu",
+        "bart",
+        "gpt2-score",
+        "mistral-score",
+        "gpt-neox-score",
+    ];
     let through = ["gpt2", "llama-gqa", "qwen2", "qwen3", "gpt-neox-parallel"];
     let cases: Vec<(&str, bool)> =
         direct.iter().map(|name| (*name, false)).chain(through.iter().map(|name| (*name, true))).collect();
     let file = |name: String| folder.path().join(name);
     for &(model, turned) in &cases {
-        let place = golden.join("models").join(model);
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/golden");
+        let root = if own.join("models").join(model).is_dir() { own.as_path() } else { golden };
+        let place = root.join("models").join(model);
         let name = if turned { format!("{model}-gguf") } else { model.to_string() };
         let mut source = Source::open(&place, &[])?;
         if turned {

@@ -257,6 +257,30 @@ fn a_head_is_put_on_a_loaded_encoder_and_drawn_anew_for_other_classes() {
 }
 
 #[test]
+fn a_causal_model_judges_texts_by_their_last_token_and_its_checkpoint_says_what_fills_them_up() {
+    let place = tempfile::tempdir().unwrap();
+    let sets = ["model.family=gpt2", "model.tie=true", "model.dropout=0"];
+    let summary = train(recipe(place.path(), "cpu", &labelled(place.path()), &sets), false).unwrap();
+    assert!(figure(&place.path().join("run"), "accuracy") > 0.95);
+    let saved = summary.checkpoint.unwrap();
+    let config = model::open(&saved).unwrap().config();
+    assert_eq!(config["architectures"], serde_json::json!(["GPT2ForSequenceClassification"]));
+    assert_eq!(config["pad_token_id"], 16, "the last token, where none ends texts");
+    // A text says the same alone and beside longer ones.
+    let opened = open_to_run(&saved, &[]).unwrap();
+    let mut classifier = Classifier::new(opened, &saved, Target::open("cpu").unwrap(), 3, None).unwrap();
+    let texts = ["dull", "the lovely film was a film", "a good story was the story a play"];
+    let together = classifier.classify(&texts.map(|text| (text, None))).unwrap();
+    for (text, scores) in texts.iter().zip(&together) {
+        let alone = classifier.classify(&[(*text, None)]).unwrap();
+        assert!(
+            alone[0].iter().zip(scores).all(|(a, b)| (a - b).abs() < 1e-5),
+            "{text}: {alone:?}, {scores:?}"
+        );
+    }
+}
+
+#[test]
 fn what_cannot_be_learned_from_is_refused_with_its_place() {
     let place = tempfile::tempdir().unwrap();
     let told = |data: &str, sets: &[&str]| match Job::prepare(recipe(place.path(), "cpu", data, sets), None) {
@@ -290,8 +314,10 @@ fn what_cannot_be_learned_from_is_refused_with_its_place() {
         headless.contains("a masked language model") && headless.contains("model.head = \"sequence\""),
         "{headless}"
     );
-    let causal = told(&good, &["model={ preset = \"gpt-micro\", head = \"sequence\" }"]);
-    assert!(causal.contains("causal") && causal.contains("encoder"), "{causal}");
+    let recurrent =
+        "model={ family = \"lstm\", layers = 1, width = 16, hidden = 16, context = 16, head = \"sequence\" }";
+    let recurrent = told(&good, &[recurrent]);
+    assert!(recurrent.contains("causal") && recurrent.contains("bert, roberta"), "{recurrent}");
 }
 
 /// A run over a case of PyTorch's, all of whose examples are in every step: whatever their order, the loss is the same.
@@ -326,6 +352,11 @@ fn replayed(case: &str, data: &str, more: &str, rows: usize) {
 #[test]
 fn losses_of_classified_pairs_are_those_of_pytorch() {
     replayed("sequence", "labelled", "", 6);
+}
+
+#[test]
+fn losses_of_texts_judged_by_their_last_token_are_those_of_pytorch() {
+    replayed("causal", "labelled", "", 6);
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! A model as a GGUF file.
 
 use super::names::{Architecture, Turning};
-use super::{Error, Result, keys, rows, vocabulary};
+use super::{Error, Result, keys, names, rows, vocabulary};
 use crate::data::tokenizer::Tokenizer;
 use crate::formats;
 use crate::formats::gguf::{Metadata, Part, write};
-use crate::model::{Config, Family, ParameterSpec, Stored, Weights, turn};
+use crate::model::{Config, Family, ParameterSpec, Stored, Task, Weights, turn};
 use crate::tensor::quant::Coded;
 use crate::tensor::quant::blocks::Block;
 use crate::tensor::{DType, Shape, Tensor};
@@ -50,6 +50,10 @@ pub fn export_gguf(
     options: &Options,
 ) -> Result<Exported> {
     let architecture = Architecture::of_family(family.name())?;
+    let task = family.interface().task;
+    if task != Task::NextToken {
+        return Err(names::unknown(task.describe().into()));
+    }
     let parameters = family.parameters();
     weights.check(&parameters)?;
     let described = keys::describe(family, &architecture)?;

@@ -151,7 +151,7 @@ pub(super) enum Turning {
     Braid,
 }
 
-fn unknown(what: String) -> Error {
+pub(super) fn unknown(what: String) -> Error {
     let known = KNOWN.iter().map(|(family, _)| *family).collect::<Vec<_>>().join(", ");
     Error::Family { what, known }
 }

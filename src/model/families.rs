@@ -144,42 +144,42 @@ struct Entry {
 const FAMILIES: &[Entry] = &[
     Entry {
         name: "gpt2",
-        architectures: &["GPT2LMHeadModel"],
+        architectures: &["GPT2LMHeadModel", "GPT2ForSequenceClassification"],
         usual: GPT2,
         read: |config| Ok(Box::new(Gpt2::from_config(config)?)),
         build: |design| Ok(Box::new(Gpt2::from_design(design)?)),
     },
     Entry {
         name: "llama",
-        architectures: &["LlamaForCausalLM"],
+        architectures: &["LlamaForCausalLM", "LlamaForSequenceClassification"],
         usual: LLAMA,
         read: |config| Ok(Box::new(Llama::from_config(Dialect::Llama, config)?)),
         build: |design| Ok(Box::new(Llama::from_design(Dialect::Llama, design)?)),
     },
     Entry {
         name: "mistral",
-        architectures: &["MistralForCausalLM"],
+        architectures: &["MistralForCausalLM", "MistralForSequenceClassification"],
         usual: LLAMA,
         read: |config| Ok(Box::new(Llama::from_config(Dialect::Mistral, config)?)),
         build: |design| Ok(Box::new(Llama::from_design(Dialect::Mistral, design)?)),
     },
     Entry {
         name: "qwen2",
-        architectures: &["Qwen2ForCausalLM"],
+        architectures: &["Qwen2ForCausalLM", "Qwen2ForSequenceClassification"],
         usual: QWEN,
         read: |config| Ok(Box::new(Llama::from_config(Dialect::Qwen2, config)?)),
         build: |design| Ok(Box::new(Llama::from_design(Dialect::Qwen2, design)?)),
     },
     Entry {
         name: "qwen3",
-        architectures: &["Qwen3ForCausalLM"],
+        architectures: &["Qwen3ForCausalLM", "Qwen3ForSequenceClassification"],
         usual: QWEN,
         read: |config| Ok(Box::new(Llama::from_config(Dialect::Qwen3, config)?)),
         build: |design| Ok(Box::new(Llama::from_design(Dialect::Qwen3, design)?)),
     },
     Entry {
         name: "gpt_neox",
-        architectures: &["GPTNeoXForCausalLM"],
+        architectures: &["GPTNeoXForCausalLM", "GPTNeoXForSequenceClassification"],
         usual: NEOX,
         read: |config| Ok(Box::new(GptNeoX::from_config(config)?)),
         build: |design| Ok(Box::new(GptNeoX::from_design(design)?)),
@@ -343,7 +343,7 @@ mod tests {
     fn an_unknown_family_is_named_with_those_there_are() {
         for json in [
             serde_json::json!({ "model_type": "mamba" }),
-            serde_json::json!({ "model_type": "gpt2", "architectures": ["GPT2ForSequenceClassification"] }),
+            serde_json::json!({ "model_type": "gpt2", "architectures": ["GPT2ForTokenClassification"] }),
             serde_json::json!({}),
         ] {
             let error = family_of(json).unwrap_err();

@@ -5,6 +5,7 @@
 //! h = h + dropout(c_proj(attention(c_attn(ln_1(h)))))      for each block
 //! h = h + dropout(c_proj(activation(c_fc(ln_2(h)))))
 //! logits = ln_f(h) wte^T                                   or lm_head, untied
+//! logits = score(ln_f(h)[last])                            to classify a text, by its last token
 //! ```
 //! Linear weights are stored as [in, out] (the checkpoints' "Conv1D"), the head as [V, C]. A model from which heads or channels
 //! were pruned says the size of its heads in a key of our own, `head_dim`; without it the heads share the width.
@@ -16,7 +17,7 @@ mod tests;
 use super::config::{head_size, shared_width, shortest};
 use super::{
     Activation, Config, Design, Error, Family, Forward, Init, Interface, ParameterSpec, Reading, Result,
-    Task, count_elements,
+    Score, Task, count_elements, score,
 };
 use crate::graph::Graph;
 use serde_json::{Map, Value as Json, json};
@@ -95,6 +96,8 @@ pub struct Gpt2 {
     pub scale_by_layer: bool,
     /// Standard deviation of initial weights.
     pub deviation: f64,
+    /// Judges whole texts, in the place of scores of tokens.
+    pub score: Option<Score>,
     /// Keys of `config.json` that change nothing here, such as token ids, kept for saving.
     pub kept: Map<String, Json>,
 }
@@ -105,8 +108,9 @@ impl Gpt2 {
         config.refuse_set(&["add_cross_attention"])?;
         let width = config.count(&["n_embd", "hidden_size"], 768)?;
         let heads = config.count(&["n_head", "num_attention_heads"], 12)?;
+        let vocabulary = config.count(&["vocab_size"], 50257)?;
         let gpt = Gpt2 {
-            vocabulary: config.count(&["vocab_size"], 50257)?,
+            vocabulary,
             context: config.count(&["n_positions", "max_position_embeddings"], 1024)?,
             width,
             layers: config.count(&["n_layer", "num_hidden_layers"], 12)?,
@@ -125,6 +129,7 @@ impl Gpt2 {
             scale_scores: config.flag(&["scale_attn_weights"], true)?,
             scale_by_layer: config.flag(&["scale_attn_by_inverse_layer_idx"], false)?,
             deviation: config.number(&["initializer_range"], 0.02)?,
+            score: Score::read(config, "GPT2", vocabulary)?,
             kept: config.except(&[OWN_KEYS]),
         };
         gpt.check(config.place())?;
@@ -151,6 +156,7 @@ impl Gpt2 {
             scale_scores: true,
             scale_by_layer: false,
             deviation: 0.02,
+            score: None,
             kept: Map::new(),
         };
         gpt.check("the recipe")?;
@@ -237,35 +243,47 @@ impl Family for Gpt2 {
         ];
         (0..self.layers).for_each(|layer| self.block_parameters(layer, &mut list));
         self.norm_parameters("transformer.ln_f", &mut list);
-        if !self.tie {
-            list.push(ParameterSpec::new("lm_head.weight", [self.vocabulary, self.width], normal));
+        match &self.score {
+            Some(score) => list.push(score.parameter(self.width, self.deviation)),
+            None if self.tie => {}
+            None => list.push(ParameterSpec::new("lm_head.weight", [self.vocabulary, self.width], normal)),
         }
         list
     }
 
     fn interface(&self) -> Interface {
-        Interface { packs: true, ..Interface::of(Task::NextToken) }
+        match &self.score {
+            Some(score) => score.interface(false),
+            None => Interface { packs: true, ..Interface::of(Task::NextToken) },
+        }
     }
 
     fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
-        reading.check_length(self.context)?;
+        match &self.score {
+            Some(score) => score.check(reading, self.context)?,
+            None => reading.check_length(self.context)?,
+        }
         self.write(graph, reading)
     }
 
     /// Checkpoints of the bare transformer lack the prefix; older ones hold causal masks as well.
     fn canonical_name(&self, stored: &str) -> Option<String> {
         let mask = stored.ends_with(".attn.bias") || stored.ends_with(".attn.masked_bias");
-        let second_copy = self.tie && stored == "lm_head.weight";
-        if mask || second_copy {
+        let other_head = (self.tie || self.score.is_some()) && stored == "lm_head.weight";
+        if mask || other_head {
             return None;
         }
-        let full = stored.starts_with("transformer.") || stored.starts_with("lm_head.");
+        let full = ["transformer.", "lm_head.", "score."].iter().any(|start| stored.starts_with(start));
         Some(if full { stored.to_string() } else { format!("transformer.{stored}") })
+    }
+
+    fn is_of_head(&self, parameter: &str) -> bool {
+        parameter == score::WEIGHT
     }
 
     fn config(&self) -> Map<String, Json> {
         let keys = json!({
-            "architectures": ["GPT2LMHeadModel"],
+            "architectures": [if self.score.is_some() { "GPT2ForSequenceClassification" } else { "GPT2LMHeadModel" }],
             "model_type": "gpt2",
             "vocab_size": self.vocabulary,
             "n_positions": self.context,
@@ -301,10 +319,10 @@ impl Family for Gpt2 {
 
     fn describe(&self) -> String {
         let Gpt2 { layers, heads, width, context, vocabulary, .. } = self;
-        let head = if self.tie { "tied" } else { "separate" };
+        let head = score::describe(self.score.as_ref(), self.tie);
         let count = count_elements(&self.parameters());
         format!(
-            "gpt2: {layers} layers, {heads} heads, width {width}, context {context}, vocabulary {vocabulary}, {head} head, {count} parameters"
+            "gpt2: {layers} layers, {heads} heads, width {width}, context {context}, vocabulary {vocabulary}, {head}, {count} parameters"
         )
     }
 }

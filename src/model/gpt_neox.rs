@@ -4,6 +4,7 @@
 //! h = embed_in[tokens]
 //! h = h + dense(attention(query_key_value(input_layernorm(h)))) + mlp(post_attention_layernorm(h))    for each block
 //! logits = final_layer_norm(h) embed_out^T
+//! logits = score(final_layer_norm(h)[last])                  to classify a text, by its last token
 //! ```
 //! Without `use_parallel_residual` the feed-forward part reads what attention has added. Linear weights are stored as
 //! [out, in]; the joint projection holds query, key and value of the first head, then of the second, and so on. A model from which
@@ -17,7 +18,7 @@ use super::config::{MOST_LAYERS, head_size, shared_width, shortest};
 use super::rope::{ROPE_KEYS, Rope, Scaling, Spelling};
 use super::{
     Activation, Config, Design, Dropouts, Error, Family, Forward, Init, Interface, ParameterSpec, Reading,
-    Result, Task, count_elements,
+    Result, Score, Task, count_elements, score,
 };
 use crate::graph::Graph;
 use serde_json::{Map, Value as Json, json};
@@ -90,6 +91,8 @@ pub struct GptNeoX {
     pub rope: Rope,
     /// Standard deviation of initial weights.
     pub deviation: f64,
+    /// Judges whole texts, in the place of scores of tokens.
+    pub score: Option<Score>,
     /// Keys of `config.json` that change nothing here, such as token ids, kept for saving.
     pub kept: Map<String, Json>,
 }
@@ -102,8 +105,9 @@ impl GptNeoX {
         let attention = config.share(&["attention_dropout"], 0.0)? as f32;
         let width = config.needed_count("hidden_size")?;
         let heads = config.needed_count("num_attention_heads")?;
+        let vocabulary = config.needed_count("vocab_size")?;
         let neox = GptNeoX {
-            vocabulary: config.needed_count("vocab_size")?,
+            vocabulary,
             context: config.needed_count("max_position_embeddings")?,
             width,
             layers: config.needed_count("num_hidden_layers")?,
@@ -118,6 +122,7 @@ impl GptNeoX {
             tie: config.flag(&["tie_word_embeddings"], false)?,
             rope: Rope::read(config, &SPELLING)?,
             deviation: config.number(&["initializer_range"], 0.02)?,
+            score: Score::read(config, "GPTNeoX", vocabulary)?,
             kept: config.except(&[OWN_KEYS, ROPE_KEYS]),
         };
         neox.check(config.place(), |key| match key {
@@ -149,6 +154,7 @@ impl GptNeoX {
             tie: design.tie,
             rope: Rope { theta, ..SPELLING.usual },
             deviation: 0.02,
+            score: None,
             kept: Map::new(),
         };
         neox.check("the recipe", |key| key)?;
@@ -235,18 +241,26 @@ impl Family for GptNeoX {
         let mut list = vec![ParameterSpec::new("gpt_neox.embed_in.weight", table, normal)];
         (0..self.layers).for_each(|layer| self.block_parameters(layer, &mut list));
         norm_parameters("gpt_neox.final_layer_norm", self.width, &mut list);
-        if !self.tie {
-            list.push(ParameterSpec::new(HEAD, table, normal));
+        match &self.score {
+            Some(score) => list.push(score.parameter(self.width, self.deviation)),
+            None if self.tie => {}
+            None => list.push(ParameterSpec::new(HEAD, table, normal)),
         }
         list
     }
 
     fn interface(&self) -> Interface {
-        Interface { packs: true, ..Interface::of(Task::NextToken) }
+        match &self.score {
+            Some(score) => score.interface(false),
+            None => Interface { packs: true, ..Interface::of(Task::NextToken) },
+        }
     }
 
     fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
-        reading.check_length(self.context)?;
+        match &self.score {
+            Some(score) => score.check(reading, self.context)?,
+            None => reading.check_length(self.context)?,
+        }
         self.write(graph, reading)
     }
 
@@ -255,12 +269,16 @@ impl Family for GptNeoX {
     fn canonical_name(&self, stored: &str) -> Option<String> {
         let stored = if stored == "lm_head.weight" { HEAD } else { stored };
         let left_out = [".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"];
-        let second_copy = self.tie && stored == HEAD;
-        if second_copy || left_out.iter().any(|end| stored.ends_with(end)) {
+        let other_head = (self.tie || self.score.is_some()) && stored == HEAD;
+        if other_head || left_out.iter().any(|end| stored.ends_with(end)) {
             return None;
         }
-        let full = stored.starts_with("gpt_neox.") || stored.starts_with("embed_out.");
+        let full = ["gpt_neox.", "embed_out.", "score."].iter().any(|start| stored.starts_with(start));
         Some(if full { stored.to_string() } else { format!("gpt_neox.{stored}") })
+    }
+
+    fn is_of_head(&self, parameter: &str) -> bool {
+        parameter == score::WEIGHT
     }
 
     fn name_in_memory(&self, parameter: &str) -> String {
@@ -269,7 +287,7 @@ impl Family for GptNeoX {
 
     fn config(&self) -> Map<String, Json> {
         let keys = json!({
-            "architectures": ["GPTNeoXForCausalLM"],
+            "architectures": [score::class("GPTNeoX", self.score.as_ref())],
             "model_type": "gpt_neox",
             "vocab_size": self.vocabulary,
             "max_position_embeddings": self.context,
@@ -302,10 +320,10 @@ impl Family for GptNeoX {
 
     fn describe(&self) -> String {
         let GptNeoX { layers, heads, width, context, vocabulary, .. } = self;
-        let head = if self.tie { "tied" } else { "separate" };
+        let head = score::describe(self.score.as_ref(), self.tie);
         let count = count_elements(&self.parameters());
         format!(
-            "gpt_neox: {layers} layers, {heads} heads, width {width}, context {context}, vocabulary {vocabulary}, {head} head, {count} parameters"
+            "gpt_neox: {layers} layers, {heads} heads, width {width}, context {context}, vocabulary {vocabulary}, {head}, {count} parameters"
         )
     }
 }

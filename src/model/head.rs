@@ -1,10 +1,10 @@
-//! Another head on an encoder: what stood on it is left out, and what it lacks is drawn.
+//! Another head on a model: what stood on it is left out, and what it lacks is drawn.
 
 use super::{Config, Error, Family, Labels, Result, Task, Weights, from_config, weights};
 use serde_json::{Map, Value as Json, json};
 use std::path::Path;
 
-/// What is to stand on an encoder.
+/// What is to stand on a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
     /// Classes for each text, by their names.
@@ -25,6 +25,13 @@ pub enum Head {
 
 /// Keys of a configuration that speak of classes.
 const OF_CLASSES: [&str; 4] = ["id2label", "label2id", "problem_type", "num_labels"];
+
+/// Key of the token that fills up texts.
+const PADDING: &str = "pad_token_id";
+
+/// Families on which a head can stand: any, or one for whole texts.
+const ENCODERS: &[&str] = &["bert", "roberta", "distilbert"];
+const CAUSAL: &[&str] = &["gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox"];
 
 impl Head {
     fn class(&self) -> &'static str {
@@ -72,19 +79,43 @@ pub fn class_names(family: &dyn Family) -> Vec<String> {
     (0..classes).map(|id| name(id).unwrap_or_else(|| format!("LABEL_{id}"))).collect()
 }
 
-/// The same encoder with another head.
+/// The same model with another head. A causal one has a token that fills up texts from then on.
 pub fn with_head(family: &dyn Family, head: &Head) -> Result<Box<dyn Family>> {
     let mut keys = family.config();
     let class = keys.get("architectures").and_then(|list| list[0].as_str()).unwrap_or_default();
-    let own = class.find("For").or(class.rfind("Model")).map(|end| class[..end].to_string());
-    let Some(own) = own.filter(|_| ["bert", "roberta", "distilbert"].contains(&family.name())) else {
-        let expected = "an encoder, bert, roberta or distilbert, on which a head can stand".to_string();
-        return Err(Error::Task { expected, got: family.interface().task.describe() });
+    let refuse =
+        |expected: &str| Error::Task { expected: expected.into(), got: family.interface().task.describe() };
+    let causal = CAUSAL.contains(&family.name());
+    let own = ["LMHeadModel", "For", "Model"].iter().find_map(|end| class.find(end));
+    let Some(own) =
+        own.filter(|_| causal || ENCODERS.contains(&family.name())).map(|end| class[..end].to_string())
+    else {
+        let known = [ENCODERS, CAUSAL].concat().join(", ");
+        return Err(refuse(&format!("one on which a head can stand: {known}")));
     };
+    if causal {
+        if !matches!(head, Head::Sequence { .. }) {
+            return Err(refuse(
+                "an encoder, bert, roberta or distilbert: on a causal model there are heads for whole texts alone",
+            ));
+        }
+        let padding = padding_of(&keys, family.vocabulary());
+        keys.insert(PADDING.into(), padding.into());
+    }
     keys.retain(|key, _| !OF_CLASSES.contains(&key.as_str()));
     keys.insert("architectures".into(), json!([format!("{own}{}", head.class())]));
     keys.extend(head.keys());
     from_config(&Config::new("the model with its head", keys))
+}
+
+/// The token that fills up texts: the configuration's own, else the one that ends texts, else the last of all.
+fn padding_of(keys: &Map<String, Json>, vocabulary: usize) -> u64 {
+    let token = |key: &str| match keys.get(key) {
+        Some(Json::Array(several)) => several.first().and_then(Json::as_u64),
+        other => other.and_then(Json::as_u64),
+    };
+    let known = |token: &u64| *token < vocabulary as u64;
+    token(PADDING).filter(known).or(token("eos_token_id").filter(known)).unwrap_or(vocabulary as u64 - 1)
 }
 
 /// What came of a head when weights were read.
@@ -215,5 +246,29 @@ mod tests {
                            "n_layer": 1, "n_head": 2 });
         let gpt = from_config(&Config::new("c", keys.as_object().unwrap().clone())).unwrap();
         assert!(matches!(with_head(gpt.as_ref(), &Head::None), Err(Error::Task { .. })));
+        let lstm = json!({ "architectures": ["LstmForCausalLM"], "vocab_size": 9, "hidden_size": 8 });
+        let lstm = from_config(&Config::new("c", lstm.as_object().unwrap().clone())).unwrap();
+        assert!(matches!(with_head(lstm.as_ref(), &sequence(&["a", "b"])), Err(Error::Task { .. })));
+    }
+
+    #[test]
+    fn a_score_for_whole_texts_stands_on_a_causal_model_in_the_place_of_its_head() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = json!({ "architectures": ["LlamaForCausalLM"], "vocab_size": 9, "max_position_embeddings": 8, "hidden_size": 8,
+                           "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "eos_token_id": [5, 6] });
+        let before = from_config(&Config::new("c", keys.as_object().unwrap().clone())).unwrap();
+        initial(&before.parameters(), 3).save(folder.path(), before.as_ref()).unwrap();
+        let after = with_head(before.as_ref(), &sequence(&["no", "yes"])).unwrap();
+        assert_eq!(after.config()["architectures"], json!(["LlamaForSequenceClassification"]));
+        assert_eq!(after.config()["pad_token_id"], 5, "texts are filled up by what ends them");
+        let renewed = renewed(folder.path(), after.as_ref(), false).unwrap();
+        assert_eq!(
+            (renewed.drawn, renewed.dropped),
+            (vec!["score".to_string()], vec!["lm_head".to_string()])
+        );
+        let weights = read_with_head(folder.path(), after.as_ref(), 5, false).unwrap();
+        weights.check(&after.parameters()).unwrap();
+        let wider = with_head(after.as_ref(), &sequence(&["a", "b", "c"])).unwrap();
+        assert_eq!(wider.interface().task, Task::SequenceClass { classes: 3, labels: Labels::One });
     }
 }

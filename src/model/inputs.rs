@@ -5,6 +5,7 @@ mod rows;
 pub use rows::Row;
 
 use super::layers::sorting;
+use super::score::{LASTS, lasts};
 use super::{Archive, Error, Extent, Family, IGNORED, Interface, Labels, Mode, Reading, Result, Task};
 use crate::formats::Raw;
 use crate::graph::{Feeds, Graph};
@@ -128,9 +129,18 @@ impl Inputs {
             if name == "targets" {
                 let absent = || refuse(LABELS, "there, as a loss is asked for", "absent");
                 feeds.set(name, self.targets.clone().ok_or_else(absent)?);
+            } else if name == LASTS {
+                let lasts = self.lasts()?;
+                // The rows are those of this batch, also where the graph is that of another one.
+                if graph.named(&sorting(name)[1]).is_some() {
+                    sort(&mut feeds, name, &lasts, self.extent.positions(), None)?;
+                }
+                feeds.set(name, Tensor::u32([lasts.len()], lasts));
             } else if let Some((shape, numbers)) = self.input(name) {
                 let silent = self.interface.silent.filter(|_| name != "kinds");
-                sort(&mut feeds, graph, name, &numbers, silent)?;
+                if let Some(starts) = graph.named(&sorting(name)[1]) {
+                    sort(&mut feeds, name, &numbers, graph.kind(starts).shape.count() - 1, silent)?;
+                }
                 feeds.set(name, Tensor::u32(shape, numbers));
             }
         }
@@ -155,6 +165,16 @@ impl Inputs {
             _ => self.numbers.get(name)?.clone(),
         };
         Some(([batch, length], numbers))
+    }
+
+    /// The row of each text's last token.
+    fn lasts(&self) -> Result<Vec<u32>> {
+        let (Extent { batch, context }, padding) = (self.extent, self.interface.padding);
+        if padding.is_none() && batch > 1 {
+            let expected = "one text, as the model's config.json has no pad_token_id to tell where texts end";
+            return Err(refuse("input_ids", expected, format!("{batch} texts")));
+        }
+        Ok(lasts(&self.numbers["tokens"], context, padding))
     }
 
     /// The position of each token where they are counted over the text: padding keeps its own number.
@@ -246,13 +266,10 @@ impl Inputs {
     }
 }
 
-/// Sorts the positions of numbers by which rows of a table are looked up, where a graph reads that. Positions of the silent number
+/// Sorts the positions of numbers by which rows of a table, of so many, are looked up. Positions of the silent number
 /// come last, where no row finds them, so that its row has no gradient.
-fn sort(feeds: &mut Feeds, graph: &Graph, name: &str, numbers: &[u32], silent: Option<u32>) -> Result<()> {
+fn sort(feeds: &mut Feeds, name: &str, numbers: &[u32], rows: usize, silent: Option<u32>) -> Result<()> {
     let [order, starts] = sorting(name);
-    let Some(rows) = graph.named(&starts).map(|value| graph.kind(value).shape.count() - 1) else {
-        return Ok(());
-    };
     let (mut sorted, mut first) = sort_positions(numbers, rows)?;
     if let Some(silent) = silent.map(|silent| silent as usize).filter(|&silent| silent < rows) {
         let (from, to) = (first[silent], first[silent + 1]);

@@ -5,6 +5,7 @@
 //! h = h + o_proj(attention(turn(q_proj(n)), turn(k_proj(n)), v_proj(n)))    n = input_layernorm(h), for each block
 //! h = h + down_proj(act(gate_proj(n)) * up_proj(n))                         n = post_attention_layernorm(h)
 //! logits = norm(h) lm_head^T                                                or embed_tokens, tied
+//! logits = score(norm(h)[last])                                             to classify a text, by its last token
 //! ```
 //! Linear weights are stored as [out, in]. What the dialects change: Mistral sees a window of keys, Qwen2 has biases on
 //! queries, keys and values, Qwen3 norms each head of queries and keys before they turn.
@@ -17,8 +18,8 @@ mod tests;
 use super::config::MOST_LAYERS;
 use super::rope::Rope;
 use super::{
-    Activation, Design, Error, Family, Forward, Init, Interface, ParameterSpec, Reading, Result, Task,
-    count_elements,
+    Activation, Design, Error, Family, Forward, Init, Interface, ParameterSpec, Reading, Result, Score, Task,
+    count_elements, score,
 };
 use crate::graph::Graph;
 use serde_json::{Map, Value as Json};
@@ -47,13 +48,13 @@ impl Dialect {
         }
     }
 
-    /// The entry of `architectures` in `config.json`.
-    pub fn architecture(self) -> &'static str {
+    /// What the classes of transformers begin with.
+    pub(super) fn class(self) -> &'static str {
         match self {
-            Dialect::Llama => "LlamaForCausalLM",
-            Dialect::Mistral => "MistralForCausalLM",
-            Dialect::Qwen2 => "Qwen2ForCausalLM",
-            Dialect::Qwen3 => "Qwen3ForCausalLM",
+            Dialect::Llama => "Llama",
+            Dialect::Mistral => "Mistral",
+            Dialect::Qwen2 => "Qwen2",
+            Dialect::Qwen3 => "Qwen3",
         }
     }
 
@@ -107,6 +108,8 @@ pub struct Llama {
     pub rope: Rope,
     /// Standard deviation of initial weights.
     pub deviation: f64,
+    /// Judges whole texts, in the place of scores of tokens.
+    pub score: Option<Score>,
     /// Keys of `config.json` that change nothing here, such as token ids, kept for saving.
     pub kept: Map<String, Json>,
 }
@@ -144,6 +147,7 @@ impl Llama {
             windows: vec![design.window; design.layers],
             rope: Rope::plain(design.rope_theta.unwrap_or(dialect.usual_theta())),
             deviation: 0.02,
+            score: None,
             kept: Map::new(),
         };
         llama.check(place, |key| key)?;
@@ -242,29 +246,41 @@ impl Family for Llama {
         let mut list = vec![ParameterSpec::new("model.embed_tokens.weight", table, normal)];
         (0..self.layers).for_each(|layer| self.block_parameters(layer, &mut list));
         list.push(ParameterSpec::new("model.norm.weight", [self.width], Init::Ones));
-        if !self.tie {
-            list.push(ParameterSpec::new("lm_head.weight", table, normal));
+        match &self.score {
+            Some(score) => list.push(score.parameter(self.width, self.deviation)),
+            None if self.tie => {}
+            None => list.push(ParameterSpec::new("lm_head.weight", table, normal)),
         }
         list
     }
 
     fn interface(&self) -> Interface {
-        Interface { packs: true, ..Interface::of(Task::NextToken) }
+        match &self.score {
+            Some(score) => score.interface(true),
+            None => Interface { packs: true, ..Interface::of(Task::NextToken) },
+        }
     }
 
     fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {
-        reading.check_length(self.context)?;
+        match &self.score {
+            Some(score) => score.check(reading, self.context)?,
+            None => reading.check_length(self.context)?,
+        }
         self.write(graph, reading)
     }
 
     /// Checkpoints of the bare decoder lack the prefix; older ones hold the rates of the rotary positions as well.
     fn canonical_name(&self, stored: &str) -> Option<String> {
-        let second_copy = self.tie && stored == "lm_head.weight";
-        if second_copy || stored.ends_with("rotary_emb.inv_freq") {
+        let other_head = (self.tie || self.score.is_some()) && stored == "lm_head.weight";
+        if other_head || stored.ends_with("rotary_emb.inv_freq") {
             return None;
         }
-        let full = stored.starts_with("model.") || stored.starts_with("lm_head.");
+        let full = ["model.", "lm_head.", "score."].iter().any(|start| stored.starts_with(start));
         Some(if full { stored.to_string() } else { format!("model.{stored}") })
+    }
+
+    fn is_of_head(&self, parameter: &str) -> bool {
+        parameter == score::WEIGHT
     }
 
     fn config(&self) -> Map<String, Json> {
@@ -277,10 +293,10 @@ impl Family for Llama {
 
     fn describe(&self) -> String {
         let Llama { layers, heads, kv_heads, width, hidden, context, vocabulary, .. } = self;
-        let head = if self.tie { "tied" } else { "separate" };
+        let head = score::describe(self.score.as_ref(), self.tie);
         let count = count_elements(&self.parameters());
         format!(
-            "{}: {layers} layers, {heads} heads over {kv_heads}, width {width}, hidden {hidden}, context {context}, vocabulary {vocabulary}, {head} head, {count} parameters",
+            "{}: {layers} layers, {heads} heads over {kv_heads}, width {width}, hidden {hidden}, context {context}, vocabulary {vocabulary}, {head}, {count} parameters",
             self.name()
         )
     }

@@ -26,6 +26,7 @@ mod reading;
 mod recurrent;
 mod resize;
 mod rope;
+mod score;
 mod sides;
 mod t5;
 mod weights;
@@ -50,6 +51,7 @@ pub use reading::{Forward, Interface, Labels, Reading, Task};
 pub use recurrent::{RecurrentModel, RecurrentStack, RecurrentTranslator, Run};
 pub use resize::{Sizes, resized};
 pub use rope::{Rope, Scaling};
+pub use score::Score;
 pub use t5::T5;
 pub use weights::Weights;
 
@@ -144,6 +146,7 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// - of a packed reading `segments` and `places` U32 [B, T]: the number of each token's text, and its position there;
     /// - of a reading with kinds `kinds` U32 [B, T];
     /// - of a model with a second sequence `target_tokens` U32 [B, S], and of a padded reading `target_mask` U32 [B, S];
+    /// - of a decoder that judges whole texts `lasts` U32 `[B]`, the row of [N, C] of each text's last token;
     /// - in [`Mode::Train`] for `tokens` `order: U32 [N]` and `starts: U32 [V + 1]`, the positions sorted by token as
     ///   [`sort_positions`](crate::ops::embedding::sort_positions) gives them, and the same as `places.order`, `places.starts` and
     ///   so on for every other input by which rows of a table are looked up;

@@ -132,6 +132,8 @@ pub struct Interface {
     pub silent: Option<u32>,
     /// The same where positions are counted from behind its number over all other tokens.
     pub counted_from: Option<u32>,
+    /// The token that is passed over where the last one of a text is sought, which is judged.
+    pub padding: Option<u32>,
     /// It keeps texts apart that stand side by side in a sequence.
     pub packs: bool,
     /// The token before the first one of a second sequence, and the one that fills it up.
@@ -156,6 +158,7 @@ impl Interface {
             kinds: 1,
             silent: None,
             counted_from: None,
+            padding: None,
             packs: false,
             start: None,
             sums_up: false,

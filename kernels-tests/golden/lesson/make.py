@@ -14,7 +14,7 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score as sk_f1, matthews_corrcoef
 from transformers import (BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel,
-                          PreTrainedTokenizerFast)
+                          LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -84,6 +84,26 @@ def sequence():
     batch = tok([r[0] for r in rows], [r[1] for r in rows], padding="max_length", max_length=16, return_tensors="pt",
                 return_token_type_ids=True)
     batch["labels"] = torch.tensor([names.index(r[2]) for r in rows])
+    write(folder, train(model.parameters(), lambda: model(**batch).loss))
+
+
+def causal():
+    folder = f"{HERE}/causal"
+    torch.manual_seed(4)
+    tok = tokenizer(folder)
+    rows = [("the film was good", "yes"), ("a bad play", "no"), ("lovely lovely film", "perhaps"), ("dull", "no"),
+            ("the play", "yes"), ("a story was the film", "perhaps")]
+    names = ["no", "perhaps", "yes"]
+    model = LlamaForSequenceClassification(LlamaConfig(
+        vocab_size=17, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=24, max_position_embeddings=16, pad_token_id=0, initializer_range=0.3,
+        id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}))
+    model.save_pretrained(folder)
+    with open(f"{folder}/rows.tsv", "w") as out:
+        out.write("text\tlabel\n" + "".join("\t".join(row) + "\n" for row in rows))
+    batch = tok([r[0] for r in rows], padding="max_length", max_length=8, return_tensors="pt")
+    batch.pop("token_type_ids", None)
+    batch["labels"] = torch.tensor([names.index(r[1]) for r in rows])
     write(folder, train(model.parameters(), lambda: model(**batch).loss))
 
 
@@ -162,5 +182,6 @@ def metrics():
 
 metrics()
 sequence()
+causal()
 tokens()
 similar()

@@ -1,8 +1,8 @@
 //! `config.json` of BERT and its relatives, read and written.
 
 use super::super::config::{head_size, shortest};
+use super::super::score::{classes_of, labels_of};
 use super::super::{Config, Result, Task};
-use super::heads::labels_of;
 use super::{Bert, Encoder, EncoderDropouts};
 use serde_json::{Map, Value as Json, json};
 
@@ -191,24 +191,13 @@ fn task_of(dialect: Encoder, config: &Config) -> Result<Task> {
     let is = |class: &str| architectures.contains(&format!("{}{class}", dialect.class()).as_str());
     let classes = classes_of(config)?;
     if is("ForSequenceClassification") {
-        let word = config.word(&["problem_type"], "")?;
-        let expected = "regression, single_label_classification or multi_label_classification";
-        let labels = labels_of(word, classes).ok_or_else(|| config.refuse("problem_type", expected))?;
+        let labels = labels_of(config, classes)?;
         return Ok(Task::SequenceClass { classes, labels });
     }
     if is("ForTokenClassification") {
         return Ok(Task::TokenClass { classes });
     }
     Ok(if is("ForMaskedLM") { Task::HiddenToken } else { Task::States })
-}
-
-/// As many classes as have names; two where nothing is said.
-fn classes_of(config: &Config) -> Result<usize> {
-    match config.keys().get("id2label") {
-        None | Some(Json::Null) => config.count(&["num_labels"], 2),
-        Some(Json::Object(names)) if !names.is_empty() => Ok(names.len()),
-        Some(_) => Err(config.refuse("id2label", "a table of names by class")),
-    }
 }
 
 fn padding_of(dialect: Encoder, config: &Config) -> Result<Option<u32>> {

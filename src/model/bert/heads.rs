@@ -1,7 +1,7 @@
 //! What stands on BERT's stream: guessing tokens, classifying texts and tokens, or nothing.
 
 use super::super::layers::{Layers, located};
-use super::super::{Extent, Init, Labels, ParameterSpec, Result, Task};
+use super::super::{Extent, Init, ParameterSpec, Result, Task};
 use super::{Activation, Bert, Encoder};
 use crate::graph::Graph;
 use crate::ops::Value;
@@ -128,16 +128,5 @@ impl Bert {
             let x = graph.slice(x, 1, 0, 1)?;
             graph.reshape(x, [extent.batch, self.width].into())
         })
-    }
-}
-
-/// What labels mean by a configuration: by its word, or one number where there is one class alone.
-pub(super) fn labels_of(word: &str, classes: usize) -> Option<Labels> {
-    match word {
-        "" if classes == 1 => Some(Labels::Numbers),
-        "" | "single_label_classification" => Some(Labels::One),
-        "multi_label_classification" => Some(Labels::Any),
-        "regression" => Some(Labels::Numbers),
-        _ => None,
     }
 }

@@ -32,6 +32,9 @@ impl Gpt2 {
         }
         let x = layers.layer_norm(graph, "transformer.ln_f", x, self.norm_epsilon)?;
         hidden.push(x);
+        if let Some(score) = &self.score {
+            return Ok(Forward::new(score.write(graph, &layers, reading, x)?, hidden));
+        }
         let x = course.scored(graph, "lm_head", x)?;
         let head = layers.weight(if self.tie { "transformer.wte" } else { "lm_head" });
         let logits = located(graph, "lm_head", |g| g.matmul_form(Form::Nt, x, head))?;

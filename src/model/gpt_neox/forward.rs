@@ -37,6 +37,9 @@ impl GptNeoX {
         }
         let x = layers.layer_norm(graph, "gpt_neox.final_layer_norm", x, self.norm_epsilon)?;
         hidden.push(x);
+        if let Some(score) = &self.score {
+            return Ok(Forward::new(score.write(graph, &layers, reading, x)?, hidden));
+        }
         let x = course.scored(graph, "embed_out", x)?;
         let head = layers.weight(if self.tie { "gpt_neox.embed_in" } else { "embed_out" });
         let logits = located(graph, "embed_out", |g| g.matmul_form(Form::Nt, x, head))?;

@@ -18,7 +18,7 @@ impl Inputs {
     pub fn of_rows(family: &dyn Family, rows: &[Row], extent: Extent) -> Result<Inputs> {
         let interface = family.interface();
         let Extent { batch, context } = extent;
-        let padding = interface.silent.unwrap_or(0);
+        let padding = interface.silent.or(interface.padding).unwrap_or(0);
         let (mut tokens, mut mask, mut kinds) = (vec![], vec![], vec![]);
         for number in 0..batch {
             let Row { ids, kinds: own } = rows[number.min(rows.len() - 1)];

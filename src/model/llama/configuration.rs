@@ -3,7 +3,7 @@
 use super::super::Config;
 use super::super::config::shortest;
 use super::super::rope::{ROPE_KEYS, Rope, Spelling};
-use super::{Dialect, Llama, Result, check_layers, setting};
+use super::{Dialect, Llama, Result, Score, check_layers, score, setting};
 use serde_json::{Map, Value as Json, json};
 
 /// Keys that [`Llama`] reads and writes besides those of the positions; all others are kept as they came.
@@ -56,9 +56,10 @@ impl Llama {
             true => config.count(&["num_key_value_heads"], heads)?,
             false => config.needed_count("num_key_value_heads")?,
         };
+        let vocabulary = config.needed_count("vocab_size")?;
         let llama = Llama {
             dialect,
-            vocabulary: config.needed_count("vocab_size")?,
+            vocabulary,
             context: config.needed_count("max_position_embeddings")?,
             width,
             layers,
@@ -75,6 +76,7 @@ impl Llama {
             windows: windows(dialect, config, layers)?,
             rope: Rope::read(config, &spelling(dialect))?,
             deviation: config.number(&["initializer_range"], 0.02)?,
+            score: Score::read(config, dialect.class(), vocabulary)?,
             kept: config.except(&[OWN_KEYS, ROPE_KEYS]),
         };
         llama.check(config.place(), |key| match key {
@@ -90,7 +92,7 @@ impl Llama {
     /// The keys of its `config.json`.
     pub(super) fn keys(&self) -> Map<String, Json> {
         let keys = json!({
-            "architectures": [self.dialect.architecture()],
+            "architectures": [score::class(self.dialect.class(), self.score.as_ref())],
             "model_type": self.dialect.name(),
             "vocab_size": self.vocabulary,
             "max_position_embeddings": self.context,

@@ -30,6 +30,9 @@ impl Llama {
         }
         let x = layers.rms_norm(graph, "model.norm", x, self.norm_epsilon)?;
         hidden.push(x);
+        if let Some(score) = &self.score {
+            return Ok(Forward::new(score.write(graph, &layers, reading, x)?, hidden));
+        }
         let x = course.scored(graph, "lm_head", x)?;
         let head = layers.weight(if self.tie { "model.embed_tokens" } else { "lm_head" });
         let logits = located(graph, "lm_head", |g| g.matmul_form(Form::Nt, x, head))?;
