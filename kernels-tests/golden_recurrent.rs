@@ -3,6 +3,8 @@
 //!
 //! Cases stand in `dev/rnn` and `dev/real` of the golden folder.
 
+#[path = "golden_recurrent/g2p.rs"]
+mod g2p;
 mod golden;
 #[path = "golden_recurrent/layers.rs"]
 mod layers;
@@ -68,6 +70,11 @@ fn main() {
         MODELS.iter().for_each(|name| add(format!("rnn/{name}"), models::check));
         add("real/textgenrnn".into(), real::check_textgenrnn);
         add("real/silero".into(), real::check_silero);
+        let (folder, python) = (golden::folder().join("dev/real/g2p_en"), std::env::var("KILN_PYTHON"));
+        let absent = missing || python.is_err() || golden::is_absent(&folder);
+        let trial =
+            Trial::test(format!("real/g2p_en, {device}"), move || g2p::check(&folder, &python?, device));
+        trials.push(trial.with_ignored_flag(absent));
     }
     libtest_mimic::run(&arguments, trials).exit();
 }
