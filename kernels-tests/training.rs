@@ -25,6 +25,8 @@ mod prune;
 mod recover;
 #[path = "training/recurrent.rs"]
 mod recurrent;
+#[path = "training/rows.rs"]
+mod rows;
 #[path = "training/second.rs"]
 mod second;
 

@@ -95,3 +95,44 @@ fn words_are_tagged_from_a_file_and_spans_are_named() {
         .refused(1, &["strange.txt, line 2", "`B-X` is none of"]);
     of(&["evaluate", "run", "--data", "text.txt"]).refused(1, &["text.txt"]);
 }
+
+#[test]
+fn rows_of_a_table_are_learned_measured_asked_quantised_and_pruned() {
+    let bench = Bench::new();
+    let row = |at: usize| {
+        let (x, y) = ((at * 7 % 20) as f64, (at * 3 % 20) as f64);
+        format!("{x},{},{}\n", y * 1000.0, ["over", "under"][usize::from(x < y)])
+    };
+    bench.write("rows.csv", format!("x,y,where\n{}", (0..60).map(row).collect::<String>()));
+    bench.write(
+        "rows.toml",
+        "[model]\nfamily = \"mlp\"\nlayers = 1\nhidden = 32\n[data]\nrows = [\"rows.csv\"]\ncolumns = { label = \"where\" }\n\
+         [train]\nsteps = 80\nbatch = 16\nlearning_rate = 2e-2\nevaluate = { every = 80, batches = 2 }\n[run]\nfolder = \"run\"\n",
+    );
+    let of = |arguments: &[&str]| bench.kiln(&[arguments, &DEVICE].concat());
+    let told = of(&["train", "rows.toml"]).fine().err;
+    assert!(
+        told.contains("54 training and 6 validation rows of 2 columns") && told.contains("macro f1"),
+        "{told}"
+    );
+    let label = ["--label-column", "where"];
+    let scores = of(&[&["evaluate", "run", "--data", "rows.csv", "--json"][..], &label].concat()).json();
+    assert!(scores["accuracy"].as_f64().unwrap() > 0.9 && scores["examples"] == 60, "{scores}");
+    bench.write("new.tsv", "y\tx\n19000\t0\n0\t19\n");
+    let said = of(&["classify", "run", "--data", "new.tsv"]).fine().out;
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("under\tover=0.0") && lines[1].starts_with("over\tover=1.0"), "{said}");
+    of(&["classify", "run", "--text", "a"]).refused(2, &["rows of numbers"]);
+    of(&["classify", "run", "--data", "none.tsv"]).refused(1, &["none.tsv"]);
+    bench.write("lacks.tsv", "x\n1\n");
+    of(&["classify", "run", "--data", "lacks.tsv"]).refused(1, &["lacks.tsv, line 2: there is no `y`"]);
+    of(&["generate", "run", "--ids", "0"]).refused(1, &["a causal language model"]);
+    of(&["compare", "run", "--data", "rows.csv"]).refused(1, &["one of texts"]);
+    of(&["inspect", "rows.toml", "--costs"]).fine();
+    of(&["quantize", "run", "--scheme", "int8", "--targets", "*", "-o", "small"]).fine();
+    of(&["prune", "run", "--sparsity", "0.3", "-o", "sparse"]).fine();
+    for made in ["small", "sparse"] {
+        let scores = of(&[&["evaluate", made, "--data", "rows.csv", "--json"][..], &label].concat()).json();
+        assert!(scores["accuracy"].as_f64().unwrap() > 0.8, "{made}: {scores}");
+    }
+}

@@ -276,7 +276,7 @@ fn what_is_written_is_what_the_author_would_have_written_elsewhere() {
             at_work(with_teacher(&root.path().join(device), device, &folder, &sets), &target);
         let teacher = job.beside.teacher.as_ref().unwrap();
         let student = job.first_weights().unwrap();
-        let tokenizer = Some(job.tokenizer.clone());
+        let tokenizer = job.tokenizer.clone();
         for author in [Author::Student, Author::Teacher] {
             let written = teacher.write(&mut trainer, author, &batch, 7, [3, 0]).unwrap();
             let mut writer = match author {

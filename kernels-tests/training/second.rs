@@ -138,7 +138,7 @@ fn keys_for_encoder_decoders_are_refused_where_they_mean_nothing() {
     assert!(told(gpt).contains("data.objective is for encoder-decoders"));
     // A model whose vocabulary leaves no room for what stands for spans.
     let full = text_recipe(&folder, "cpu", "family = \"t5\"", &["model.vocabulary=45"]);
-    let known = Job::prepare(text_recipe(&folder, "cpu", "", &[]), None).unwrap().tokenizer;
+    let known = Job::prepare(text_recipe(&folder, "cpu", "", &[]), None).unwrap().tokenizer.unwrap();
     let tight = format!("model.vocabulary={}", known.vocabulary_size() + 2);
     assert!(Job::prepare(full, None).is_ok());
     let problem = told(text_recipe(&folder, "cpu", "family = \"t5\"", &[&tight]));

@@ -5,10 +5,11 @@ use super::{Usage, count};
 use crate::data::labelled::{self, Columns, Labelled};
 use crate::data::tagged;
 use crate::data::text::Text;
-use crate::evaluate::{Classifier, probabilities};
-use crate::exchange::open_to_run;
+use crate::evaluate::{Classifier, RowClassifier, probabilities};
+use crate::exchange::{Opened, open_to_run};
 use crate::model::{Labels, Task};
 use crate::train::Target;
+use crate::train::lesson::Classes;
 use crate::train::lesson::scores::largest;
 use crate::train::lesson::spans::spans;
 use clap::Args;
@@ -30,9 +31,10 @@ const LIKELY: f64 = 0.5;
 /// A line for each text, in their order: the class and the probabilities, with a tab between them. Where several labels may be right
 /// those above one half are named, with bars between them; where the label is a number it is printed. A model that tags words gives a
 /// line for each word, with its tag behind a tab, and an empty line behind each sentence; words beyond what it reads have the tag `_`.
+/// A model of rows reads the columns it was trained on, by their names.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln classify runs/reviews --text \"A fine film.\"\n  kiln classify runs/reviews --data unseen.tsv --json\n  kiln classify runs/names --text \"Rome was not built by Caesar\" --json\n  kiln classify runs/pairs --text \"It rains.\" --second \"The street is wet.\""
+    after_help = "Examples:\n  kiln classify runs/reviews --text \"A fine film.\"\n  kiln classify runs/reviews --data unseen.tsv --json\n  kiln classify runs/names --text \"Rome was not built by Caesar\" --json\n  kiln classify runs/pairs --text \"It rains.\" --second \"The street is wet.\"\n  kiln classify runs/flowers --data unseen.csv"
 )]
 pub struct Classify {
     #[command(flatten)]
@@ -82,7 +84,12 @@ pub(super) struct ColumnNames {
 impl ColumnNames {
     pub fn columns(&self) -> Columns {
         let ColumnNames { text_column, second_column, label_column } = self;
-        Columns { text: text_column.clone(), second: second_column.clone(), label: label_column.clone() }
+        Columns {
+            text: text_column.clone(),
+            second: second_column.clone(),
+            label: label_column.clone(),
+            ..Columns::default()
+        }
     }
 }
 
@@ -92,6 +99,9 @@ impl Classify {
         let model = self.folder.resolve()?;
         let opened = open_to_run(&model, &self.beside.resolve()?)?;
         let tags = matches!(opened.family.interface().task, Task::TokenClass { .. });
+        if RowClassifier::is_for(&opened) {
+            return self.rows(opened);
+        }
         let texts = if tags { vec![] } else { self.texts()? };
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         eprintln!("device   {}", target.describe());
@@ -102,9 +112,31 @@ impl Classify {
         let list: Vec<_> = texts.iter().map(|(text, second)| (text.as_str(), second.as_deref())).collect();
         let all = classifier.classify(&list)?;
         classifier.target().told().iter().for_each(|report| eprintln!("kernels  {report}"));
-        let (names, labels) = (&classifier.classes.names, classifier.classes.labels);
+        self.print(&classifier.classes, &all)
+    }
+
+    /// Prints a line for each row of tables.
+    fn rows(&self, opened: Opened) -> anyhow::Result<()> {
+        if !self.text.is_empty() || self.most.is_some() {
+            let text = "--text and --most are for models of texts, this one reads rows of numbers\n  hint: --data FILE";
+            return Err(Usage(text.into()).into());
+        }
+        if self.data.is_empty() {
+            return Err(Usage("there is no row\n  hint: --data FILE".into()).into());
+        }
+        let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
+        eprintln!("device   {}", target.describe());
+        let mut classifier = RowClassifier::new(opened, target, self.batch)?;
+        let rows = classifier.read(&self.data, &self.columns.columns(), false)?;
+        let all = classifier.classify(&rows)?;
+        classifier.target().told().iter().for_each(|report| eprintln!("kernels  {report}"));
+        self.print(&classifier.classes, &all)
+    }
+
+    fn print(&self, classes: &Classes, all: &[Vec<f32>]) -> anyhow::Result<()> {
+        let (names, labels) = (&classes.names, classes.labels);
         let mut out = std::io::stdout().lock();
-        for scores in &all {
+        for scores in all {
             match self.json {
                 true => writeln!(out, "{}", object(names, labels, scores))?,
                 false => writeln!(out, "{}", line(names, labels, scores))?,

@@ -7,7 +7,7 @@ use crate::gpu::{Gpu, GpuEngine, Pipelines};
 use crate::model::{self, Family};
 use crate::ops::Value;
 use crate::plan::{Engine, Feed, HostEngine, Plan};
-use crate::tensor::{Tensor, random::Stream};
+use crate::tensor::{DType, Tensor, random::Stream};
 use crate::train::{job::Step, program::Program};
 use serde_json::{Value as Json, json};
 #[cfg(feature = "gpu")]
@@ -238,7 +238,9 @@ fn some_feeds(
     let update = program.update_scalars(&step.settings, 1e-4);
     let of = |feed: &Feed| match feed.name.as_str() {
         "tokens" => Tensor::u32(feed.kind.shape.clone(), tokens.clone()),
-        "targets" => Tensor::i32(feed.kind.shape.clone(), tokens.iter().map(|&t| t as i32).collect()),
+        "targets" if feed.kind.dtype == DType::I32 => {
+            Tensor::i32(feed.kind.shape.clone(), tokens.iter().map(|&t| t as i32).collect())
+        }
         "order" => Tensor::u32(feed.kind.shape.clone(), groups.order.clone()),
         "starts" => Tensor::u32(feed.kind.shape.clone(), groups.starts.clone()),
         "scalars" if feed.kind == update.host_type() => update.clone(),

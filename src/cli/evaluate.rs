@@ -5,11 +5,11 @@ use super::folder::{Beside, ModelFolder, resolve};
 use super::{Usage, count, ngram};
 use crate::data::tokenizer::Spec;
 use crate::data::{labelled, tagged};
-use crate::evaluate::{Classifier, Request, Score, evaluate_with};
+use crate::evaluate::{Classifier, Request, RowClassifier, Score, evaluate_with};
 use crate::exchange::{Opened, open_to_run};
 use crate::ngram::is_ngram;
 use crate::train::Target;
-use crate::train::lesson::Classes;
+use crate::train::lesson::{Classes, Scores};
 use clap::Args;
 use serde_json::json;
 use std::io::Write;
@@ -130,12 +130,23 @@ impl Evaluate {
         }
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         eprintln!("device   {}", target.describe());
+        if RowClassifier::is_for(&opened) {
+            let mut classifier = RowClassifier::new(opened, target, self.batch)?;
+            let scores =
+                classifier.measure(&classifier.read(&self.data, &self.columns.columns(), true)?)?;
+            classifier.target().told().iter().for_each(|report| eprintln!("kernels  {report}"));
+            return self.print(&scores);
+        }
         let mut classifier = Classifier::new(opened, model, target, self.batch, self.context)?;
         let scores = match classifier.tags() {
             true => classifier.measure_tags(&tagged::read(&self.data, true)?)?,
             false => classifier.measure(&labelled::read(&self.data, &self.columns.columns(), true)?)?,
         };
         classifier.target().told().iter().for_each(|report| eprintln!("kernels  {report}"));
+        self.print(&scores)
+    }
+
+    fn print(&self, scores: &Scores) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
             let mut all = serde_json::Map::new();

@@ -67,6 +67,10 @@ impl Passage {
     /// Reads the text and cuts it into windows for a model.
     pub fn cut(&self, place: &Path, model: &Opened, target: &Target) -> anyhow::Result<Cut> {
         let family = model.family.as_ref();
+        if family.interface().columns > 0 {
+            let (expected, got) = ("one of texts".to_string(), family.interface().task.describe());
+            return Err(crate::model::Error::Task { expected, got }.into());
+        }
         let context = self.context.unwrap_or(family.context()).min(family.context());
         let row_bytes = 4 * (context * family.vocabulary()) as u64;
         let most = SCORE_BYTES.min(target.caps().max_binding_bytes / 2) / row_bytes;

@@ -28,6 +28,9 @@ pub struct Columns {
     /// The label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// The numbers of a row.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
 }
 
 /// A text, or two, and its label.
@@ -62,9 +65,21 @@ impl Label {
     }
 }
 
-impl Labelled {
+/// What may have a label.
+pub trait WithLabel {
+    /// The label as it is written.
+    fn label(&self) -> Option<&Label>;
+
     /// What is wrong with it, with its place.
-    pub fn refuse(&self, reason: String) -> crate::data::Error {
+    fn refuse(&self, reason: String) -> crate::data::Error;
+}
+
+impl WithLabel for Labelled {
+    fn label(&self) -> Option<&Label> {
+        self.label.as_ref()
+    }
+
+    fn refuse(&self, reason: String) -> crate::data::Error {
         self.record.refuse(reason)
     }
 }
@@ -89,7 +104,18 @@ fn of(record: Record, columns: &Columns, labels: bool) -> Result<Labelled> {
         (None, None) => None,
         _ => Some(record.text(&names(&columns.second, SECOND))?),
     };
-    let label_names = names(&columns.label, LABEL);
+    let label = label_in(&record, columns, labels)?;
+    Ok(Labelled { text, second, label, record })
+}
+
+/// Names that the column of the label may have.
+pub(super) fn label_names(columns: &Columns) -> Vec<&str> {
+    names(&columns.label, LABEL)
+}
+
+/// The label of a row; without `labels` there may be none.
+pub(super) fn label_in(record: &Record, columns: &Columns, labels: bool) -> Result<Option<Label>> {
+    let label_names = label_names(columns);
     let label = match (labels, record.find(&label_names)) {
         (false, None) => None,
         _ => {
@@ -104,7 +130,7 @@ fn of(record: Record, columns: &Columns, labels: bool) -> Result<Labelled> {
     if labels && matches!(&label, Some(Label::One(word)) if word.trim().is_empty()) {
         return Err(record.refuse("the label is empty".into()));
     }
-    Ok(Labelled { text, second, label, record })
+    Ok(label)
 }
 
 /// The one name that is given, or the usual ones.
@@ -150,7 +176,8 @@ mod tests {
 
     #[test]
     fn columns_go_by_other_names_where_the_recipe_says_so() {
-        let columns = Columns { text: Some("review".into()), second: None, label: Some("stars".into()) };
+        let columns =
+            Columns { text: Some("review".into()), label: Some("stars".into()), ..Columns::default() };
         let rows = read_text("a.csv", "stars,review\n5,\"fine, really\"\n", &columns, true).unwrap();
         assert_eq!(rows[0].text, "fine, really");
         assert_eq!(rows[0].label, Some(Label::One("5".into())));

@@ -15,6 +15,7 @@ pub mod clean;
 pub mod corpus;
 pub mod damage;
 mod error;
+pub mod features;
 pub mod grammar;
 pub mod groups;
 pub mod labelled;

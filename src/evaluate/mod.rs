@@ -1,8 +1,10 @@
 //! How well a model predicts a text: loss, perplexity, bits per byte.
 
 mod classifier;
+mod rows;
 
 pub use classifier::{Classifier, probabilities};
+pub use rows::RowClassifier;
 
 use crate::data;
 use crate::data::replay::{EVALUATION_VALIDATION, Replay};

@@ -3,7 +3,7 @@
 use super::llama::{Dialect, Llama, gated_width};
 use super::{
     Activation, Archive, Bart, Bert, Config, Encoder, Error, Family, Gpt2, GptNeoX, Positions,
-    RecurrentModel, RecurrentTranslator, Result, T5,
+    RecurrentModel, RecurrentTranslator, Result, RowMlp, T5,
 };
 use crate::ops::recurrent::Cell;
 use serde_json::{Map, Value as Json};
@@ -91,6 +91,8 @@ pub struct Usual {
     pub hidden: fn(usize) -> usize,
     /// It has attention, and so heads.
     pub attends: bool,
+    /// It reads rows of numbers, and so has neither a width of a stream nor a context.
+    pub reads_rows: bool,
 }
 
 /// As in GPT-2.
@@ -101,6 +103,7 @@ const GPT2: Usual = Usual {
     tie: true,
     hidden: |width| 4 * width,
     attends: true,
+    reads_rows: false,
 };
 /// As in GPT-NeoX-20B.
 const NEOX: Usual = Usual { tie: false, ..GPT2 };
@@ -112,6 +115,7 @@ const LLAMA: Usual = Usual {
     tie: false,
     hidden: gated_width,
     attends: true,
+    reads_rows: false,
 };
 /// As in Qwen2.
 const QWEN: Usual = Usual { norm_epsilon: 1e-6, ..LLAMA };
@@ -131,6 +135,9 @@ const MARIAN: Usual = Usual { activation: "relu", ..BART };
 /// As in PyTorch's example of a language model.
 const RECURRENT: Usual =
     Usual { activation: "tanh", bias: true, tie: false, hidden: |width| width, attends: false, ..GPT2 };
+
+/// As in scikit-learn.
+const ROWS: Usual = Usual { activation: "relu", reads_rows: true, ..RECURRENT };
 
 /// A family: its `model_type`, the architectures of it that are supported, and how it is made.
 struct Entry {
@@ -268,6 +275,13 @@ const FAMILIES: &[Entry] = &[
         usual: RECURRENT,
         read: |config| Ok(Box::new(RecurrentTranslator::from_config(config)?)),
         build: |design| Ok(Box::new(RecurrentTranslator::from_design(design)?)),
+    },
+    Entry {
+        name: "mlp",
+        architectures: &["MlpForRowClassification"],
+        usual: ROWS,
+        read: |config| Ok(Box::new(RowMlp::from_config(config)?)),
+        build: |design| Ok(Box::new(RowMlp::from_design(design)?)),
     },
 ];
 

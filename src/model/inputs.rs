@@ -1,10 +1,12 @@
 //! What a model is fed, under the names of transformers: checked, and turned into the inputs of a graph.
 
 mod rows;
+mod table;
 
 pub use rows::Row;
 
 use super::layers::sorting;
+use super::row_mlp::FEATURES;
 use super::score::{LASTS, lasts};
 use super::{Archive, Error, Extent, Family, IGNORED, Interface, Labels, Mode, Reading, Result, Task};
 use crate::formats::Raw;
@@ -34,6 +36,8 @@ pub struct Inputs {
     target: usize,
     /// By the name in a graph, [B, T] or [B, S].
     numbers: BTreeMap<&'static str, Vec<u32>>,
+    /// Of a model of rows its columns, F32 [B, columns].
+    features: Option<Tensor>,
     /// For the loss, as the graph reads them.
     targets: Option<Tensor>,
 }
@@ -53,6 +57,9 @@ impl Inputs {
     /// From tensors by their names in transformers.
     pub fn new(given: &BTreeMap<String, Raw>, family: &dyn Family) -> Result<Inputs> {
         let interface = family.interface();
+        if interface.columns > 0 {
+            return Inputs::of_table(given, family);
+        }
         let known = |name: &&String| *name == LABELS || NAMES.iter().any(|[theirs, _]| theirs == name);
         if let Some(name) = given.keys().find(|name| !known(name)) {
             let names = NAMES.map(|[theirs, _]| theirs).join(", ");
@@ -69,6 +76,7 @@ impl Inputs {
             extent: Extent { batch, context },
             target: context,
             numbers: BTreeMap::new(),
+            features: None,
             targets: None,
         };
         let second = interface.task == Task::SecondText;
@@ -126,7 +134,9 @@ impl Inputs {
         let mut feeds = Feeds::new();
         let names: Vec<&str> = graph.inputs().map(|(name, _)| name).collect();
         for &name in &names {
-            if name == "targets" {
+            if let (FEATURES, Some(features)) = (name, &self.features) {
+                feeds.set(name, features.clone());
+            } else if name == "targets" {
                 let absent = || refuse(LABELS, "there, as a loss is asked for", "absent");
                 feeds.set(name, self.targets.clone().ok_or_else(absent)?);
             } else if name == LASTS {

@@ -1,7 +1,7 @@
 //! Neuron, layer, multi-layer perceptron.
 //!
-//! A neuron is `activation(w . x + b)`; a layer is many over the same inputs, `activation(x W + b)` with W [in, out]; an MLP
-//! is layers one after the other.
+//! A neuron is `activation(w . x + b)`; a layer is many over the same inputs, `activation(x W^T + b)` with W [out, in] as PyTorch has
+//! it; an MLP is layers one after the other.
 
 use super::layers::Layers;
 use super::{Activation, Error, Init, Mode, ParameterSpec, Result};
@@ -21,6 +21,8 @@ pub struct Mlp {
     pub activation: Activation,
     /// Activation of the last layer.
     pub output: Activation,
+    /// Share of the hidden neurons that is zeroed in training.
+    pub dropout: f32,
 }
 
 impl Mlp {
@@ -31,7 +33,7 @@ impl Mlp {
             let (place, key, got) = ("mlp".to_string(), "sizes".to_string(), format!("{sizes:?}"));
             return Err(Error::Setting { place, key, expected, got });
         }
-        Ok(Mlp { sizes: sizes.to_vec(), activation, output: Activation::Identity })
+        Ok(Mlp { sizes: sizes.to_vec(), activation, output: Activation::Identity, dropout: 0.0 })
     }
 
     /// A single neuron.
@@ -47,7 +49,7 @@ impl Mlp {
         })
     }
 
-    /// Its parameters: `layers.0.weight [in, out]`, `layers.0.bias [out]`, and with PReLU `layers.0.slope [out]`.
+    /// Its parameters: `layers.0.weight [out, in]`, `layers.0.bias [out]`, and with PReLU `layers.0.slope [out]`.
     pub fn parameters(&self) -> Vec<ParameterSpec> {
         let mut list = vec![];
         for (module, inputs, outputs, activation) in self.layers() {
@@ -57,7 +59,7 @@ impl Mlp {
                 }
                 _ => Init::kaiming(inputs),
             };
-            list.push(ParameterSpec::new(format!("{module}.weight"), [inputs, outputs], init));
+            list.push(ParameterSpec::new(format!("{module}.weight"), [outputs, inputs], init));
             list.push(ParameterSpec::new(format!("{module}.bias"), [outputs], Init::Zeros));
             if activation == Activation::Prelu {
                 let slope = Init::Constant { value: INITIAL_SLOPE };
@@ -69,11 +71,22 @@ impl Mlp {
 
     /// Declares the parameters and writes the layers; `x` is [B, in], the result [B, out].
     pub fn forward(&self, graph: &mut Graph, x: Value) -> Result<Value> {
-        let layers = Layers::declare(graph, &self.parameters(), Mode::Evaluate, false);
-        self.layers().try_fold(x, |x, (module, _, _, activation)| {
-            let sums = layers.linear(graph, &module, Form::Nn, x)?;
-            layers.activate(graph, &module, activation, sums)
-        })
+        Ok(self.write(graph, x, Mode::Evaluate)?.0)
+    }
+
+    /// The same for a mode, beside the result what each hidden layer gives.
+    pub(super) fn write(&self, graph: &mut Graph, x: Value, mode: Mode) -> Result<(Value, Vec<Value>)> {
+        let mut layers = Layers::declare(graph, &self.parameters(), mode, self.dropout > 0.0);
+        let (mut x, mut hidden, last) = (x, vec![], self.sizes.len() - 2);
+        for (number, (module, _, _, activation)) in self.layers().enumerate() {
+            let sums = layers.linear(graph, &module, Form::Nt, x)?;
+            x = layers.activate(graph, &module, activation, sums)?;
+            if number < last {
+                hidden.push(x);
+                x = layers.dropout(graph, &module, self.dropout, x)?;
+            }
+        }
+        Ok((x, hidden))
     }
 }
 
@@ -94,7 +107,7 @@ mod tests {
         graph.output("y", y);
         let feeds = Feeds::new()
             .with("x", Tensor::f32([1, 2], vec![2.0, -3.0]))
-            .with("layers.0.weight", Tensor::f32([2, 1], vec![0.5, 0.25]))
+            .with("layers.0.weight", Tensor::f32([1, 2], vec![0.5, 0.25]))
             .with("layers.0.bias", Tensor::f32([1], vec![1.0]));
         // tanh(2 * 0.5 - 3 * 0.25 + 1) = tanh(1.25)
         let y = evaluate(&graph, &feeds, DType::F64).unwrap()["y"].to_f64()[0];

@@ -26,6 +26,7 @@ mod reading;
 mod recurrent;
 mod resize;
 mod rope;
+mod row_mlp;
 mod score;
 mod sides;
 mod t5;
@@ -51,6 +52,7 @@ pub use reading::{Forward, Interface, Labels, Reading, Task};
 pub use recurrent::{RecurrentModel, RecurrentStack, RecurrentTranslator, Run};
 pub use resize::{Sizes, resized};
 pub use rope::{Rope, Scaling};
+pub use row_mlp::{Column, RowMlp, columns_of, with_columns};
 pub use score::Score;
 pub use t5::T5;
 pub use weights::Weights;
@@ -140,7 +142,7 @@ pub trait Family: std::fmt::Debug + Send + Sync {
 
     /// Writes the forward pass into a graph. It declares the parameters and these inputs:
     ///
-    /// - `tokens` U32 [B, T];
+    /// - `tokens` U32 [B, T]; of a model of rows `features` F32 [B, columns] alone, and `rng` as below;
     /// - of a padded reading `mask` U32 [B, T], zero where there is no text, and where positions are counted over the text
     ///   `places` U32 [B, T], the position of each token;
     /// - of a packed reading `segments` and `places` U32 [B, T]: the number of each token's text, and its position there;

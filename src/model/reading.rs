@@ -140,6 +140,8 @@ pub struct Interface {
     pub start: Option<[u32; 2]>,
     /// What it has read of a text stands in a sum from which no token can be taken back: a state, and not caches.
     pub sums_up: bool,
+    /// Numbers in a row of a table, which it reads in the place of tokens; zero where it reads tokens.
+    pub columns: usize,
 }
 
 impl Interface {
@@ -162,6 +164,7 @@ impl Interface {
             packs: false,
             start: None,
             sums_up: false,
+            columns: 0,
         }
     }
 }

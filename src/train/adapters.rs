@@ -104,7 +104,7 @@ impl Adapters {
             return Ok(());
         }
         base_of(&job.recipe, job.family.as_ref())?.save(&folder, job.family.as_ref())?;
-        Ok(job.tokenizer.save(&folder)?)
+        Ok(job.tokenizer.as_ref().map_or(Ok(()), |tokenizer| tokenizer.save(&folder).map(|_| ()))?)
     }
 
     /// The files of a checkpoint: each adapter as PEFT has it, and what they all stand beside.

@@ -36,8 +36,8 @@ pub const CORPUS_CHARACTERS: usize = 1 << 20;
 pub struct Job {
     /// The recipe.
     pub recipe: Recipe,
-    /// Text to tokens and back.
-    pub tokenizer: Tokenizer,
+    /// Text to tokens and back; none where rows of numbers are learnt from.
+    pub tokenizer: Option<Tokenizer>,
     /// Both parts of the text as tokens.
     pub store: Store,
     /// The architecture.
@@ -99,6 +99,7 @@ impl Job {
             (None, None, false) => second::store_of(&pairs, &tokenizer, recipe.data.validation.share())?,
         };
         let mut family = family_for(&recipe, &tokenizer)?;
+        expect_texts(family.as_ref())?;
         if let recipe::Model::Load { dropout: Some(share), .. } = recipe.model {
             family.set_dropout(share as f32);
         }
@@ -124,14 +125,14 @@ impl Job {
         let mut told = text.told;
         told.extend(streams.as_ref().map(Streams::describe));
         let beside = Beside::open(&recipe, family.as_ref(), Some(&tokenizer))?;
-        let plain = Job::plain(recipe, tokenizer, store, family, beside);
+        let plain = Job::plain(recipe, Some(tokenizer), store, family, beside);
         Ok(Job { replay, hider, second, chats, streams, told, floor, ..plain })
     }
 
     /// A job that learns from examples.
     pub(super) fn of_lesson(
         recipe: Recipe,
-        tokenizer: Tokenizer,
+        tokenizer: Option<Tokenizer>,
         store: Store,
         family: Box<dyn Family>,
         beside: Beside,
@@ -144,7 +145,7 @@ impl Job {
     /// A job with nothing but what each has.
     fn plain(
         recipe: Recipe,
-        tokenizer: Tokenizer,
+        tokenizer: Option<Tokenizer>,
         store: Store,
         family: Box<dyn Family>,
         beside: Beside,
@@ -252,7 +253,10 @@ impl Job {
     /// Training batches from the start, of text that is held or streamed.
     pub fn batches(&self) -> Result<Box<dyn Batches>> {
         Ok(match &self.streams {
-            Some(streams) => Box::new(streams.batches(&self.recipe, &self.tokenizer, self.window())?),
+            Some(streams) => {
+                let tokenizer = self.tokenizer.as_ref().expect("streamed text has tokens");
+                Box::new(streams.batches(&self.recipe, tokenizer, self.window())?)
+            }
             None => Box::new(self.sampler()?),
         })
     }
@@ -453,6 +457,18 @@ pub(super) fn plain_family(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn
             };
             Ok(model::build(&shape.family, &design)?)
         }
+    }
+}
+
+/// Refuses a model that reads rows of numbers.
+pub(super) fn expect_texts(family: &dyn Family) -> Result<()> {
+    match family.name() {
+        "mlp" => {
+            let problem =
+                "family = \"mlp\" learns from rows of numbers\n  hint: [data] rows = [\"table.csv\"]";
+            Err(Error::Mismatch { folder: "recipe".into(), problem: problem.into() })
+        }
+        _ => Ok(()),
     }
 }
 

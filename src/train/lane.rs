@@ -13,6 +13,7 @@ use super::trainer::{Outcome, Trainer};
 use super::{Error, Result, Target};
 use crate::data::mixture::shares;
 use crate::data::prefetch::Prefetch;
+use crate::data::tokenizer::Tokenizer;
 use crate::data::windows::{Batch, Cursor};
 use crate::tensor::{Shape, Tensor};
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,9 @@ impl<'a> Lane<'a> {
             (watch.say)(&format!("resuming after step {} from {}", loaded.step, loaded.folder.display()));
         }
         job.recipe.save(folder)?;
-        job.tokenizer.save(folder)?;
+        if let Some(tokenizer) = &job.tokenizer {
+            tokenizer.save(folder)?;
+        }
         if let Some(adapters) = &job.beside.adapters {
             adapters.keep_base(job, loaded.is_some())?;
         }
@@ -309,8 +312,11 @@ impl<'a> Lane<'a> {
         self.report(true)?;
         let started = Instant::now();
         let (weights, moments) = (self.trainer.weights()?, self.trainer.moments()?);
-        let (family, tokenizer) = (self.job.family.as_ref(), self.job.tokenizer.to_json()?.into_bytes());
-        let mut extra = vec![("tokenizer.json".to_string(), tokenizer)];
+        let family = self.job.family.as_ref();
+        let mut extra = vec![];
+        if let Some(tokenizer) = &self.job.tokenizer {
+            extra.push(("tokenizer.json".to_string(), tokenizer.to_json()?.into_bytes()));
+        }
         extra.extend(self.job.chats.iter().flat_map(|chats| chats.files().to_vec()));
         let model = match &self.job.beside.adapters {
             Some(adapters) => {
@@ -390,8 +396,10 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
             job.store.validation.tokens.len()
         ),
     };
-    let (kind, size) = (job.tokenizer.kind(), job.tokenizer.vocabulary_size());
-    say(&format!("data     {data}, {kind} tokenizer with {size} tokens"));
+    let tokens = |tokenizer: &Tokenizer| {
+        format!(", {} tokenizer with {} tokens", tokenizer.kind(), tokenizer.vocabulary_size())
+    };
+    say(&format!("data     {data}{}", job.tokenizer.as_ref().map_or(String::new(), tokens)));
     job.lesson.iter().flat_map(|lesson| &lesson.told).for_each(|line| say(line));
     job.chats.iter().filter_map(Chats::bad).for_each(|bad| say(&format!("warning: {bad}")));
     let stretches = &job.store.stretches;

@@ -38,6 +38,6 @@ impl Inputs {
         if interface.kinds > 1 {
             numbers.insert("kinds", kinds);
         }
-        Ok(Inputs { interface, extent, target: context, numbers, targets: None })
+        Ok(Inputs { interface, extent, target: context, numbers, features: None, targets: None })
     }
 }

@@ -1,7 +1,7 @@
 //! What labels mean, and what classes are called: as the recipe says, as the model has it, or as the examples show.
 
 use crate::data::Result;
-use crate::data::labelled::{Label, Labelled};
+use crate::data::labelled::{Label, WithLabel};
 use crate::data::tagged::Tagged;
 use crate::model::{Family, Labels, Task, class_names};
 use crate::train::recipe::Head;
@@ -50,7 +50,7 @@ impl Classes {
 
     /// For texts: the model's own where it has some and every label is among them; else, where a head may be put on it, as the recipe
     /// names them or as the training examples show.
-    pub fn find(head: Option<&Head>, own: Option<Classes>, rows: &[Labelled]) -> Result<Classes> {
+    pub fn find<R: WithLabel>(head: Option<&Head>, own: Option<Classes>, rows: &[R]) -> Result<Classes> {
         let Some(head) = head else {
             return Ok(own.expect("a model without a head for classes is refused before"));
         };
@@ -101,8 +101,8 @@ impl Classes {
     }
 
     /// What the model is to give for a row, by its label.
-    pub fn target(&self, row: &Labelled) -> Result<Target> {
-        let label = row.label.as_ref().ok_or_else(|| row.refuse("there is no label".into()))?;
+    pub fn target(&self, row: &impl WithLabel) -> Result<Target> {
+        let label = row.label().ok_or_else(|| row.refuse("there is no label".into()))?;
         let id = |word: &str| self.id(word).map_err(|reason| row.refuse(reason));
         match (self.labels, label) {
             (Labels::One, Label::One(word)) => Ok(Target::Class(id(word.trim())?)),
@@ -150,9 +150,9 @@ impl Classes {
 }
 
 /// Lists are several classes, fractions are numbers, and all else is one class.
-fn meaning(rows: &[Labelled]) -> Labels {
+fn meaning(rows: &[impl WithLabel]) -> Labels {
     let mut fractions = false;
-    for label in rows.iter().filter_map(|row| row.label.as_ref()) {
+    for label in rows.iter().filter_map(WithLabel::label) {
         match label {
             Label::Several(_) => return Labels::Any,
             Label::One(word) => match (word.parse::<u64>(), word.parse::<f64>()) {
@@ -166,9 +166,9 @@ fn meaning(rows: &[Labelled]) -> Labels {
 }
 
 /// Names as rows show them: sorted words, or as many as the largest number asks for.
-fn shown(rows: &[Labelled], labels: Labels) -> Result<Classes> {
+fn shown<R: WithLabel>(rows: &[R], labels: Labels) -> Result<Classes> {
     let numbered = |count: usize| (0..count).map(|id| format!("LABEL_{id}")).collect();
-    let label = |row: &Labelled| row.label.clone().unwrap_or(Label::Several(vec![]));
+    let label = |row: &R| row.label().cloned().unwrap_or(Label::Several(vec![]));
     if labels == Labels::Numbers {
         let count = rows.first().map_or(1, |row| label(row).words().len().max(1));
         return Ok(Classes { names: numbered(count), labels });
@@ -210,7 +210,7 @@ fn shown(rows: &[Labelled], labels: Labels) -> Result<Classes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::labelled::{Columns, read};
+    use crate::data::labelled::{Columns, Labelled, read};
     use crate::train::recipe::HeadKind;
 
     fn rows(labels: &[&str]) -> Vec<Labelled> {

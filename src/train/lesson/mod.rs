@@ -10,6 +10,7 @@ mod row;
 mod rows;
 pub mod scores;
 pub mod spans;
+mod table;
 
 pub use classes::{Classes, Target};
 pub use row::firsts;
@@ -35,6 +36,8 @@ const RESULT: &str = "result";
 pub struct Example {
     /// Tokens of its texts: one, or those that are alike.
     pub inputs: Vec<Encoded>,
+    /// Numbers of its columns, where it is a row of them.
+    pub numbers: Vec<f32>,
     /// What is right.
     pub target: Target,
 }
@@ -120,12 +123,18 @@ impl Lesson {
     pub fn feeds(&self, batch: &Batch, rows: usize) -> Result<Feeds> {
         let last = batch.tokens.len() - 1;
         let chosen = |row: usize| &self.examples[batch.tokens[row.min(last)] as usize];
+        let targets: Vec<&Target> = (0..=last).map(|row| &chosen(row).target).collect();
+        if self.kind == Kind::Rows {
+            let numbers = (0..rows).flat_map(|row| chosen(row).numbers.iter().copied()).collect();
+            let inputs = Inputs::of_numbers(self.family.as_ref(), numbers, rows)?;
+            let targets = rows::targets(&targets, [rows, self.context]);
+            return Ok(inputs.feeds(&self.graph)?.with("targets", targets));
+        }
         let texts = self.examples[0].inputs.len();
         let inputs: Vec<&Encoded> =
             (0..texts).flat_map(|text| (0..rows).map(move |row| &chosen(row).inputs[text])).collect();
         let all: Vec<Row> = inputs.iter().map(|one| Row { ids: &one.ids, kinds: &one.kinds }).collect();
         let extent = Extent { batch: texts * rows, context: self.context };
-        let targets: Vec<&Target> = (0..=last).map(|row| &chosen(row).target).collect();
         let mut feeds = Inputs::of_rows(self.family.as_ref(), &all, extent)?.feeds(&self.graph)?;
         feeds.set("targets", rows::targets(&targets, [rows, self.context]));
         if self.kind == Kind::Similar {
@@ -181,7 +190,7 @@ impl Lesson {
         let more = self.classes.names.len().saturating_sub(names.len());
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let what = match self.kind {
-            Kind::Labelled => {
+            Kind::Labelled | Kind::Rows => {
                 let kind = model::problem_type(self.classes.labels).replace('_', " ");
                 format!("{kind}: {}{more}", names.join(", "))
             }
@@ -189,6 +198,10 @@ impl Lesson {
             Kind::Similar => format!("{} texts in each", self.examples[0].inputs.len()),
         };
         let training = self.training;
+        if self.kind == Kind::Rows {
+            let columns = self.family.interface().columns;
+            return format!("{training} training and {held} validation rows of {columns} columns, {what}");
+        }
         format!("{training} training and {held} validation examples of up to {} tokens, {what}", self.context)
     }
 }

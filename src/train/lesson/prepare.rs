@@ -2,7 +2,7 @@
 
 use super::classes::Classes;
 use super::row::Row;
-use super::{Example, Lesson, mismatch, reading_of, similarity_of};
+use super::{Example, Lesson, mismatch, reading_of, similarity_of, table};
 use crate::data::random::{Permutation, Random};
 use crate::data::store::{Part, Store};
 use crate::data::tokenizer::Tokenizer;
@@ -24,6 +24,9 @@ const STEP: usize = 8;
 /// A recipe over examples with data and model at hand. Names of classes that it leaves open are filled in.
 pub(in crate::train) fn prepare(mut recipe: Recipe, tokenizer: Option<Tokenizer>) -> Result<Job> {
     let given = recipe.data.examples.clone().expect("it is asked for where there are examples");
+    if given.kind() == Kind::Rows {
+        return table::prepare(recipe, &given);
+    }
     if recipe.distill.is_some() {
         return Err(mismatch(format!("[distill] learns from text, and data.{} is none", given.key())));
     }
@@ -40,6 +43,7 @@ pub(in crate::train) fn prepare(mut recipe: Recipe, tokenizer: Option<Tokenizer>
         }
     };
     let plain = job::plain_family(&recipe, tokenizer.vocabulary_size())?;
+    job::expect_texts(plain.as_ref())?;
     let classes = material.classes(recipe.model.head(), plain.as_ref(), &given)?;
     fill_in(&mut recipe, &classes);
     told.extend(becomes_of_head(&recipe, plain.as_ref(), &classes)?);
@@ -67,7 +71,7 @@ pub(in crate::train) fn prepare(mut recipe: Recipe, tokenizer: Option<Tokenizer>
     let (kind, similarity) = (given.kind(), similarity_of(&recipe).unwrap_or_default());
     let lesson =
         Lesson { kind, similarity, examples, training, family: quiet, graph, context, classes, told };
-    Ok(Job::of_lesson(recipe, tokenizer, store, family, beside, lesson))
+    Ok(Job::of_lesson(recipe, Some(tokenizer), store, family, beside, lesson))
 }
 
 /// True where the recipe says what stands on the encoder, whatever stood there.
@@ -83,7 +87,7 @@ pub(in crate::train) fn headed(recipe: &Recipe, family: Box<dyn Family>) -> Resu
             _ => Ok(model::with_head(family.as_ref(), &model::Head::None)?),
         };
     }
-    let Some(head) = recipe.model.head() else { return Ok(family) };
+    let Some(head) = recipe.model.head().filter(|_| family.name() != "mlp") else { return Ok(family) };
     if head.labels.is_empty() {
         return Err(mismatch(
             "model.labels is not there, and no examples show what classes there are\n  hint: labels = [\"bad\", \"good\"], or data.labelled",
@@ -126,7 +130,7 @@ fn settle_similarity(recipe: &mut Recipe, texts: usize, told: &mut Vec<String>) 
 }
 
 /// Writes the classes into the recipe, so that a run that goes on has the same ones.
-fn fill_in(recipe: &mut Recipe, classes: &Classes) {
+pub(super) fn fill_in(recipe: &mut Recipe, classes: &Classes) {
     if let Some(head) = recipe.model.head_mut() {
         head.labels = classes.names.clone();
         if head.kind == HeadKind::Sequence {
@@ -165,12 +169,8 @@ impl Material {
     fn read(given: &Examples, validation: f64) -> Result<Material> {
         let rows = rows_of(given, given.files())?;
         if given.held_out.is_empty() {
-            let count = rows.len();
-            let training = ((count as f64 * (1.0 - validation)).round() as usize).clamp(1, count);
-            let order = Permutation::new(count as u64, &mut Random::new(DEAL, count as u64));
-            // Files are often sorted by their labels, so the last share would be of one class.
-            let dealt = |at: usize| rows[order.at(at as u64) as usize].clone();
-            return Ok(Material { rows: (0..count).map(dealt).collect(), training });
+            let (rows, training) = dealt(rows, validation);
+            return Ok(Material { rows, training });
         }
         let training = rows.len();
         let held = rows_of(given, &given.held_out)?;
@@ -192,7 +192,9 @@ impl Material {
                     "model.head is for classes, and data.similar has none\n  hint: leave it out",
                 ));
             }
-            Kind::Labelled => (HeadKind::Sequence, matches!(task, Task::SequenceClass { .. }), "sequence"),
+            Kind::Labelled | Kind::Rows => {
+                (HeadKind::Sequence, matches!(task, Task::SequenceClass { .. }), "sequence")
+            }
             Kind::Tagged => (HeadKind::Token, matches!(task, Task::TokenClass { .. }), "token"),
         };
         if !head.map_or(has, |head| head.kind == wants) {
@@ -247,10 +249,20 @@ impl Material {
         }
         let example = |(row, inputs): (&Row, Vec<_>)| -> Result<Example> {
             let inputs = if longest > context { encode(row, context)? } else { inputs };
-            Ok(Example { inputs, target: row.target(classes, tokenizer, context)? })
+            Ok(Example { inputs, numbers: vec![], target: row.target(classes, tokenizer, context)? })
         };
         self.rows.iter().zip(whole).map(example).collect()
     }
+}
+
+/// Rows in the order in which they are trained on and held out, and how many are trained on.
+pub(super) fn dealt<R: Clone>(rows: Vec<R>, validation: f64) -> (Vec<R>, usize) {
+    let count = rows.len();
+    let training = ((count as f64 * (1.0 - validation)).round() as usize).clamp(1, count);
+    let order = Permutation::new(count as u64, &mut Random::new(DEAL, count as u64));
+    // Files are often sorted by their labels, so the last share would be of one class.
+    let dealt = |at: usize| rows[order.at(at as u64) as usize].clone();
+    ((0..count).map(dealt).collect(), training)
 }
 
 fn rows_of(given: &Examples, files: &[PathBuf]) -> Result<Vec<Row>> {
@@ -259,11 +271,12 @@ fn rows_of(given: &Examples, files: &[PathBuf]) -> Result<Vec<Row>> {
         Kind::Labelled => labelled::read(files, &columns, true)?.into_iter().map(Row::Labelled).collect(),
         Kind::Tagged => tagged::read(files, true)?.into_iter().map(Row::Tagged).collect(),
         Kind::Similar => similar::read(files, &columns)?.into_iter().map(Row::Similar).collect(),
+        Kind::Rows => unreachable!("rows of numbers are prepared elsewhere"),
     })
 }
 
 /// Numbers of examples as parts of a text. Windows end before the last number, as there must be a next one.
-fn store_of(training: usize, all: usize) -> Store {
+pub(super) fn store_of(training: usize, all: usize) -> Store {
     let part = |range: std::ops::Range<usize>| {
         let count = range.len();
         let numbers = if count == 0 { range } else { range.start..range.end + 1 };

@@ -1,7 +1,7 @@
 //! Rows of files as they are learned from: what they say, as tokens, and what is right.
 
 use super::classes::{Classes, Target};
-use crate::data::labelled::Labelled;
+use crate::data::labelled::{Labelled, WithLabel};
 use crate::data::similar::Similar;
 use crate::data::tagged::Tagged;
 use crate::data::tokenizer::{Encoded, Tokenizer};

@@ -10,8 +10,12 @@ use crate::data::labelled::Columns;
 use crate::model::Labels;
 
 /// Keys of `[data]` that name examples, of which one may be there.
-const KINDS: [(&str, Kind); 3] =
-    [("labelled", Kind::Labelled), ("tagged", Kind::Tagged), ("similar", Kind::Similar)];
+const KINDS: [(&str, Kind); 4] = [
+    ("labelled", Kind::Labelled),
+    ("tagged", Kind::Tagged),
+    ("similar", Kind::Similar),
+    ("rows", Kind::Rows),
+];
 
 /// Keys of `[data]` that go with text alone.
 const OF_TEXT: [&str; 9] =
@@ -26,6 +30,8 @@ pub enum Kind {
     Tagged,
     /// Texts that are to have vectors near to one another.
     Similar,
+    /// Rows of numbers with a label each.
+    Rows,
 }
 
 /// What becomes of the vectors of a text's tokens.
@@ -69,6 +75,12 @@ pub struct Examples {
     /// Texts that are alike.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub similar: Vec<PathBuf>,
+    /// Rows of numbers with labels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<PathBuf>,
+    /// Whether each column of numbers is brought to a mean of zero and a deviation of one.
+    #[serde(skip_serializing_if = "is_true")]
+    pub standardize: bool,
     /// Files of the same kind for validation, in the place of a share.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub held_out: Vec<PathBuf>,
@@ -80,13 +92,18 @@ pub struct Examples {
     pub similarity: Option<Similarity>,
 }
 
+fn is_true(flag: &bool) -> bool {
+    *flag
+}
+
 impl Examples {
     /// What they are.
     pub fn kind(&self) -> Kind {
-        match (self.tagged.is_empty(), self.similar.is_empty()) {
-            (true, true) => Kind::Labelled,
-            (false, _) => Kind::Tagged,
-            _ => Kind::Similar,
+        match () {
+            _ if !self.tagged.is_empty() => Kind::Tagged,
+            _ if !self.similar.is_empty() => Kind::Similar,
+            _ if !self.rows.is_empty() => Kind::Rows,
+            _ => Kind::Labelled,
         }
     }
 
@@ -104,6 +121,7 @@ impl Examples {
             Kind::Labelled => &self.labelled,
             Kind::Tagged => &self.tagged,
             Kind::Similar => &self.similar,
+            Kind::Rows => &self.rows,
         }
     }
 
@@ -151,11 +169,11 @@ pub(super) fn examples(section: &Section) -> Result<Option<Examples>, Error> {
     };
     let given: Vec<&str> = KINDS.iter().map(|(key, _)| *key).filter(|key| section.has(key)).collect();
     let Some(first) = given.first() else {
-        for key in ["held_out", "columns", "similarity"] {
+        for key in ["held_out", "columns", "similarity", "standardize"] {
             if section.has(key) {
                 return Err(section.refuse(
                     key,
-                    "absent without `labelled`, `tagged` or `similar`",
+                    "absent without `labelled`, `tagged`, `similar` or `rows`",
                     "it is for examples",
                 ));
             }
@@ -171,22 +189,42 @@ pub(super) fn examples(section: &Section) -> Result<Option<Examples>, Error> {
         let hint = "files for validation take the place of a share";
         return Err(section.refuse("validation", "absent beside `held_out`", hint));
     }
-    let columns = match section.has("columns") {
-        true => {
-            let table = section.inner("columns", &["text", "second", "label"])?;
-            let name = |key| Ok::<_, Error>(table.text(key)?.take());
-            Some(Columns { text: name("text")?, second: name("second")?, label: name("label")? })
-        }
-        false => None,
-    };
+    let of_rows = *first == "rows";
+    if !of_rows && section.has("standardize") {
+        return Err(section.refuse("standardize", "absent without `rows`", "it is for columns of numbers"));
+    }
+    // What is written of a tokenizer where there is none is what a resolved recipe says.
+    let tokenizer = section.value("tokenizer").and_then(toml::Value::as_str);
+    if of_rows && section.has("tokenizer") && !matches!(tokenizer, Some("char" | "model")) {
+        return Err(section.refuse("tokenizer", "absent beside `rows`", "rows of numbers have no tokens"));
+    }
     Ok(Some(Examples {
         labelled: files("labelled")?,
         tagged: files("tagged")?,
         similar: files("similar")?,
+        rows: files("rows")?,
+        standardize: section.flag("standardize")?.or(true),
         similarity: similarity(section)?,
         held_out: files("held_out")?,
-        columns,
+        columns: columns(section, of_rows)?,
     }))
+}
+
+/// Reads `data.columns`.
+fn columns(section: &Section, of_rows: bool) -> Result<Option<Columns>, Error> {
+    if !section.has("columns") {
+        return Ok(None);
+    }
+    let keys: &[&str] = if of_rows { &["features", "label"] } else { &["text", "second", "label"] };
+    let table = section.inner("columns", keys)?;
+    let name = |key| Ok::<_, Error>(table.text(key)?.take());
+    let each_once = |names: &Vec<String>| {
+        !names.is_empty() && names.iter().enumerate().all(|(at, name)| !names[..at].contains(name))
+    };
+    let features = table.texts("features")?;
+    let features = features.must(each_once, "names of columns, each once", "leave it out to read all")?;
+    let (text, second, label) = (name("text")?, name("second")?, name("label")?);
+    Ok(Some(Columns { text, second, label, features: features.or(vec![]) }))
 }
 
 /// Reads `data.similarity`.
@@ -215,8 +253,13 @@ fn similarity(section: &Section) -> Result<Option<Similarity>, Error> {
 
 /// Reads the keys of `[model]`; absent where the recipe says nothing of a head.
 pub(super) fn head(section: &Section) -> Result<Option<Head>, Error> {
+    head_or(section, None)
+}
+
+/// The same where a head stands there even if the recipe says nothing.
+pub(super) fn head_or(section: &Section, usual: Option<HeadKind>) -> Result<Option<Head>, Error> {
     let kinds = [("sequence", HeadKind::Sequence), ("token", HeadKind::Token)];
-    let Some(kind) = section.word("head", &kinds)?.take() else {
+    let Some(kind) = section.word("head", &kinds)?.take().or(usual) else {
         for key in ["labels", "problem_type"] {
             if section.has(key) {
                 let hint = "names of classes belong to a head: head = \"sequence\"";

@@ -33,6 +33,8 @@ const DATA: &[&str] = &[
     "tagged",
     "similar",
     "similarity",
+    "rows",
+    "standardize",
     "held_out",
     "columns",
     "objective",

@@ -10,8 +10,8 @@ use super::rate;
 use super::raw::RawRecipe;
 use super::read::{Given, Section, describe, nearest};
 use super::{
-    Adapter, Data, Evaluate, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run, Save,
-    Shape, States, Storage, Tokenizer, Train,
+    Adapter, Data, Evaluate, HeadKind, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run,
+    Save, Shape, States, Storage, Tokenizer, Train,
 };
 use super::{
     adapter, chats, distill, dpo, examples, memory, objective, optimizer, precision, prune, quantize, sources,
@@ -102,6 +102,13 @@ fn model(section: &Section, train_context: Option<usize>) -> Result<Model, Error
 fn written_base(section: &Section, family: &str, train_context: Option<usize>) -> Result<Shape, Error> {
     let hint = "with `family`, give layers, heads, width and context; or write preset = \"gpt-nano\"";
     let need = |key| size(section, key, "a model has at least one of each")?.need(hint);
+    if usual(family).reads_rows {
+        let hint = "with family = \"mlp\", give layers and hidden, the neurons of each";
+        let need = |key| size(section, key, "a model has at least one of each")?.need(hint);
+        let (layers, hidden) = (need("layers")?, need("hidden")?);
+        // It has no stream and reads no tokens: what is written of these is what a resolved recipe says.
+        return Ok(Shape { layers, hidden, heads: 1, width: hidden, context: 1, ..Shape::usual(family) });
+    }
     let layers = need("layers")?;
     let heads = match usual(family).attends {
         true => need("heads")?,
@@ -152,7 +159,7 @@ fn shape(section: &Section, base: Shape) -> Result<Shape, Error> {
         window: size(section, "window", "leave it out to see every key")?.take(),
         bias: section.flag("bias")?.or(base.bias),
         tie: section.flag("tie")?.or(base.tie),
-        head: examples::head(section)?,
+        head: examples::head_or(section, usual(&base.family).reads_rows.then_some(HeadKind::Sequence))?,
         family: base.family,
         dropout: base.dropout,
     })

@@ -121,7 +121,7 @@ fn a_resolved_recipe_written_and_read_is_the_same_recipe() {
         "[model]\npreset = \"smollm2-135m\"\n[train]\ncontext = 128",
         "[model]\nfamily = \"qwen3\"\nlayers = 2\nheads = 4\nkv_heads = 2\nhead_size = 16\nwidth = 30\nhidden = 64\n\
          context = 32\nrope_theta = 5e5\nwindow = 16\nvocabulary = 1000\ntie = true",
-        "[model]\nfamily = \"mlp\"\nlayers = 3\nheads = 1\nwidth = 7\ncontext = 5\nbias = false",
+        "[model]\nfamily = \"mlp\"\nlayers = 3\nheads = 1\nwidth = 7\nhidden = 9\ncontext = 5\nbias = false",
         "[data]\ntokenizer = \"bpe:4096\"\ntext = \"a \\\"b\\\".txt\"\nvalidation = 0",
         "[data]\ntokenizer = \"t/tokenizer.json\"\n[run]\ndevice = 1\nlog.every = 10\nsave.keep = 1",
         "[train]\noptimizer = \"sgd\"\nlearning_rate = 0.1\nclip = \"none\"\n[precision]\nstorage = \"f16\"",
