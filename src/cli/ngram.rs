@@ -31,7 +31,7 @@ enum Task {
         after_help = "Examples:\n  kiln ngram train --data input.txt --order 5 -o counted\n  kiln ngram train --data input.txt --tokenizer runs/shakespeare --smoothing kneser-ney -o counted\n  kiln ngram train --data input.txt --smoothing add-k --k 0.01 -o counted\n  kiln evaluate counted runs/shakespeare --data unseen.txt"
     )]
     Train(Train),
-    /// Write a model by Kneser-Ney as an ARPA file, for KenLM and SRILM.
+    /// Write a model by Kneser-Ney or Katz as an ARPA file, for KenLM and SRILM.
     #[command(after_help = "Examples:\n  kiln ngram arpa counted -o counted.arpa")]
     Arpa(Arpa),
 }
@@ -81,6 +81,8 @@ enum Kind {
     KneserNey,
     /// Interpolated, three discounts for each length.
     ModifiedKneserNey,
+    /// Falls back to shorter runs only where the longer one was not seen; Good and Turing's discounts.
+    Katz,
     /// The longest run that was seen; scores that do not sum to one.
     StupidBackoff,
 }
@@ -107,6 +109,7 @@ impl Train {
             Kind::AddK => Smoothing::AddK { k: self.k },
             Kind::KneserNey => Smoothing::KneserNey { discount: self.discount },
             Kind::ModifiedKneserNey => Smoothing::ModifiedKneserNey,
+            Kind::Katz => Smoothing::Katz,
             Kind::StupidBackoff => Smoothing::StupidBackoff { factor: self.factor },
         };
         Output { path: &self.output, format: Format::Kiln, from: &self.output }.expect_free()?;

@@ -11,12 +11,12 @@ use std::path::Path;
 /// What stands for zero.
 const NEVER: f64 = -99.0;
 
-/// Writes a model of Kneser-Ney. Spaces, control characters and `<`, which have a meaning there, are written as `<0x20>`.
+/// Writes a model of Kneser-Ney's or Katz's. Spaces, control characters and `<`, which have a meaning there, are written as `<0x20>`.
 ///
 /// `<unk>` is a token that the text never has, where there is one. Files have no sentence ends, so reading programs that put them
 /// around a text see unknown tokens there.
 pub fn write_arpa(path: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
-    if !model.smoothing().counts_what_stands_before() {
+    if matches!(model.smoothing(), Smoothing::AddK { .. } | Smoothing::StupidBackoff { .. }) {
         let what = format!("a model by {}", model.smoothing().describe());
         let reason = match model.smoothing() {
             Smoothing::AddK { .. } => "it does not fall back to shorter runs",

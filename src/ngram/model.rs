@@ -3,6 +3,7 @@
 use super::smoothing::Smoothing;
 use super::trie::Trie;
 use super::{Error, MOST_ORDER, Result};
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Counts of runs and the way probabilities come of them.
@@ -11,7 +12,7 @@ pub struct Model {
     trie: Trie,
     vocabulary: usize,
     smoothing: Smoothing,
-    discounts: Vec<[f64; 3]>,
+    discounts: Vec<Vec<f64>>,
     /// For each context that has a place in a level; the empty one is by itself.
     contexts: Vec<Vec<Context>>,
     empty: Context,
@@ -22,7 +23,7 @@ pub struct Model {
 struct Context {
     /// Sum of the counts.
     total: f64,
-    /// Share that was taken off them.
+    /// Share that was taken off them; of Katz's, the factor of what the next shorter context says.
     left: f64,
 }
 
@@ -48,9 +49,13 @@ impl Model {
     }
 
     /// From tables that are known to be sound.
-    pub(super) fn of(trie: Trie, vocabulary: usize, smoothing: Smoothing, discounts: Vec<[f64; 3]>) -> Model {
+    pub(super) fn of(trie: Trie, vocabulary: usize, smoothing: Smoothing, discounts: Vec<Vec<f64>>) -> Model {
         let mut model =
             Model { trie, vocabulary, smoothing, discounts, contexts: vec![], empty: Context::default() };
+        if model.smoothing == Smoothing::Katz {
+            model.back_off();
+            return model;
+        }
         model.empty = model.sum(0, model.trie.children(0, None));
         let level = |depth: usize| {
             let nodes = 0..model.trie.levels[depth].tokens.len();
@@ -70,13 +75,62 @@ impl Model {
         Context { total, left: if total > 0.0 { taken / total } else { 1.0 } }
     }
 
+    /// Katz's contexts, the shorter ones first: each asks those for what follows it.
+    fn back_off(&mut self) {
+        self.empty = self.katz(&[], self.trie.children(0, None));
+        let mut runs: Vec<Vec<u32>> = vec![vec![]];
+        for depth in 0..self.order() - 1 {
+            let below = |(node, run): (usize, &Vec<u32>)| {
+                let node = Some(node).filter(|_| depth > 0);
+                let tokens = &self.trie.levels[depth].tokens;
+                let longer = |child: usize| [&run[..], &[tokens[child]]].concat();
+                self.trie.children(depth, node).map(longer).collect::<Vec<_>>()
+            };
+            runs = runs.iter().enumerate().flat_map(below).collect();
+            let context =
+                |(node, run): (usize, &Vec<u32>)| self.katz(run, self.trie.children(depth + 1, Some(node)));
+            let contexts = runs.par_iter().enumerate().map(context).collect();
+            self.contexts.push(contexts);
+        }
+    }
+
+    fn katz(&self, run: &[u32], among: Range<usize>) -> Context {
+        let depth = run.len();
+        let Context { mut total, mut left } = self.sum(depth, among.clone());
+        if total == 0.0 {
+            return Context { total, left };
+        }
+        if among.len() == self.vocabulary {
+            // There is nothing to back off to: what was taken is given back to all.
+            return Context { total: total * (1.0 - left), left: 0.0 };
+        }
+        if left == 0.0 {
+            // Counts that are all too large to be discounted would leave nothing, so one more is thought to have been seen.
+            total += 1.0;
+            left = 1.0 / total;
+        }
+        let tokens = &self.trie.levels[depth].tokens[among];
+        let shorter = |token: u32| match run {
+            [] => 1.0 / self.vocabulary as f64,
+            [_, rest @ ..] => self.probability(rest, token),
+        };
+        let mut others = 1.0 - tokens.iter().map(|&token| shorter(token)).sum::<f64>();
+        if others < 1e-6 {
+            // Of a difference so small no digits would be left.
+            let unseen = (0..self.vocabulary as u32).filter(|token| tokens.binary_search(token).is_err());
+            others = unseen.map(shorter).sum();
+        }
+        Context { total, left: left / others }
+    }
+
     fn discount(&self, depth: usize, count: u32) -> f64 {
+        let discounts = &self.discounts[depth];
         let which = match count {
             0 => return 0.0,
-            count => (count as usize).min(3) - 1,
+            count => (count as usize).min(discounts.len()) - 1,
         };
         // Of fixed discounts none may exceed the count.
-        self.discounts[depth][which].min(f64::from(count))
+        discounts[which].min(f64::from(count))
     }
 
     /// Tokens of the longest runs.
@@ -94,8 +148,8 @@ impl Model {
         &self.smoothing
     }
 
-    /// What is taken of counts of one, of two, and of three and more, for each length of runs.
-    pub fn discounts(&self) -> &[[f64; 3]] {
+    /// What is taken of counts of one, of two .., the last also of all that are larger, for each length of runs.
+    pub fn discounts(&self) -> &[Vec<f64>] {
         &self.discounts
     }
 
@@ -149,6 +203,21 @@ impl Model {
                     (f64::from(count) - self.discount(depth, count)) / total + left * shorter
                 })
             }
+            Smoothing::Katz => {
+                let mut scale = 1.0;
+                for depth in (0..=context.len()).rev() {
+                    let Some((node, among)) = self.trie.behind(&context[context.len() - depth..]) else {
+                        continue;
+                    };
+                    let Context { total, left } = self.context(depth, node);
+                    let count = count(depth, among);
+                    if count > 0 {
+                        return scale * (f64::from(count) - self.discount(depth, count)) / total;
+                    }
+                    scale *= left;
+                }
+                scale * even
+            }
             Smoothing::StupidBackoff { factor } => {
                 let mut scale = 1.0;
                 for depth in (0..=context.len()).rev() {
@@ -195,6 +264,15 @@ impl Model {
                     }
                 }
             }
+            Smoothing::Katz => {
+                for depth in 0..=context.len() {
+                    let Some((Context { total, left }, pairs)) = followers(depth) else { continue };
+                    all.iter_mut().for_each(|p| *p *= left);
+                    for (token, count) in pairs {
+                        all[token] = (f64::from(count) - self.discount(depth, count)) / total;
+                    }
+                }
+            }
             Smoothing::StupidBackoff { factor } => {
                 for depth in 0..=context.len() {
                     all.iter_mut().for_each(|p| *p *= factor);
@@ -222,7 +300,7 @@ impl Model {
         Ok((sum / (tokens.len() - 1) as f64, tokens.len() - 1))
     }
 
-    /// Share of a context's probability that goes to shorter ones, by its node on a level; only of what sums to one by sharing.
+    /// The weight of what shorter contexts say, by a context's node on a level; only of what sums to one by sharing.
     pub(super) fn left(&self, depth: usize, node: usize) -> f64 {
         self.contexts[depth - 1][node].left
     }

@@ -23,8 +23,8 @@ struct Said {
     order: usize,
     vocabulary: usize,
     smoothing: Smoothing,
-    /// Of counts of one, of two, and of three and more, for each length of runs.
-    discounts: Vec<[f64; 3]>,
+    /// Of counts of one, of two .., the last also of all that are larger, for each length of runs.
+    discounts: Vec<Vec<f64>>,
 }
 
 /// True for a folder that holds such a model.
@@ -67,7 +67,10 @@ impl Model {
         let damaged = |reason: String| Error::Damaged { path: path.clone(), reason };
         let said: Said = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         said.smoothing.check()?;
-        let good = |d: &[f64; 3]| d.iter().zip([1.0, 2.0, 3.0]).all(|(d, most)| (0.0..=most).contains(d));
+        let good = |d: &Vec<f64>| {
+            let in_range = d.iter().zip(1..).all(|(d, most)| (0.0..=f64::from(most)).contains(d));
+            d.len() == said.smoothing.discounted() && in_range
+        };
         if !(1..=MOST_ORDER).contains(&said.order)
             || !(1..=MOST_TOKENS).contains(&said.vocabulary)
             || said.discounts.len() != said.order

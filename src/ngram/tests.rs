@@ -6,8 +6,13 @@ use crate::tensor::random::Stream;
 use std::collections::BTreeSet;
 
 const KN: Smoothing = Smoothing::KneserNey { discount: None };
-const ALL: [Smoothing; 4] =
-    [Smoothing::AddK { k: 0.3 }, KN, Smoothing::ModifiedKneserNey, Smoothing::StupidBackoff { factor: 0.4 }];
+const ALL: [Smoothing; 5] = [
+    Smoothing::AddK { k: 0.3 },
+    KN,
+    Smoothing::ModifiedKneserNey,
+    Smoothing::Katz,
+    Smoothing::StupidBackoff { factor: 0.4 },
+];
 
 /// A text with a pattern, over a vocabulary of which the last tokens never occur.
 fn text(seed: u32, length: usize) -> Vec<u32> {
@@ -106,6 +111,60 @@ fn modified_kneser_ney_is_what_a_scan_of_the_text_gives() {
     }
 }
 
+/// Katz's back-off as its paper has it, for every token, by scanning the text for every number.
+fn katz(text: &[u32], vocabulary: u32, context: &[u32]) -> Vec<f64> {
+    let shorter = match context {
+        [] => vec![1.0 / f64::from(vocabulary); vocabulary as usize],
+        [_, rest @ ..] => katz(text, vocabulary, rest),
+    };
+    let count = |run: &[u32]| text.windows(run.len()).filter(|other| *other == run).count() as f64;
+    let runs: BTreeSet<&[u32]> = text.windows(context.len() + 1).collect();
+    let of_runs: Vec<f64> = runs.into_iter().map(count).collect();
+    let n = |i: f64| of_runs.iter().filter(|count| **count == i).count() as f64;
+    let k = [5.0, 4.0, 3.0, 2.0, 1.0].into_iter().find(|k| n(k + 1.0) > 0.0 && n(1.0) > 0.0).unwrap_or(0.0);
+    let q = (k + 1.0) * n(k + 1.0) / n(1.0);
+    let d = |r: f64| {
+        let ratio = (r + 1.0) * n(r + 1.0) / (r * n(r));
+        let d = (ratio - q) / (1.0 - q);
+        if r <= k && ratio <= 1.0 && d > 0.0 && d <= 1.0 { d } else { 1.0 }
+    };
+    let counts: Vec<f64> = (0..vocabulary).map(|w| count(&[context, &[w]].concat())).collect();
+    let total: f64 = counts.iter().sum();
+    if total == 0.0 {
+        return shorter;
+    }
+    let kept: f64 = counts.iter().filter(|count| **count > 0.0).map(|&count| d(count) * count).sum();
+    let total = match (counts.contains(&0.0), kept == total) {
+        (false, _) => kept,
+        (true, true) => total + 1.0,
+        (true, false) => total,
+    };
+    let seen: f64 = counts.iter().zip(&shorter).filter(|(count, _)| **count > 0.0).map(|(_, p)| p).sum();
+    let of = |(&count, p): (&f64, &f64)| match count > 0.0 {
+        true => d(count) * count / total,
+        false => (1.0 - kept / total) / (1.0 - seen) * p,
+    };
+    counts.iter().zip(&shorter).map(of).collect()
+}
+
+#[test]
+fn katz_back_off_is_what_a_scan_of_the_text_gives() {
+    // Of 9 tokens all occur, of 12 the last three do not.
+    for (seed, vocabulary) in [(3, 9), (4, 12)] {
+        let text = text(seed, 600);
+        let model = Model::train(&text, vocabulary as usize, 3, Smoothing::Katz).unwrap();
+        let taken = model.discounts();
+        assert!(taken[2].iter().filter(|taken| **taken > 0.0).count() > 1, "{taken:?}");
+        let known = |context: &Vec<u32>| context.len() < 3 && context.iter().all(|&token| token < vocabulary);
+        for context in contexts(4).iter().filter(|context| known(context)) {
+            for (token, expected) in (0..vocabulary).zip(katz(&text, vocabulary, context)) {
+                let got = model.probability(context, token);
+                assert!((got - expected).abs() < 1e-12, "{context:?} {token}: {got}, expected {expected}");
+            }
+        }
+    }
+}
+
 #[test]
 fn figures_are_those_of_nltk() {
     // nltk.lm over everygrams(text, max_len=3); V is one more than the letters, as nltk counts its <UNK>. Kneser-Ney with its
@@ -147,6 +206,11 @@ fn figures_are_those_of_nltk() {
 fn a_folder_is_read_back_and_a_damaged_one_refused_without_a_panic() {
     let folder = tempfile::tempdir().unwrap();
     let letters = Tokenizer::characters("abcdefghij");
+    for smoothing in [Smoothing::Katz, Smoothing::ModifiedKneserNey] {
+        let model = Model::train(&text(5, 60), 10, 3, smoothing).unwrap();
+        model.save(folder.path(), &letters).unwrap();
+        assert_eq!(Model::load(folder.path()).unwrap().0, model);
+    }
     let model = Model::train(&text(5, 60), 10, 3, Smoothing::ModifiedKneserNey).unwrap();
     model.save(folder.path(), &letters).unwrap();
     assert!(is_ngram(folder.path()));
@@ -179,10 +243,19 @@ fn a_folder_is_read_back_and_a_damaged_one_refused_without_a_panic() {
 
 #[test]
 fn an_arpa_file_gives_the_same_probabilities() {
+    for smoothing in [KN, Smoothing::Katz] {
+        arpa_is_the_model(smoothing);
+    }
+    let letters = Tokenizer::characters("abcdefghijkl");
+    let other = Model::train(&text(6, 200), 12, 3, Smoothing::AddK { k: 1.0 }).unwrap();
+    assert!(matches!(write_arpa("no.arpa".as_ref(), &other, &letters), Err(Error::Arpa { .. })));
+}
+
+fn arpa_is_the_model(smoothing: Smoothing) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.arpa");
     let letters = Tokenizer::characters("ab <\nfghijkl");
-    let model = Model::train(&text(6, 200), 12, 3, KN).unwrap();
+    let model = Model::train(&text(6, 200), 12, 3, smoothing).unwrap();
     write_arpa(&path, &model, &letters).unwrap();
     let file = std::fs::read_to_string(&path).unwrap();
     let mut lines = std::collections::HashMap::new();
@@ -218,8 +291,6 @@ fn an_arpa_file_gives_the_same_probabilities() {
             assert!((got - expected).abs() < 1e-6, "{context:?} {token}: {got}, expected {expected}");
         }
     }
-    let other = Model::train(&text(6, 200), 12, 3, Smoothing::AddK { k: 1.0 }).unwrap();
-    assert!(matches!(write_arpa(&path, &other, &letters), Err(Error::Arpa { .. })));
 }
 
 #[test]
