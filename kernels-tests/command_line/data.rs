@@ -41,6 +41,10 @@ fn sources_that_give_nothing_are_refused_with_what_would_help() {
     let bench = bench();
     bench.train(&["--data", "*.md"]).refused(1, &["*.md", "no file fits"]);
     bench.train(&["--data", "table.csv"]).refused(1, &["no column `text`", "body"]);
+    if cfg!(not(feature = "parquet")) {
+        bench.write("a.parquet", "PAR1");
+        bench.train(&["--data", "a.parquet"]).refused(1, &["a.parquet", "--features parquet"]);
+    }
     let text = "data.text=[{ path = \"news.jsonl\", field = \"txt\" }]";
     bench.train(&["--set", text]).refused(1, &["news.jsonl, line 1", "no `txt`, only text"]);
     bench.train(&["--data", "news.jsonl", "--set", "data.separator=token"]).refused(1, &["<|endoftext|>"]);
@@ -126,6 +130,10 @@ fn cleaning_removes_what_repeats_and_what_is_no_text_and_never_writes_over_an_in
     assert!(report.contains("least-words") && report.contains("examples"), "{report}");
     clean(&["-o", "out.txt"]).fine();
     assert!(std::fs::read_to_string(bench.path("out.txt")).unwrap().ends_with("end\n\nx\n\n"));
+    // A packed file is written whole, and is an input like any other.
+    clean(&["-o", "out.jsonl.gz"]).fine();
+    let again = bench.kiln(&["data", "clean", "out.jsonl.gz", "-o", "again.jsonl", "--json"]).json();
+    assert_eq!((again["documents"].as_u64(), again["kept"].as_u64()), (Some(5), Some(5)));
     clean(&["-o", "no.txt", "--near", "1.5"]).refused(2, &["--near 1.5"]);
 }
 

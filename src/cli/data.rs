@@ -5,9 +5,11 @@ use crate::data::clean::minhash::Shingle;
 use crate::data::clean::quality::{Limits, RULES};
 use crate::data::clean::{Kept, Near, Report, Request, clean};
 use crate::data::sources::{Column, Manner, Mark, Rows, SampleBy, Source, find};
+use crate::data::text::{ending, is_packed};
 use crate::data::tokenizer::Tokenizer;
 use anyhow::Context;
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Subcommand, ValueEnum, value_parser};
+use flate2::write::GzEncoder;
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -79,15 +81,14 @@ impl Inputs {
             Unit::Paragraph => Some(SampleBy::Paragraph),
             Unit::Line => Some(SampleBy::Line),
         };
-        let name = |path: &Path| path.to_string_lossy().to_lowercase().trim_end_matches(".gz").to_string();
         let source = |path: &PathBuf| {
-            let (name, whole) = (name(path), Source::of(path));
+            let whole = Source::of(path);
             if path.is_dir() {
                 return Source { field: self.field.clone(), column: column.clone(), sample_by, ..whole };
             }
-            match name.rsplit('.').next() {
-                Some("jsonl" | "ndjson") => Source { field: self.field.clone(), ..whole },
-                Some("csv" | "tsv" | "parquet") => Source { column: column.clone(), ..whole },
+            match ending(path).as_str() {
+                "jsonl" | "ndjson" => Source { field: self.field.clone(), ..whole },
+                "csv" | "tsv" | "parquet" => Source { column: column.clone(), ..whole },
                 _ => Source { sample_by, ..whole },
             }
         };
@@ -99,7 +100,7 @@ impl Inputs {
 struct Clean {
     #[command(flatten)]
     inputs: Inputs,
-    /// Where what stays is written: JSON objects where the name ends in .jsonl (those of .jsonl files as they were), else text.
+    /// Where what stays is written: JSON objects where the name ends in .jsonl (those of .jsonl files as they were), else text; packed where it ends in .gz.
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
     out: Option<PathBuf>,
     /// Write over OUT if it exists. Inputs are never written over.
@@ -253,14 +254,18 @@ fn is_same(input: &Path, out: &Path) -> bool {
 
 /// Cleans into a file that is there whole or not at all.
 fn write(path: &Path, request: &Request) -> anyhow::Result<Report> {
-    let as_objects = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("jsonl"));
+    let as_objects = matches!(ending(path).as_str(), "jsonl" | "ndjson");
     let partial = path.with_extension(format!("{}.partial", std::process::id()));
     let unwritable = |source| crate::data::Error::Unwritable { path: path.into(), source };
-    let file = File::create(&partial).map_err(unwritable)?;
-    let mut out = BufWriter::with_capacity(1 << 18, file);
+    let file = BufWriter::with_capacity(1 << 18, File::create(&partial).map_err(unwritable)?);
+    let mut out = if is_packed(path) {
+        Out::Packed(GzEncoder::new(file, Default::default()))
+    } else {
+        Out::Plain(file)
+    };
     let done = clean(request, &mut |document| put(&mut out, &document, as_objects).map_err(unwritable));
     let written = done.map_err(anyhow::Error::from).and_then(|report| {
-        out.flush().and_then(|()| fs::rename(&partial, path)).map_err(unwritable)?;
+        out.finish().and_then(|()| fs::rename(&partial, path)).map_err(unwritable)?;
         Ok(report)
     });
     if written.is_err() {
@@ -268,6 +273,37 @@ fn write(path: &Path, request: &Request) -> anyhow::Result<Report> {
         let _ = fs::remove_file(&partial);
     }
     written
+}
+
+/// A file that is written, packed by gzip or not.
+enum Out {
+    Plain(BufWriter<File>),
+    Packed(GzEncoder<BufWriter<File>>),
+}
+
+impl Out {
+    fn finish(self) -> std::io::Result<()> {
+        match self {
+            Out::Plain(mut out) => out.flush(),
+            Out::Packed(out) => out.finish()?.flush(),
+        }
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Out::Plain(out) => out.write(bytes),
+            Out::Packed(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Out::Plain(out) => out.flush(),
+            Out::Packed(out) => out.flush(),
+        }
+    }
 }
 
 fn put(out: &mut impl Write, document: &Kept, as_objects: bool) -> std::io::Result<()> {

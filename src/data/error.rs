@@ -170,6 +170,15 @@ pub enum Error {
         hint: &'static str,
     },
 
+    /// A file that only a build with a feature of cargo's reads.
+    #[error("data: {} needs a kiln built with the feature `{feature}`, which this one is not\n  hint: cargo build --release --features {feature}; or write it as objects first, in Python: pandas.read_parquet(\"a.parquet\").to_json(\"a.jsonl\", orient=\"records\", lines=True)", path.display())]
+    NotBuilt {
+        /// The file.
+        path: PathBuf,
+        /// The feature.
+        feature: &'static str,
+    },
+
     /// A key of a source that none of its files reads.
     #[error("data: {}: `{key}` is for files of {of}\n  hint: leave it out", path.display())]
     UnreadKey {

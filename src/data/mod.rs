@@ -10,6 +10,7 @@
 //! gives the same batch, on every machine, so that a resumed run sees exactly what it would have seen.
 
 pub mod cache;
+mod cells;
 pub mod chats;
 pub mod clean;
 pub mod corpus;

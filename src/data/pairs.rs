@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::data::text::Document;
+use crate::data::text::{Document, ending};
 use crate::data::windows::IGNORED;
 use crate::data::{Error, Result};
 
@@ -21,7 +21,7 @@ pub struct Pair {
 /// Reads the pairs of a file; lines without anything are passed over.
 pub fn read(path: &Path) -> Result<Vec<Pair>> {
     let document = Document::open(path)?;
-    let is_json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("jsonl"));
+    let is_json = matches!(ending(path).as_str(), "jsonl" | "ndjson");
     let lines = document.contents().lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let pair = |(number, line): (usize, &str)| {
         let pair = if is_json { of_object(line) } else { of_columns(line) };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 
 use crate::data::records;
-use crate::data::text::Document;
+use crate::data::text::{Document, ending};
 use crate::data::{Error, Result};
 
 const WORDS: &[&str] = &["words", "tokens"];
@@ -40,7 +40,7 @@ impl Tagged {
 pub fn read(paths: &[PathBuf], tags: bool) -> Result<Vec<Tagged>> {
     let mut all = vec![];
     for path in paths {
-        let is_json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("jsonl"));
+        let is_json = matches!(ending(path).as_str(), "jsonl" | "ndjson");
         let found = if is_json { objects(path, tags)? } else { columns(path, tags)? };
         if found.is_empty() {
             return Err(Error::Empty { path: path.clone() });

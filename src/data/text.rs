@@ -1,12 +1,15 @@
-//! Text files and folders, memory-mapped and checked to be UTF-8.
+//! Text files and folders, memory-mapped and checked to be UTF-8. What ends in `.gz` is unpacked.
 //!
-//! A file named by the user is taken whatever its ending. A folder gives its `.txt`, `.text` and `.md` files, with
+//! A file named by the user is taken whatever its ending. A folder gives its `.txt`, `.text` and `.md` files, packed or not, with
 //! those of its folders, in the byte order of their paths; hidden entries and linked folders are passed over.
 
 use std::borrow::Cow;
 use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
+use flate2::bufread::MultiGzDecoder;
 use memmap2::Mmap;
 
 use crate::data::{Error, Result};
@@ -14,17 +17,34 @@ use crate::data::{Error, Result};
 const ENDINGS: [&str; 3] = ["txt", "text", "md"];
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// The user's text: one or more mapped files.
+/// The user's text: one or more files.
 #[derive(Debug)]
 pub struct Text {
     documents: Vec<Document>,
 }
 
-/// One mapped file, known to be UTF-8.
+/// One file, known to be UTF-8: mapped, or unpacked where its name ends in `.gz`.
 #[derive(Debug)]
 pub struct Document {
     path: PathBuf,
-    map: Mmap,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    Unpacked(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Unpacked(bytes) => bytes,
+        }
+    }
 }
 
 impl Text {
@@ -66,7 +86,7 @@ impl Text {
             return Cow::Borrowed(document.contents());
         }
         let mut whole =
-            String::with_capacity(self.documents.iter().map(|document| document.map.len() + 1).sum());
+            String::with_capacity(self.documents.iter().map(|document| document.bytes.len() + 1).sum());
         for document in &self.documents {
             whole.push_str(document.contents());
             if !whole.ends_with('\n') {
@@ -78,15 +98,22 @@ impl Text {
 }
 
 impl Document {
-    /// Maps one file and checks it.
+    /// Maps or unpacks one file and checks it.
     pub fn open(path: &Path) -> Result<Document> {
+        if is_packed(path) {
+            let mut bytes = vec![];
+            let unreadable = |source| Error::Unreadable { path: path.into(), source };
+            unpacked(path)?.read_to_end(&mut bytes).map_err(unreadable)?;
+            check(path, &bytes)?;
+            return Ok(Document { path: path.into(), bytes: Bytes::Unpacked(bytes) });
+        }
         let file = File::open(path).map_err(|source| not_opened(path, source))?;
         // SAFETY: the map is private to this process and read-only. As with every mapped file, another program that
         // truncates it while we run ends us; we check the bytes once and read them soon after.
         let map =
             unsafe { Mmap::map(&file) }.map_err(|source| Error::Unreadable { path: path.into(), source })?;
         check(path, &map)?;
-        Ok(Document { path: path.into(), map })
+        Ok(Document { path: path.into(), bytes: Bytes::Mapped(map) })
     }
 
     /// Where the file lies.
@@ -96,7 +123,7 @@ impl Document {
 
     /// Its text, less a byte-order mark.
     pub fn contents(&self) -> &str {
-        let text = std::str::from_utf8(&self.map).expect("checked when it was opened");
+        let text = std::str::from_utf8(&self.bytes).expect("checked when it was opened");
         text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
     }
 }
@@ -148,8 +175,38 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 fn has_text_ending(path: &Path) -> bool {
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    ending.is_some_and(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+    ENDINGS.contains(&ending(path).as_str())
+}
+
+/// What a name ends in behind its last point, in small letters; of a packed file, before `.gz`.
+pub fn ending(path: &Path) -> String {
+    let unpacked = if is_packed(path) { path.with_extension("") } else { path.into() };
+    unpacked.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default()
+}
+
+/// Whether a name says that gzip packed the file.
+pub fn is_packed(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"))
+}
+
+/// The bytes that gzip packed, of all its members.
+pub(super) fn unpacked(path: &Path) -> Result<impl Read + Send + use<>> {
+    let file = File::open(path).map_err(|source| not_opened(path, source))?;
+    Ok(Unpacked(MultiGzDecoder::new(BufReader::with_capacity(1 << 16, file))))
+}
+
+/// Errors of gzip, told as such.
+struct Unpacked(MultiGzDecoder<BufReader<File>>);
+
+impl Read for Unpacked {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+                io::Error::new(io::ErrorKind::InvalidData, format!("what gzip packed is damaged: {error}"))
+            }
+            _ => error,
+        })
+    }
 }
 
 fn check(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::pattern::{Pattern, is_pattern};
 use crate::data::sources::Source;
-use crate::data::text::{files_of, not_opened};
+use crate::data::text::{ending, files_of, is_packed, not_opened};
 use crate::data::{Error, Result};
 
 /// One file of a source.
@@ -28,19 +28,16 @@ pub enum Format {
     JsonLines,
     /// Columns with this byte between them.
     Table(u8),
+    /// Columns of Apache Parquet.
+    Parquet,
 }
 
 /// What is not read here, and what to do about it.
-const UNREAD: [(&str, &str); 6] = [
-    (".gz", "unpack it: gunzip -k file.gz"),
-    (".zst", "unpack it: zstd -d file.zst"),
-    (".bz2", "unpack it: bunzip2 -k file.bz2"),
-    (".xz", "unpack it: unxz -k file.xz"),
-    (".zip", "unpack it: unzip file.zip"),
-    (
-        ".parquet",
-        "write it as objects first, in Python: pandas.read_parquet(\"a.parquet\").to_json(\"a.jsonl\", orient=\"records\", lines=True)",
-    ),
+const UNREAD: [(&str, &str); 4] = [
+    ("zst", "unpack it: zstd -d file.zst"),
+    ("bz2", "unpack it: bunzip2 -k file.bz2"),
+    ("xz", "unpack it: unxz -k file.xz"),
+    ("zip", "unpack it: unzip file.zip"),
 ];
 
 /// The files of a source, in reading order: a folder's and a pattern's in the byte order of their paths.
@@ -99,14 +96,11 @@ fn walk(folder: &Path, depth: usize, wanted: &dyn Fn(&Path) -> bool, found: &mut
 /// A folder gives its text files; with `field` its `.jsonl` files, with `column` its tables.
 fn in_folder(folder: &Path, source: &Source) -> Result<Vec<File>> {
     let endings: &[&str] = match (&source.field, &source.column) {
-        (Some(_), _) => &["jsonl"],
-        (None, Some(_)) => &["csv", "tsv"],
+        (Some(_), _) => &["jsonl", "ndjson"],
+        (None, Some(_)) => &["csv", "tsv", "parquet"],
         (None, None) => return files_of(folder)?.iter().map(|path| Ok(plain(path))).collect(),
     };
-    let of_ending = |path: &Path| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_lowercase();
-        endings.iter().any(|ending| name.ends_with(&format!(".{ending}")))
-    };
+    let of_ending = |path: &Path| endings.contains(&ending(path).as_str());
     let mut paths = Vec::new();
     walk(folder, usize::MAX, &of_ending, &mut paths)?;
     if paths.is_empty() {
@@ -122,14 +116,21 @@ fn plain(path: &Path) -> File {
 }
 
 fn of(path: &Path, among_others: bool) -> Result<File> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    if let Some((_, hint)) = UNREAD.iter().find(|(ending, _)| name.ends_with(ending)) {
+    let ending = ending(path);
+    if let Some((_, hint)) = UNREAD.iter().find(|(unread, _)| ending == *unread) {
         return Err(Error::Packed { path: path.into(), hint });
     }
-    let format = match name.rsplit('.').next() {
-        Some("jsonl" | "ndjson") => Format::JsonLines,
-        Some("csv") => Format::Table(b','),
-        Some("tsv") => Format::Table(b'\t'),
+    let format = match ending.as_str() {
+        "jsonl" | "ndjson" => Format::JsonLines,
+        "csv" => Format::Table(b','),
+        "tsv" => Format::Table(b'\t'),
+        "parquet" if is_packed(path) => {
+            return Err(Error::Packed { path: path.into(), hint: "unpack it: gunzip -k file.gz" });
+        }
+        "parquet" if cfg!(not(feature = "parquet")) => {
+            return Err(Error::NotBuilt { path: path.into(), feature: "parquet" });
+        }
+        "parquet" => Format::Parquet,
         _ => Format::Text,
     };
     Ok(File { path: path.into(), format, among_others })
@@ -139,9 +140,10 @@ fn of(path: &Path, among_others: bool) -> Result<File> {
 fn check(source: &Source, files: &[File]) -> Result<()> {
     let any = |fits: fn(Format) -> bool| files.iter().any(|file| fits(file.format));
     let tables = any(|format| matches!(format, Format::Table(_)));
+    let columns = tables || any(|format| format == Format::Parquet);
     let unread = [
         ("field", source.field.is_some(), any(|format| format == Format::JsonLines), ".jsonl"),
-        ("column", source.column.is_some(), tables, ".csv or .tsv"),
+        ("column", source.column.is_some(), columns, ".csv, .tsv or .parquet"),
         ("header", source.header.is_some(), tables, ".csv or .tsv"),
         ("sample_by", source.sample_by.is_some(), any(|format| format == Format::Text), "plain text"),
     ];
@@ -198,10 +200,19 @@ mod tests {
         let folder = folder();
         let none = find(&Source::of(folder.path().join("*.md"))).unwrap_err();
         assert!(matches!(none, Error::Pattern { .. }), "{none}");
-        for name in ["a.jsonl.zst", "b.parquet"] {
+        for name in ["a.jsonl.zst", "b.txt.xz", "b.parquet.gz"] {
             let packed = folder.path().join(name);
             fs::write(&packed, "x").unwrap();
             assert!(matches!(find(&Source::of(packed)), Err(Error::Packed { .. })));
+        }
+        let columns = folder.path().join("b.parquet");
+        fs::write(&columns, "x").unwrap();
+        match find(&Source::of(columns)) {
+            Ok(found) => assert!(cfg!(feature = "parquet") && found[0].format == Format::Parquet),
+            Err(error) => {
+                assert!(cfg!(not(feature = "parquet")) && matches!(error, Error::NotBuilt { .. }), "{error}");
+                assert!(error.to_string().contains("--features parquet"), "{error}");
+            }
         }
         let vain = Source { field: Some("text".into()), ..Source::of(folder.path().join("b.txt")) };
         assert!(matches!(find(&vain), Err(Error::UnreadKey { key: "field", .. })));

@@ -14,6 +14,8 @@
 
 mod find;
 mod gather;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod pattern;
 mod rows;
 mod table;
@@ -37,7 +39,7 @@ pub struct Source {
     pub path: PathBuf,
     /// The key with the text in each object of a `.jsonl` file; keys of inner objects are joined by dots.
     pub field: Option<String>,
-    /// The column with the text in a `.csv` or `.tsv` file.
+    /// The column with the text in a `.csv`, `.tsv` or `.parquet` file.
     pub column: Option<Column>,
     /// Whether a table begins with the names of its columns. Absent: unless the column is a number.
     pub header: Option<bool>,

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data::random::{Permutation, Random, mix};
 use crate::data::sources::{Bad, File, Manner, Mark, Row, Rows, Source, find};
+use crate::data::text::is_packed;
 use crate::data::{Error, Result};
 
 /// Keep the order of files, the picks from the buffer and the held-back documents apart from the other draws of a seed.
@@ -101,7 +102,10 @@ impl Library {
         wanted.dedup();
         let mut open: Option<(Place, Rows)> = None;
         for place in wanted {
-            let near = |at: &Place| at.0 == place.0 && place.1.saturating_sub(at.1) < NEAR_BYTES;
+            // In a packed file seeking is reading from its beginning.
+            let is_packed = is_packed(&self.files[place.0 as usize].1.path);
+            let near =
+                |at: &Place| at.0 == place.0 && (is_packed || place.1.saturating_sub(at.1) < NEAR_BYTES);
             let mut rows = match open.take().filter(|(at, _)| near(at)) {
                 Some((_, rows)) => rows,
                 None => self.rows(place.0, place.mark())?,
@@ -242,7 +246,7 @@ fn order_of(library: &Library, seed: u64, epoch: u64) -> Permutation {
 mod tests {
     use super::*;
 
-    /// Three files of 7, 40 and 25 documents, one of them a table.
+    /// Three files of 7, 40 and 25 documents, one of them a packed table.
     pub(in crate::data::stream) fn library(held: f64) -> (tempfile::TempDir, Arc<Library>) {
         let folder = tempfile::tempdir().unwrap();
         let object = |name: &str, n: usize| format!("{{\"text\": \"{name}{n} {}\"}}\n", "x".repeat(n % 5));
@@ -250,8 +254,11 @@ mod tests {
         std::fs::write(folder.path().join("a.jsonl"), file("a", 7)).unwrap();
         std::fs::write(folder.path().join("b.jsonl"), file("b", 20) + "\nbroken\n" + &file("c", 20)).unwrap();
         let rows: String = (0..25).map(|n| format!("{n},\"d{n}\n\"\n")).collect();
-        std::fs::write(folder.path().join("d.csv"), format!("id,text\n{rows}")).unwrap();
-        let sources = ["*.jsonl", "d.csv"].map(|name| Source::of(folder.path().join(name)));
+        let packed = std::fs::File::create(folder.path().join("d.csv.gz")).unwrap();
+        let mut packing = flate2::write::GzEncoder::new(packed, Default::default());
+        std::io::Write::write_all(&mut packing, format!("id,text\n{rows}").as_bytes()).unwrap();
+        packing.finish().unwrap();
+        let sources = ["*.jsonl", "d.csv.gz"].map(|name| Source::of(folder.path().join(name)));
         let library = Library::open(&sources, true, held).unwrap();
         (folder, Arc::new(library))
     }
