@@ -2,7 +2,8 @@
 //
 // The importing shader pastes BUFFERS: bindings with `load_NAME(first element, part) -> vec4<f32>` and
 // `store_NAME(first element, part, vec4<f32>)` for rows of SIZE elements, whole or with a tail, cut in parts of four; and
-// `shift_of_queries() -> i32`, the position of query 0 among the keys.
+// `shift_of_queries(b) -> i32`, the position of query 0 of a sequence among the keys, and `cache_of(b) -> u32`, which sequence of the
+// keys that is.
 
 #import random
 
@@ -27,15 +28,15 @@ const LOWEST = -1e30;
 struct Reach { low: u32, high: u32 }
 
 // Keys that query t sees, apart from the padding mask.
-fn reach_of_query(t: u32) -> Reach {
-    let position = i32(t) + shift_of_queries();
+fn reach_of_query(b: u32, t: u32) -> Reach {
+    let position = i32(t) + shift_of_queries(b);
     let high = clamp(position + params.after + 1, 0, i32(params.keys));
     return Reach(u32(clamp(position - params.before, 0, high)), u32(high));
 }
 
 // Queries that see key s, apart from the padding mask.
-fn reach_of_key(s: u32) -> Reach {
-    let position = i32(s) - shift_of_queries();
+fn reach_of_key(b: u32, s: u32) -> Reach {
+    let position = i32(s) - shift_of_queries(b);
     let high = clamp(position + params.before + 1, 0, i32(params.queries));
     return Reach(u32(clamp(position - params.after, 0, high)), u32(high));
 }
@@ -45,7 +46,7 @@ fn query_row(b: u32, t: u32, h: u32) -> u32 {
     return (b * params.queries + min(t, params.queries - 1u)) * params.query_stride + h * SIZE;
 }
 fn key_row(b: u32, s: u32, g: u32) -> u32 {
-    return (b * params.keys + min(s, params.keys - 1u)) * params.key_stride + g * SIZE;
+    return (cache_of(b) * params.keys + min(s, params.keys - 1u)) * params.key_stride + g * SIZE;
 }
 fn out_row(b: u32, t: u32, h: u32) -> u32 {
     return ((b * params.queries + min(t, params.queries - 1u)) * params.heads + h) * SIZE;

@@ -35,8 +35,8 @@ fn forward(
     let rows = params.batch * params.heads * params.queries;
     #paste START
 
-    let begin = reach_of_key(start).low;
-    let end = reach_of_key(min(start + SPAN, params.keys) - 1u).high;
+    let begin = reach_of_key(b, start).low;
+    let end = reach_of_key(b, min(start + SPAN, params.keys) - 1u).high;
     for (var h = g * share; h < (g + 1u) * share; h += 1u) {
         for (var t = begin; t < end; t += COLUMNS) {
             #paste SCORES

@@ -27,8 +27,8 @@ fn forward(
     let column = lane % 8u;
     #paste START
 
-    let begin = reach_of_key(first).low;
-    let end = reach_of_key(min(first + 32u, params.keys) - 1u).high;
+    let begin = reach_of_key(b, first).low;
+    let end = reach_of_key(b, min(first + 32u, params.keys) - 1u).high;
     for (var h = g * share; h < (g + 1u) * share; h += 1u) {
         for (var t = begin; t < end; t += 32u) {
             var x = mat4x4<f32>();

@@ -37,8 +37,8 @@ fn forward(
     let first = start + select(0u, lane.x * ROWS, SHARED == 1u);
     #paste START
 
-    let begin = reach_of_query(start).low;
-    let end = reach_of_query(min(start + SPAN, params.queries) - 1u).high;
+    let begin = reach_of_query(b, start).low;
+    let end = reach_of_query(b, min(start + SPAN, params.queries) - 1u).high;
     for (var s = begin; s < end; s += COLUMNS) {
         #paste SCORES
         #paste WEIGHTS

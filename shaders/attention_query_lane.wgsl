@@ -33,8 +33,8 @@ fn forward(
     let rows = pairs * params.queries;
     #paste START
 
-    let begin = reach_of_query(start).low;
-    let end = reach_of_query(min(start + SPAN, params.queries) - 1u).high;
+    let begin = reach_of_query(b, start).low;
+    let end = reach_of_query(b, min(start + SPAN, params.queries) - 1u).high;
     for (var s = begin; s < end; s += COLUMNS) {
         #paste SCORES
         #paste SLOPES

@@ -11,7 +11,7 @@ override LANES: u32 = 128u;
 override PARTS: u32 = 16u;
 override SHARES: u32 = 8u;
 
-// q [B, T, H, D], k and v [B, S, G, D], position u32 [1], out [B, T, H, D], lse f32 [B, H, T]
+// q [B, T, H, D], k and v [B, S, G, D], position u32 [1] or [B, 2], out [B, T, H, D], lse f32 [B, H, T]
 #paste BUFFERS
 
 var<workgroup> weights: array<f32, LANES>;
@@ -32,7 +32,7 @@ fn forward(
     let b = place / params.heads / params.queries;
     let g = h / (params.heads / params.key_heads);
     let row = query_row(b, t, h);
-    let reach = reach_of_query(t);
+    let reach = reach_of_query(b, t);
     let part = lane % PARTS;
     let share = lane / PARTS;
     var m = LOWEST;

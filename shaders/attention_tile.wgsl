@@ -28,8 +28,8 @@ fn forward(
     let column = lane % 8u;
     #paste START
 
-    let begin = reach_of_query(first).low;
-    let end = reach_of_query(min(first + 32u, params.queries) - 1u).high;
+    let begin = reach_of_query(b, first).low;
+    let end = reach_of_query(b, min(first + 32u, params.queries) - 1u).high;
     for (var s = begin; s < end; s += 32u) {
         var x = mat4x4<f32>();
         #paste SCORES

@@ -13,7 +13,7 @@ override ROW_LANES: u32 = 8u;
 #import rows
 
 @group(0) @binding(0) var<storage, read> x: array<Elem>;   // [B, H, T, S]
-// bias [R, H]?, mask u32 [B, S]?, position u32 [1]?, y [B, H, T, S]
+// bias [R, H]?, mask u32 [B, S]?, position u32 [1] or [B, 2]?, y [B, H, T, S]
 #paste BUFFERS
 @group(1) @binding(0) var<uniform> params: Params;
 
@@ -23,8 +23,9 @@ const LOWEST = -3.4028234e38;
 // The score with its bias, or the lowest number where the key is not seen.
 fn score(row: u32, s: u32) -> f32 {
     let h = row / params.time % params.heads;
-    let place = i32(row % params.time) + first_place();
-    if (CAUSAL == 1u && i32(s) > place) || !is_open(row / params.time / params.heads, s) { return LOWEST; }
+    let b = row / params.time / params.heads;
+    let place = i32(row % params.time) + first_place(b);
+    if (CAUSAL == 1u && i32(s) > place) || !is_open(b, s) { return LOWEST; }
     let apart = clamp(i32(s) - place + i32(params.keys) - 1, 0, i32(params.reach) - 1);
     return f32(x[row * params.keys + s]) + bias_at(u32(apart), h);
 }

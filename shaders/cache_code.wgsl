@@ -5,7 +5,7 @@
 
 struct Params {
     count: u32,      // new rows of keys
-    heads: u32, time: u32, capacity: u32,
+    heads: u32, time: u32, capacity: u32, caches: u32,
     fours: u32,      // words of a row's codes
     divisor: f32, lowest: f32, highest: f32,
 }
@@ -20,7 +20,7 @@ alias Elem = f32;
 @group(0) @binding(3) var<storage, read_write> value_scales: array<f32>;
 @group(0) @binding(4) var<storage, read>       new_keys: array<vec4<Elem>>;     // [B, time, heads, fours]
 @group(0) @binding(5) var<storage, read>       new_values: array<vec4<Elem>>;
-@group(0) @binding(6) var<storage, read>       position: array<u32>;       // [1]
+@group(0) @binding(6) var<storage, read>       position: array<u32>;       // [1], or [B, 2]: each its position, and the number of its cache
 @group(1) @binding(0) var<uniform> params: Params;
 
 fn element(of_keys: bool, at: u32) -> vec4<f32> {
@@ -30,22 +30,23 @@ fn element(of_keys: bool, at: u32) -> vec4<f32> {
 
 fn code_of(x: f32, factor: f32) -> i32 { return code(x, factor, params.lowest, params.highest); }
 
+#paste SEATS
+
 @compute @workgroup_size(128)
 fn forward(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_id) lane: vec3<u32>,
 ) {
-    let first = position[0];
     let stride = groups.x * groups.y * 128u;
     for (var i = (group.y * groups.x + group.x) * 128u + lane.x; i < 2u * params.count; i += stride) {
         let of_keys = i < params.count;
         let row = select(i - params.count, i, of_keys);
         let t = row / params.heads % params.time;
+        let seat = seat_of(row / params.heads / params.time);
         // Not first + t < capacity: a position near the greatest number must not wrap around.
-        if first >= params.capacity || t >= params.capacity - first { continue; }
-        let b = row / params.heads / params.time;
-        let to = (b * params.capacity + first + t) * params.heads + row % params.heads;
+        if seat.x >= params.capacity || t >= params.capacity - seat.x || seat.y >= params.caches { continue; }
+        let to = (seat.y * params.capacity + seat.x + t) * params.heads + row % params.heads;
         var largest = 0u;
         for (var j = 0u; j < params.fours; j += 1u) {
             let x = element(of_keys, row * params.fours + j);

@@ -1,12 +1,14 @@
 //! Text from a trained model: the next token again and again.
 
 mod reader;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod translator;
 
 pub use crate::data::sampling::{Sampling, sample};
 pub use reader::{Pace, Work};
+pub use rows::{CausalRows, PairedRows, Room, Rows, Source, Text};
 pub use translator::{Lengths, Translator};
 
 use crate::data::sampling::Unfit;
@@ -52,6 +54,36 @@ pub enum Error {
         token: u32,
         /// Tokens the model knows.
         vocabulary: usize,
+    },
+    /// A text with more tokens than there is room for.
+    #[error(
+        "the text has {tokens} tokens, and there is room for {capacity}\n  hint: shorten it, or let its beginning be forgotten: --overflow slide"
+    )]
+    TooLong {
+        /// Tokens it has.
+        tokens: usize,
+        /// Tokens there is room for.
+        capacity: usize,
+    },
+    /// A row that is not there, or is named twice.
+    #[error("row {row} of {rows} is not there, or is taken already")]
+    Row {
+        /// The row.
+        row: usize,
+        /// Rows there are.
+        rows: usize,
+    },
+    /// A text to be written in view of a source that was not read.
+    #[error("row {row} has no source\n  hint: let the encoder read one first")]
+    NoSource {
+        /// The row.
+        row: usize,
+    },
+    /// A source without something that the encoder reads.
+    #[error("the source has no `{input}`, which the model's encoder reads")]
+    Source {
+        /// The input that is not there.
+        input: String,
     },
     /// A sampling setting out of range.
     #[error(transparent)]

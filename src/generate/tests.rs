@@ -4,7 +4,7 @@ use crate::model::{Activation, Design, Extent, Mode, build, initial};
 use crate::tensor::{DType, Tensor};
 
 /// Small models of every family, by name.
-fn families(context: usize) -> Vec<(&'static str, Box<dyn Family>)> {
+pub(super) fn families(context: usize) -> Vec<(&'static str, Box<dyn Family>)> {
     let plain = Design {
         layers: 2,
         heads: 4,
@@ -36,7 +36,7 @@ fn families(context: usize) -> Vec<(&'static str, Box<dyn Family>)> {
 }
 
 /// Weights far from those of a new model, which hardly looks at its tokens.
-fn lively(family: &dyn Family) -> Weights {
+pub(super) fn lively(family: &dyn Family) -> Weights {
     let mut specs = family.parameters();
     for spec in specs.iter_mut().filter(|spec| spec.shape.len() > 1) {
         spec.init = crate::model::Init::Normal { deviation: 0.3 };
@@ -44,12 +44,12 @@ fn lively(family: &dyn Family) -> Weights {
     initial(&specs, 5)
 }
 
-fn text(count: usize) -> Vec<u32> {
+pub(super) fn text(count: usize) -> Vec<u32> {
     (0..count).map(|i| (i * i * 7 + i * 3 + 1) as u32 % 23).collect()
 }
 
 /// Scores after each token of a text that is read as a whole, without caches.
-fn whole(family: &dyn Family, weights: &Weights, text: &[u32]) -> Vec<Vec<f32>> {
+pub(super) fn whole(family: &dyn Family, weights: &Weights, text: &[u32]) -> Vec<Vec<f32>> {
     let mut graph = Graph::new();
     let extent = Extent { batch: 1, context: text.len() };
     let forward = family.forward(&mut graph, extent, Mode::Evaluate).unwrap();
@@ -59,7 +59,7 @@ fn whole(family: &dyn Family, weights: &Weights, text: &[u32]) -> Vec<Vec<f32>> 
     logits.real::<f32>().chunks(family.vocabulary()).map(<[f32]>::to_vec).collect()
 }
 
-fn assert_close(name: &str, got: &[f32], expected: &[f32]) {
+pub(super) fn assert_close(name: &str, got: &[f32], expected: &[f32]) {
     for (got, expected) in got.iter().zip(expected) {
         assert!(
             (got - expected).abs() <= 1e-5 * expected.abs().max(1.0),

@@ -3,11 +3,12 @@
 //! Two plans share the weights. One reads the source, once, and leaves the keys and values that the decoder attends to; the other
 //! reads one written token at a time and keeps its own keys and values in caches.
 
+use super::rows::start_of;
 use super::{Error, Result, Sampling, sample};
 use crate::data::tokenizer::Tokenizer;
 use crate::deploy::{self, Deployment};
 use crate::exchange::{self, Opened};
-use crate::model::{self, Extent, Family, Mode, Reading, Task};
+use crate::model::{self, Extent, Family, Mode, Reading};
 use crate::plan::{Engine, Plan};
 use crate::tensor::Tensor;
 use crate::tensor::random::Stream;
@@ -159,18 +160,6 @@ impl Translator {
         };
         let feeds: Vec<&Tensor> = self.feeds[plan].iter().map(feed).collect();
         Ok(self.engine.run(plan, &feeds).map_err(train::Error::from)?)
-    }
-}
-
-/// The start of what an encoder-decoder writes; other models are refused.
-fn start_of(family: &dyn Family) -> Result<u32> {
-    let interface = family.interface();
-    match interface.start {
-        Some([start, _]) => Ok(start),
-        None => {
-            let expected = Task::SecondText.describe().into();
-            Err(model::Error::Task { expected, got: interface.task.describe() }.into())
-        }
     }
 }
 

@@ -32,14 +32,16 @@ pub(super) struct Packed {
 
 /// What a pass behind caches reads beside its tokens.
 pub(super) struct Behind {
-    /// Position of the first token, U32 \[1\].
+    /// Position of the first token, U32 \[1\]; or of that of each sequence and the number of its cache, U32 [B, 2].
     first: Value,
     /// Position of each token, U32 [B, T].
     each: Value,
-    /// Rows of which scores are wanted, U32 \[B\]; absent where each sequence has one token.
+    /// Rows of which scores are wanted, as many of each sequence; absent where those are all.
     scored: Option<Value>,
     /// Rows of a cache.
     capacity: usize,
+    /// Caches there are.
+    caches: usize,
 }
 
 impl Course {
@@ -55,11 +57,14 @@ impl Course {
         let Mode::Continue { capacity } = reading.mode else {
             return Course::Whole(reading.padded.then(|| numbers("mask", &[extent.batch, extent.context])));
         };
+        let scored = reading.seats.map_or(1, |seats| seats.scored);
+        let first = if reading.seats.is_some() { &[extent.batch, 2][..] } else { &[1] };
         Course::Behind(Behind {
-            first: numbers("position", &[1]),
+            first: numbers("position", first),
             each: numbers("positions", &[extent.batch, extent.context]),
-            scored: (extent.context > 1).then(|| numbers("scored", &[extent.batch])),
+            scored: (extent.context > scored).then(|| numbers("scored", &[extent.batch * scored])),
             capacity,
+            caches: reading.seats.map_or(extent.batch, |seats| seats.caches),
         })
     }
 
@@ -114,7 +119,7 @@ impl Course {
     }
 
     /// Keys and values to attend to: these [B, T, G, D] or, behind caches, what the states `scope.keys` and `scope.values`
-    /// F32 [B, S, G, D] hold with these written to them, and the position of the first query.
+    /// F32 [B, S, G, D], or as many as there are caches, hold with these written to them, and the position of the first query.
     pub fn held(
         &self,
         graph: &mut Graph,
@@ -123,7 +128,7 @@ impl Course {
     ) -> crate::ops::Result<([Value; 2], Option<Value>)> {
         let Course::Behind(behind) = self else { return Ok(([k, v], None)) };
         let mut shape = graph.kind(k).shape.to_vec();
-        shape[1] = behind.capacity;
+        (shape[0], shape[1]) = (behind.caches, behind.capacity);
         let caches =
             ["keys", "values"].map(|name| graph.state(format!("{scope}.{name}"), Type::f32(&shape[..])));
         Ok((graph.cache_write(caches, [k, v], behind.first)?, Some(behind.first)))

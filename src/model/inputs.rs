@@ -126,6 +126,7 @@ impl Inputs {
             packed: false,
             kinds: self.numbers.get("kinds").is_some_and(|all| all.iter().any(|&kind| kind > 0)),
             target: self.target,
+            seats: None,
         }
     }
 

@@ -48,7 +48,7 @@ pub use inputs::{Inputs, Row};
 pub use llama::{Dialect, Llama};
 pub use mlp::Mlp;
 pub use quantized::{Convention, Quantized, Stored, turn};
-pub use reading::{Forward, Interface, Labels, Reading, Task};
+pub use reading::{Forward, Interface, Labels, Reading, Seats, Task};
 pub use recurrent::{RecurrentModel, RecurrentStack, RecurrentTranslator, Run};
 pub use resize::{Sizes, resized};
 pub use rope::{Rope, Scaling};
@@ -159,6 +159,8 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     ///   concerns the second sequence; of the first one `mask` alone is an input, and the rest is what [`Family::remember`] left. A recurrent
     ///   model keeps states F32 [B, S] in place of caches, counts them as zero at position 0, and reads where T is not one `live:
     ///   U32 [B]`, how many of the tokens are no filling.
+    /// - of a reading with [`Seats`] `position: U32 [B, 2]`, of each sequence the position of its first token and the number of its cache,
+    ///   and `scored` has as many rows of each as that says. Recurrent models do not have it.
     fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward>;
 
     /// The same for whole sequences of one kind.

@@ -22,12 +22,23 @@ pub struct Reading {
     pub kinds: bool,
     /// Tokens in each second sequence, of models that predict one from another.
     pub target: usize,
+    /// Each sequence stands at a position of its own in a cache that it names; in [`Mode::Continue`].
+    pub seats: Option<Seats>,
+}
+
+/// A pass over some of the texts that caches hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Seats {
+    /// Caches there are.
+    pub caches: usize,
+    /// Tokens of each sequence of which scores are wanted.
+    pub scored: usize,
 }
 
 impl Reading {
     /// Whole sequences of one kind.
     pub fn new(extent: Extent, mode: Mode) -> Reading {
-        Reading { extent, mode, padded: false, packed: false, kinds: false, target: extent.context }
+        Reading { extent, mode, padded: false, packed: false, kinds: false, target: extent.context, seats: None }
     }
 
     /// Refuses texts side by side, and more tokens than a model has positions for.

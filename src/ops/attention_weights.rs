@@ -7,6 +7,7 @@
 //! is a sum along the diagonals of what this operator holds. The fused one holds no scores.
 
 use super::launch::{Bind, Caps, Kernel, Launch, Variant};
+use super::seats::{expect_seats, is_seated, seat};
 use super::softmax::{Kind, SoftmaxGradient};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_inputs,
@@ -20,7 +21,8 @@ use std::sync::Arc;
 /// Probabilities [B, H, T, S] from scores of that shape.
 ///
 /// Inputs that follow: where `biased`, bias [R, H] by distance, from the key S - 1 places before its query on, with R = S + T - 1,
-/// or S under `causal`; where `masked`, mask U32 [B, S], zero hides a key; where `cached`, position U32 \[1\] of the first query.
+/// or S under `causal`; where `masked`, mask U32 [B, S], zero hides a key; where `cached`, position U32 \[1\] of the first query, or U32 [B, 2]
+/// of that of each sequence, with the sequence's own number behind it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AttentionWeights {
     /// Query `t` sees keys up to `t + (S - T)`, or `t + position`.
@@ -39,8 +41,10 @@ struct Sight<'a, R> {
     heads: usize,
     keys: usize,
     causal: bool,
-    /// Position of the first query among the keys.
+    /// Position of the first query among the keys, where it is the same for all.
     shift: i64,
+    /// Positions of a cache.
+    position: Option<&'a [u32]>,
     bias: Option<&'a [R]>,
     mask: Option<&'a [u32]>,
 }
@@ -50,7 +54,7 @@ impl<R: Real> Sight<'_, R> {
     fn fill(&self, number: usize, x: &[R], y: &mut [R]) {
         let (t, h) = (number % self.time, number / self.time % self.heads);
         let b = number / self.time / self.heads;
-        let place = t as i64 + self.shift;
+        let place = t as i64 + self.position.map_or(self.shift, |position| seat(position, b)[0] as i64);
         let seen = |s: usize| {
             (!self.causal || s as i64 <= place) && self.mask.is_none_or(|m| m[b * self.keys + s] != 0)
         };
@@ -78,9 +82,9 @@ impl AttentionWeights {
         let mut rest = inputs[1..].iter();
         let bias = self.biased.then(|| rest.next().expect("inputs were counted").real::<R>());
         let mask = self.masked.then(|| rest.next().expect("inputs were counted").as_u32());
-        let position = self.cached.then(|| i64::from(rest.next().expect("inputs were counted").as_u32()[0]));
-        let shift = position.unwrap_or(keys as i64 - time as i64);
-        let sight = Sight { time, heads, keys, causal: self.causal, shift, bias, mask };
+        let position = self.cached.then(|| rest.next().expect("inputs were counted").as_u32());
+        let shift = keys as i64 - time as i64;
+        let sight = Sight { time, heads, keys, causal: self.causal, shift, position, bias, mask };
         let lines = y.real_mut::<R>().par_chunks_mut(keys).zip(inputs[0].real::<R>().par_chunks(keys));
         lines.enumerate().for_each(|(number, (y, x))| sight.fill(number, x, y));
     }
@@ -91,7 +95,7 @@ impl AttentionWeights {
     }
 
     /// Bindings and functions of the kernel: `bias_at`, `is_open` and `first_place`.
-    fn buffers(&self) -> (String, Vec<Bind>) {
+    fn buffers(&self, inputs: &[Type]) -> (String, Vec<Bind>) {
         let mut text = String::new();
         let mut binds = vec![Bind::Input(0)];
         let mut declare = |name: &str, access: &str, kind: &str, bind: Option<Bind>| {
@@ -112,10 +116,12 @@ impl AttentionWeights {
         let choose = |there: bool, yes: &'static str, no: &'static str| if there { yes } else { no };
         let bias = choose(self.biased, "f32(bias[row * params.heads + h])", "0.0");
         let open = choose(self.masked, "mask[b * params.keys + s] != 0u", "true");
+        let seated = self.cached && inputs.last().is_some_and(is_seated);
         let place = choose(self.cached, "i32(position[0])", "params.shift");
+        let place = choose(seated, "i32(position[2u * b])", place);
         let _ = writeln!(text, "fn bias_at(row: u32, h: u32) -> f32 {{ return {bias}; }}");
         let _ = writeln!(text, "fn is_open(b: u32, s: u32) -> bool {{ return {open}; }}");
-        let _ = writeln!(text, "fn first_place() -> i32 {{ return {place}; }}");
+        let _ = writeln!(text, "fn first_place(b: u32) -> i32 {{ return {place}; }}");
         (text, binds)
     }
 }
@@ -161,14 +167,13 @@ impl Operator for AttentionWeights {
             expect_shape(op, "bias", bias, &[self.reach(&inputs[0]), heads])?;
             expect_dtype(op, "bias", bias, inputs[0].dtype)?;
         }
-        for (there, name, shape) in
-            [(self.masked, "mask", &[batch, keys][..]), (self.cached, "position", &[1])]
-        {
-            if there {
-                let given = next();
-                expect_dtype(op, name, given, DType::U32)?;
-                expect_shape(op, name, given, shape)?;
-            }
+        if self.masked {
+            let mask = next();
+            expect_dtype(op, "mask", mask, DType::U32)?;
+            expect_shape(op, "mask", mask, &[batch, keys])?;
+        }
+        if self.cached {
+            expect_seats(op, next(), [batch, batch])?;
         }
         if self.cached && !self.causal {
             let (expected, got) = ("causal".to_string(), "without it".to_string());
@@ -202,7 +207,7 @@ impl Operator for AttentionWeights {
     fn launch(&self, inputs: &[Type], _outputs: &[Type], caps: &Caps) -> Vec<Variant> {
         let [_, heads, time, keys] = inputs[0].shape[..] else { return vec![] };
         let count = inputs[0].shape.count() / keys;
-        let (text, binds) = self.buffers();
+        let (text, binds) = self.buffers(inputs);
         let kernel = rows::with_width(Kernel::new("attention_weights"), 1)
             .retype("Elem", inputs[0].dtype)
             .constant("CAUSAL", u32::from(self.causal))
@@ -296,7 +301,7 @@ impl Operator for DiagonalSums {
 
 /// Builder of [`AttentionWeights`].
 pub trait AttentionWeightsEmit {
-    /// Probabilities from scores [B, H, T, S]; `bias` [R, H], `mask` U32 [B, S] and `position` U32 \[1\] as far as they are there.
+    /// Probabilities from scores [B, H, T, S]; `bias` [R, H], `mask` U32 [B, S] and `position` U32 \[1\] or [B, 2] as far as they are there.
     fn attention_weights(
         &mut self,
         causal: bool,
@@ -335,7 +340,7 @@ pub fn cases() -> Cases {
             for (biased, masked) in [(false, false), (true, false), (false, true), (true, true)] {
                 let op = AttentionWeights { causal, biased, masked, cached: false };
                 let label = format!("{shape:?} {}", op.settings());
-                let inputs = inputs(&mut cases, &op, shape, 0);
+                let inputs = inputs(&mut cases, &op, shape, &[0]);
                 cases.add(label, op, inputs).sums(shape[3]);
             }
             let x = cases.normal(shape);
@@ -343,10 +348,16 @@ pub fn cases() -> Cases {
             cases.add(label, DiagonalSums { causal }, vec![x]).sums(shape[0] * shape[2]).no_gradient();
         }
     }
-    for (shape, position) in [([1, 2, 1, 7], 0), ([2, 3, 1, 13], 9), ([1, 1, 5, 40], 20), ([1, 2, 4, 6], 4)] {
+    for (shape, position) in [
+        ([1, 2, 1, 7], &[0][..]),
+        ([2, 3, 1, 13], &[9]),
+        ([1, 1, 5, 40], &[20]),
+        ([1, 2, 4, 6], &[4]),
+        ([3, 2, 2, 9], &[5, 0, 0, 1, 8, 2]),
+    ] {
         for (biased, masked) in [(false, false), (true, false), (true, true)] {
             let op = AttentionWeights { causal: true, biased, masked, cached: true };
-            let label = format!("{shape:?} at {position} {}", op.settings());
+            let label = format!("{shape:?} at {position:?} {}", op.settings());
             let inputs = inputs(&mut cases, &op, shape, position);
             cases.add(label, op, inputs).sums(shape[3]).no_gradient();
         }
@@ -355,7 +366,7 @@ pub fn cases() -> Cases {
 }
 
 /// Scores and what an operator reads beside them; of three or more sequences the second is hidden wholly.
-fn inputs(cases: &mut Cases, op: &AttentionWeights, shape: [usize; 4], position: u32) -> Vec<Tensor> {
+fn inputs(cases: &mut Cases, op: &AttentionWeights, shape: [usize; 4], position: &[u32]) -> Vec<Tensor> {
     let [batch, heads, _, keys] = shape;
     let mut inputs = vec![cases.normal(shape)];
     if op.biased {
@@ -369,7 +380,8 @@ fn inputs(cases: &mut Cases, op: &AttentionWeights, shape: [usize; 4], position:
         inputs.push(Tensor::u32([batch, keys], mask));
     }
     if op.cached {
-        inputs.push(Tensor::u32([1], vec![position]));
+        let shape = if position.len() == 1 { vec![1] } else { vec![batch, 2] };
+        inputs.push(Tensor::u32(shape, position.to_vec()));
     }
     inputs
 }

@@ -6,6 +6,7 @@
 use super::dequantize_rows::expect_scales;
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::quantize_rows::{QuantizeRows, Rule};
+use super::seats::{self, expect_seats, seat};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_inputs,
     expect_shape, in_precision,
@@ -17,7 +18,7 @@ use std::sync::Arc;
 const RULE: Rule = Rule::Narrow;
 
 /// Caches of keys and of values, each codes I8 [B, S, G, D] and scales [B, S, G], new keys and values [B, T, G, D], position U32 `[1]`
-/// -> the four caches, in place. D is a multiple of four.
+/// -> the four caches, in place; or position U32 [N, 2], each sequence's position and the number of its cache, with what is new [N, T, G, D]. D is a multiple of four.
 #[derive(Clone, Debug)]
 pub struct CacheCode;
 
@@ -36,18 +37,21 @@ impl Extent {
     }
 
     /// For each sequence: where its rows begin in the cache and among the new ones, and how many have room.
-    fn runs(self, batch: usize, position: usize) -> impl Iterator<Item = [usize; 3]> {
-        let count = self.time.min(self.capacity.saturating_sub(position)) * self.heads;
-        let at =
-            move |b: usize| [(b * self.capacity + position) * self.heads, b * self.time * self.heads, count];
-        (0..batch).map(at).filter(move |_| count > 0)
+    fn runs(self, [batch, caches]: [usize; 2], position: &[u32]) -> impl Iterator<Item = [usize; 3]> {
+        let at = move |b: usize| {
+            let [first, cache] = seat(position, b);
+            let room = if cache < caches { self.capacity.saturating_sub(first) } else { 0 };
+            let count = self.time.min(room) * self.heads;
+            [(cache * self.capacity + first) * self.heads, b * self.time * self.heads, count]
+        };
+        (0..batch).map(at).filter(|[_, _, count]| *count > 0)
     }
 }
 
 impl CacheCode {
     fn compute<R: Real>(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         let extent = Extent::of(&inputs[0].shape, &inputs[4].shape);
-        let position = inputs[6].as_u32()[0] as usize;
+        let position = inputs[6].as_u32();
         for (which, pair) in outputs.chunks_mut(2).enumerate() {
             let [codes, scales] = pair else { unreachable!("codes and scales of both") };
             codes.as_i8_mut().copy_from_slice(inputs[2 * which].as_i8());
@@ -57,7 +61,7 @@ impl CacheCode {
             let made = QuantizeRows { rule: RULE }.signature(&[kind]).expect("rows of floats");
             let mut made: Vec<Tensor> = made.iter().map(Tensor::zeros).collect();
             QuantizeRows { rule: RULE }.reference(&[new], &mut made);
-            for [to, first, count] in extent.runs(new.shape[0], position) {
+            for [to, first, count] in extent.runs([new.shape[0], codes.shape[0]], position) {
                 let size = extent.size;
                 let from = &made[0].as_i8()[first * size..][..count * size];
                 codes.as_i8_mut()[to * size..][..count * size].copy_from_slice(from);
@@ -87,13 +91,13 @@ impl Operator for CacheCode {
             expect_dtype(op, "scales", scales, key_scales.dtype)?;
         }
         let time = new_keys.shape.get(1).copied().unwrap_or(0);
+        let sequences = new_keys.shape.first().copied().unwrap_or(0);
         for (name, new) in [("new_keys", new_keys), ("new_values", new_values)] {
             expect_float(op, name, new)?;
             expect_dtype(op, name, new, new_keys.dtype)?;
-            expect_shape(op, name, new, &[keys.shape[0], time, keys.shape[2], keys.shape[3]])?;
+            expect_shape(op, name, new, &[sequences, time, keys.shape[2], keys.shape[3]])?;
         }
-        expect_dtype(op, "position", position, DType::U32)?;
-        expect_shape(op, "position", position, &[1])?;
+        expect_seats(op, position, [sequences, keys.shape[0]])?;
         Ok(inputs[..4].to_vec())
     }
 
@@ -103,12 +107,12 @@ impl Operator for CacheCode {
 
     fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
         let extent = Extent::of(inputs[0].shape, inputs[4].shape);
-        let position = inputs[6].as_u32()[0] as usize;
+        let position = inputs[6].as_u32();
         for (which, pair) in outputs.chunks_mut(2).enumerate() {
             let [codes, scales] = pair else { unreachable!("codes and scales of both") };
             let (codes, scales, size) = (codes.as_i8(), scales.floats(), extent.size);
             let new = inputs[4 + which].floats();
-            for [to, first, count] in extent.runs(inputs[4].shape[0], position) {
+            for [to, first, count] in extent.runs([inputs[4].shape[0], inputs[0].shape[0]], position) {
                 let rows = &new[first * size..][..count * size];
                 let (codes, scales) = (&mut codes[to * size..][..count * size], &mut scales[to..][..count]);
                 super::quantize_rows::quantize(rows, codes, scales, size, RULE);
@@ -125,6 +129,7 @@ impl Operator for CacheCode {
         let Extent { heads, capacity, time, size } = Extent::of(&inputs[0].shape, &inputs[4].shape);
         let count = inputs[4].shape[0] * time * heads;
         let kernel = Kernel::new("cache_code").retype("Elem", inputs[4].dtype);
+        let kernel = kernel.paste("SEATS", seats::text(&inputs[6]));
         let mut bindings: Vec<Bind> = (0..4).map(Bind::Output).collect();
         bindings.extend((4..7).map(Bind::Input));
         let [lowest, highest] = RULE.bounds();
@@ -133,6 +138,7 @@ impl Operator for CacheCode {
             .param("heads", heads)
             .param("time", time)
             .param("capacity", capacity)
+            .param("caches", inputs[0].shape[0])
             .param("fours", size / 4)
             .param("divisor", RULE.divisor())
             .param("lowest", lowest)
@@ -168,12 +174,13 @@ impl<E: Emit + ?Sized> CacheCodeEmit for E {
 pub fn cases() -> Cases {
     let mut cases = Cases::new("cache_code");
     for (label, [batch, capacity, time, heads, size], position) in [
-        ("one row", [1, 1, 1, 1, 4], 0),
-        ("one token, the last", [1, 9, 1, 3, 64], 8),
-        ("many tokens of several sequences", [3, 41, 17, 2, 12], 20),
-        ("all rows", [2, 13, 13, 1, 4], 0),
-        ("more tokens than there is room", [2, 11, 6, 2, 8], 8),
-        ("no room at all", [1, 5, 3, 1, 4], 9),
+        ("one row", [1, 1, 1, 1, 4], &[0][..]),
+        ("one token, the last", [1, 9, 1, 3, 64], &[8]),
+        ("many tokens of several sequences", [3, 41, 17, 2, 12], &[20]),
+        ("all rows", [2, 13, 13, 1, 4], &[0]),
+        ("more tokens than there is room", [2, 11, 6, 2, 8], &[8]),
+        ("no room at all", [1, 5, 3, 1, 4], &[9]),
+        ("each at its own place, past the end, no such cache", [3, 9, 3, 2, 8], &[7, 1, 2, 0, 0, 3]),
     ] {
         let mut inputs = vec![];
         for _ in 0..2 {
@@ -189,7 +196,8 @@ pub fn cases() -> Cases {
             x[..size].fill(0.0);
             inputs.push(Tensor::f32([batch, time, heads, size], x));
         }
-        inputs.push(Tensor::u32([1], vec![position]));
+        let shape = if position.len() == 1 { vec![1] } else { vec![batch, 2] };
+        inputs.push(Tensor::u32(shape, position.to_vec()));
         cases.add(label, CacheCode, inputs).no_gradient();
     }
     cases

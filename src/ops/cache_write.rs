@@ -1,18 +1,21 @@
 //! New keys and values written behind those of earlier tokens, in place.
 //!
-//! `keys[b, position + t] = new_keys[b, t]`, and so the values; rows that would stand past the end of the cache are left out.
+//! `keys[b, position + t] = new_keys[b, t]`, and so the values; rows that would stand past the end of the cache are left out. Each sequence
+//! may have a position of its own, in a cache that it names.
 
 use super::cache_code::CacheCode;
 use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
+use super::seats::{self, expect_seats, seat};
 use super::slice::{pack, wide};
 use super::{
     Cases, Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_inputs,
     expect_shape, in_type,
 };
-use crate::tensor::{DType, Data, Tensor, Type, View, ViewMut};
+use crate::tensor::{Data, Tensor, Type, View, ViewMut};
 use std::sync::Arc;
 
-/// Caches of keys and of values [B, S, ..], new keys and values [B, T, ..], position `U32 [1]` -> the caches, in place.
+/// Caches of keys and of values [B, S, ..], new keys and values [B, T, ..], position `U32 [1]` -> the caches, in place. With a position
+/// `U32 [N, 2]` of N sequences, each its first position and the number of its cache, what is new is [N, T, ..].
 #[derive(Clone, Debug)]
 pub struct CacheWrite;
 
@@ -29,14 +32,14 @@ impl Extent {
     }
 
     /// Copies the rows of every sequence that have room.
-    fn copy<T: Copy>(&self, new: &[T], position: usize, cache: &mut [T]) {
-        let count = self.time.min(self.capacity.saturating_sub(position)) * self.row;
-        if count == 0 {
-            return;
-        }
-        let (old, new) = (cache.chunks_mut(self.capacity * self.row), new.chunks(self.time * self.row));
-        for (cache, new) in old.zip(new) {
-            cache[position * self.row..][..count].copy_from_slice(&new[..count]);
+    fn copy<T: Copy>(&self, new: &[T], position: &[u32], caches: &mut [T]) {
+        for (b, new) in new.chunks(self.time * self.row).enumerate() {
+            let [first, cache] = seat(position, b);
+            let count = self.time.min(self.capacity.saturating_sub(first)) * self.row;
+            let held = caches.chunks_mut(self.capacity * self.row).nth(cache);
+            if let Some(held) = held.filter(|_| count > 0) {
+                held[first * self.row..][..count].copy_from_slice(&new[..count]);
+            }
         }
     }
 }
@@ -54,22 +57,22 @@ impl Operator for CacheWrite {
             let expected = "[batch, rows, ..]".to_string();
             return Err(Error::Shape { op, input: "keys", expected, got: keys.shape.clone() });
         }
+        let sequences = new_keys.shape.first().copied().unwrap_or(0);
         for (name, new) in [("new_keys", new_keys), ("new_values", new_values)] {
             expect_dtype(op, name, new, keys.dtype)?;
             let time = new.shape.get(1).copied().unwrap_or(0);
-            expect_shape(op, name, new, &[&[keys.shape[0], time], &keys.shape[2..]].concat())?;
+            expect_shape(op, name, new, &[&[sequences, time], &keys.shape[2..]].concat())?;
         }
         expect_dtype(op, "values", values, keys.dtype)?;
         expect_shape(op, "values", values, &keys.shape)?;
         expect_shape(op, "new_values", new_values, &new_keys.shape)?;
-        expect_dtype(op, "position", position, DType::U32)?;
-        expect_shape(op, "position", position, &[1])?;
+        expect_seats(op, position, [sequences, keys.shape[0]])?;
         Ok(vec![keys.clone(), values.clone()])
     }
 
     fn reference(&self, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         let extent = Extent::of(&inputs[0].shape, &inputs[2].shape);
-        let position = inputs[4].as_u32()[0] as usize;
+        let position = inputs[4].as_u32();
         for (i, output) in outputs.iter_mut().enumerate() {
             in_type!(inputs[i], output, |x, y| y.copy_from_slice(x));
             in_type!(inputs[2 + i], output, |x, y| extent.copy(x, position, y));
@@ -78,7 +81,7 @@ impl Operator for CacheWrite {
 
     fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
         let extent = Extent::of(inputs[0].shape, inputs[2].shape);
-        let position = inputs[4].as_u32()[0] as usize;
+        let position = inputs[4].as_u32();
         for (i, output) in outputs.iter_mut().enumerate() {
             extent.copy(inputs[2 + i].floats(), position, output.floats());
         }
@@ -94,12 +97,14 @@ impl Operator for CacheWrite {
         let width = wide(&[row]);
         let count = inputs[2].shape.count() / width;
         let kernel = Kernel::new("cache_write").retype("Elem", inputs[0].dtype).paste("WIDTH", pack(width));
+        let kernel = kernel.paste("SEATS", seats::text(&inputs[4]));
         let bindings = [Bind::Output(0), Bind::Output(1), Bind::Input(2), Bind::Input(3), Bind::Input(4)];
         let launch = Launch::new(kernel, bindings, spread(count))
             .param("count", count)
             .param("row", row / width)
             .param("time", time)
-            .param("capacity", capacity);
+            .param("capacity", capacity)
+            .param("caches", inputs[0].shape[0]);
         vec![Variant::single(if width == 4 { "cache_write_wide" } else { "cache_write" }, launch)]
     }
 
@@ -119,7 +124,7 @@ impl Operator for CacheWrite {
 
 /// Builder of [`CacheWrite`].
 pub trait CacheWriteEmit {
-    /// `caches` of keys and values with the `new` ones from row `position` on.
+    /// `caches` of keys and values with the `new` ones from row `position` on, or from where each sequence stands.
     fn cache_write(&mut self, caches: [Value; 2], new: [Value; 2], position: Value) -> Result<[Value; 2]>;
 }
 
@@ -135,7 +140,7 @@ impl<E: Emit + ?Sized> CacheWriteEmit for E {
     }
 }
 
-/// One element, odd rows and rows by fours, several sequences, the last row, rows past the end.
+/// One element, odd rows and rows by fours, several sequences, the last row, rows past the end; sequences at places of their own.
 pub fn cases() -> Cases {
     let mut cases = Cases::new("cache_write");
     for (label, [batch, capacity, time, heads, size], position) in [
@@ -150,6 +155,17 @@ pub fn cases() -> Cases {
         let mut normal = |rows: usize| cases.normal([batch, rows, heads, size]);
         let mut inputs = vec![normal(capacity), normal(capacity), normal(time), normal(time)];
         inputs.push(Tensor::u32([1], vec![position]));
+        cases.add(label, CacheWrite, inputs).no_gradient();
+    }
+    for (label, [caches, capacity, time, heads, size], seats) in [
+        ("each at its own place", [3, 9, 1, 2, 8], &[[4, 1], [8, 0], [0, 2]][..]),
+        ("some of the caches, odd rows", [5, 7, 2, 1, 3], &[[6, 4], [3, 1]]),
+        ("past the end, and no such cache", [2, 5, 3, 1, 4], &[[9, 0], [0, 2], [1, 1]]),
+    ] {
+        let mut normal = |caches: usize, rows: usize| cases.normal([caches, rows, heads, size]);
+        let mut inputs = vec![normal(caches, capacity), normal(caches, capacity)];
+        inputs.extend([normal(seats.len(), time), normal(seats.len(), time)]);
+        inputs.push(Tensor::u32([seats.len(), 2], seats.concat()));
         cases.add(label, CacheWrite, inputs).no_gradient();
     }
     cases

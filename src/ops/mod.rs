@@ -9,6 +9,7 @@ pub mod attention_weights;
 pub mod block_codes;
 pub mod block_numbers;
 pub mod cache_code;
+pub mod cache_order;
 pub mod cache_write;
 mod case;
 pub mod cast;
@@ -48,6 +49,7 @@ pub mod reshape;
 pub mod rms_norm;
 pub mod rotary;
 mod rows;
+mod seats;
 mod side_by_side;
 pub mod slice;
 pub mod softmax;
@@ -377,6 +379,7 @@ pub fn families() -> Vec<Family> {
         ("rotary", rotary::cases),
         ("cache_write", cache_write::cases),
         ("cache_code", cache_code::cases),
+        ("cache_order", cache_order::cases),
         ("attention_coded", attention::coded::cases),
         ("quantize_rows", quantize_rows::cases),
         ("quantize_columns", quantize_columns::cases),

@@ -14,10 +14,12 @@ struct Trial {
     masked: bool,
     /// Of the first query in a cache.
     position: u32,
+    /// Positions of the first queries and numbers of their caches, and how many caches there are.
+    seats: Option<(&'static [[u32; 2]], usize)>,
 }
 
 fn trial(label: &'static str, how: Attention, sizes: [usize; 6]) -> Trial {
-    Trial { label, how, sizes, packed: false, masked: false, position: 0 }
+    Trial { label, how, sizes, packed: false, masked: false, position: 0, seats: None }
 }
 
 fn trials() -> Vec<Trial> {
@@ -79,6 +81,7 @@ fn cached_trials() -> Vec<Trial> {
         Trial { position, ..trial(label, how, sizes) }
     };
     let windowed = |t: Trial, window| Trial { how: t.how.clone().window(window), ..t };
+    let seated = |t: Trial, seats, caches| Trial { seats: Some((seats, caches)), ..t };
     vec![
         cached("cached: the first token", [1, 1, 7, 2, 2, 8], 0),
         cached("cached: one query of grouped heads", [2, 1, 13, 6, 2, 16], 9),
@@ -91,6 +94,10 @@ fn cached_trials() -> Vec<Trial> {
         windowed(cached("cached: window, a tile", [1, 35, 90, 2, 2, 8], 50), 9),
         windowed(cached("cached: window past the end", [1, 3, 9, 1, 1, 4], 20), 4),
         windowed(cached("cached: window, tiles past the end", [1, 130, 40, 2, 1, 8], 30), 4),
+        seated(cached("cached: each at its own place", [3, 1, 40, 4, 2, 16], 0), &[[7, 2], [0, 0], [39, 1]], 3),
+        seated(cached("cached: some of the caches", [2, 1, 140, 2, 2, 7], 0), &[[131, 3], [2, 1]], 5),
+        seated(cached("cached: a tile in one of the caches", [1, 35, 90, 2, 1, 8], 0), &[[20, 2]], 3),
+        windowed(seated(cached("cached: own places, window", [2, 3, 41, 2, 1, 8], 0), &[[30, 1], [3, 0]], 2), 5),
     ]
 }
 
@@ -106,7 +113,8 @@ impl Trial {
         if self.packed {
             return vec![cases.normal([b, t, (h + 2 * g) * d])];
         }
-        vec![cases.normal([b, t, h, d]), cases.normal([b, s, g, d]), cases.normal([b, s, g, d])]
+        let held = self.seats.map_or(b, |(_, caches)| caches);
+        vec![cases.normal([b, t, h, d]), cases.normal([held, s, g, d]), cases.normal([held, s, g, d])]
     }
 
     /// Mask and rng. Of three or more sequences the second is hidden wholly.
@@ -127,7 +135,10 @@ impl Trial {
             inputs.push(Tensor::u32([2], vec![11, 5]));
         }
         if self.how.cached {
-            inputs.push(Tensor::u32([1], vec![self.position]));
+            inputs.push(match self.seats {
+                Some((seats, _)) => Tensor::u32([b, 2], seats.concat()),
+                None => Tensor::u32([1], vec![self.position]),
+            });
         }
         inputs
     }

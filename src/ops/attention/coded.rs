@@ -12,7 +12,7 @@ use crate::ops::{
 use crate::tensor::{DType, Tensor, Type, View, ViewMut};
 
 /// Cached attention of q [B, T, H, D] in f32 over codes of keys and of values, I8 [B, S, G, D], each followed by its scales [B, S,
-/// G]; position U32 `[1]` comes last. Outputs as those of [`Attention`]. D is a multiple of four.
+/// G]; position U32 `[1]` or [B, 2] comes last. Outputs as those of [`Attention`]. D is a multiple of four.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionCoded(pub Attention);
 
@@ -105,13 +105,14 @@ pub fn cases() -> Cases {
     let mut cases = Cases::new("attention_coded");
     let cached = Attention { cached: true, ..Attention::causal() };
     for (label, [b, t, s, h, g, d], position, how) in [
-        ("one key", [1, 1, 1, 1, 1, 4], 0, cached.clone()),
-        ("one query", [1, 1, 40, 9, 3, 64], 37, cached.clone()),
-        ("one query past a turn", [2, 1, 300, 4, 2, 32], 298, cached.clone()),
-        ("a window", [1, 2, 50, 4, 4, 12], 30, cached.clone().window(7)),
-        ("few queries", [2, 5, 33, 6, 2, 20], 17, cached.clone().scale(0.3)),
-        ("many queries", [1, 37, 80, 4, 2, 16], 40, cached.clone()),
-        ("many queries from the start", [2, 40, 40, 2, 2, 8], 0, cached),
+        ("one key", [1, 1, 1, 1, 1, 4], &[0][..], cached.clone()),
+        ("one query", [1, 1, 40, 9, 3, 64], &[37], cached.clone()),
+        ("one query past a turn", [2, 1, 300, 4, 2, 32], &[298], cached.clone()),
+        ("a window", [1, 2, 50, 4, 4, 12], &[30], cached.clone().window(7)),
+        ("few queries", [2, 5, 33, 6, 2, 20], &[17], cached.clone().scale(0.3)),
+        ("many queries", [1, 37, 80, 4, 2, 16], &[40], cached.clone()),
+        ("many queries from the start", [2, 40, 40, 2, 2, 8], &[0], cached.clone()),
+        ("each at its own place", [2, 1, 30, 4, 2, 16], &[11, 1, 29, 0], cached),
     ] {
         let mut inputs = vec![cases.normal([b, t, h, d])];
         for _ in 0..2 {
@@ -120,7 +121,8 @@ pub fn cases() -> Cases {
             let scales = cases.uniform([b, s, g], 0.005, 0.02).to_precision(DType::F32);
             inputs.extend([codes, scales]);
         }
-        inputs.push(Tensor::u32([1], vec![position]));
+        let shape = if position.len() == 1 { vec![1] } else { vec![b, 2] };
+        inputs.push(Tensor::u32(shape, position.to_vec()));
         cases.add(label, AttentionCoded(how), inputs).no_gradient().sums(s.max(d));
     }
     cases

@@ -36,12 +36,14 @@ pub(super) struct Geometry {
     pub masked: bool,
     /// True if the mask holds numbers of texts.
     pub segmented: bool,
+    /// True if each sequence has a position of its own, in a cache that it names.
+    pub seated: bool,
 }
 
 impl Geometry {
-    pub fn of(op: &'static str, how: &Attention, sources: &[Type]) -> Result<Geometry> {
+    pub fn of(op: &'static str, how: &Attention, sources: &[Type], seated: bool) -> Result<Geometry> {
         let sizes = match how.layout {
-            Layout::Separate => separate_sizes(op, sources)?,
+            Layout::Separate => separate_sizes(op, sources, seated)?,
             Layout::Packed { heads, key_heads } => packed_sizes(op, heads, key_heads, sources)?,
         };
         check_settings(op, how, sizes)?;
@@ -74,6 +76,7 @@ impl Geometry {
             kept: 1.0 / (1.0 - probability),
             masked: how.masked,
             segmented: how.segmented,
+            seated,
         })
     }
 
@@ -83,6 +86,11 @@ impl Geometry {
         let limit = self.keys as i64;
         let end = (position + self.after + 1).clamp(0, limit);
         (position - self.before).clamp(0, end) as usize..end as usize
+    }
+
+    /// The geometry of one sequence that stands at `position` of a cache.
+    pub fn alone(&self, position: usize) -> Geometry {
+        Geometry { batch: 1, shift: position as i64, seated: false, ..self.clone() }
     }
 
     /// Words of the padding mask.
@@ -102,16 +110,17 @@ impl Geometry {
     }
 }
 
-fn separate_sizes(op: &'static str, sources: &[Type]) -> Result<[usize; 6]> {
+fn separate_sizes(op: &'static str, sources: &[Type], seated: bool) -> Result<[usize; 6]> {
     let [q, k, v] = sources else { unreachable!("sources were counted") };
     expect_alike(op, &["q", "k", "v"], sources)?;
-    let (&[batch, queries, heads, size], &[_, keys, key_heads, _]) = (&q.shape[..], &k.shape[..]) else {
+    let (&[batch, queries, heads, size], &[caches, keys, key_heads, _]) = (&q.shape[..], &k.shape[..]) else {
         let (input, bad) = if q.shape.len() == 4 { ("k", k) } else { ("q", q) };
         let expected = "[batch, time, heads, head size]".to_string();
         return Err(Error::Shape { op, input, expected, got: bad.shape.clone() });
     };
-    expect_shape(op, "k", k, &[batch, keys, key_heads, size])?;
-    expect_shape(op, "v", v, &[batch, keys, key_heads, size])?;
+    let held = if seated { caches } else { batch };
+    expect_shape(op, "k", k, &[held, keys, key_heads, size])?;
+    expect_shape(op, "v", v, &[held, keys, key_heads, size])?;
     Ok([batch, queries, keys, heads, key_heads, size])
 }
 

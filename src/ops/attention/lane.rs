@@ -51,7 +51,7 @@ pub(super) fn forward(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) 
         .when(dropped, "let seed = vec2<u32>(rng[0], rng[1]);")
         .each_row(&[
             "let row{r} = query_row(b, first + {r}u, h);",
-            "let reach{r} = reach_of_query(first + {r}u);",
+            "let reach{r} = reach_of_query(b, first + {r}u);",
             &text_of,
             "let number{r} = (b * params.heads + h) * params.queries + first + {r}u;",
             "var m{r} = LOWEST;",
@@ -135,7 +135,7 @@ pub(super) fn queries(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) 
         .each_row(&[
             "let row{r} = query_row(b, first + {r}u, h);",
             "let from{r} = out_row(b, first + {r}u, h);",
-            "let reach{r} = reach_of_query(first + {r}u);",
+            "let reach{r} = reach_of_query(b, first + {r}u);",
             &text_of,
             "let number{r} = (b * params.heads + h) * params.queries + min(first + {r}u, params.queries - 1u);",
             "let lse{r} = bitcast<f32>(notes[params.notes + number{r}]);",
@@ -190,7 +190,7 @@ pub(super) fn keys(how: &Attention, g: &Geometry, [rows, count]: [usize; 2]) -> 
         .once("let seed = vec2<u32>(notes[0], notes[1]);")
         .each_row(&[
             "let row{r} = key_row(b, first + {r}u, g);",
-            "let reach{r} = reach_of_key(first + {r}u);",
+            "let reach{r} = reach_of_key(b, first + {r}u);",
             &open,
         ])
         .each_part(

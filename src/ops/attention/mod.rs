@@ -23,11 +23,13 @@ pub use coded::AttentionCoded;
 pub use gradient::AttentionGradient;
 
 use super::launch::{Caps, Variant};
+use super::seats::{expect_seats, is_seated, seat};
 use super::ties::{Digit, Port, Tie};
 use super::{
     Cost, Emit, Error, Operator, Result, Site, Value, expect_dtype, expect_float, expect_shape, in_precision,
+    in_type,
 };
-use crate::tensor::{DType, Tensor, Type, View, ViewMut};
+use crate::tensor::{DType, Data, Tensor, Type, View, ViewMut};
 use geometry::Geometry;
 use std::sync::Arc;
 
@@ -79,7 +81,8 @@ pub struct Attention {
     /// Dropout; an input `rng: U32 [2]` follows.
     pub dropout: Option<Dropout>,
     /// Keys and values are caches of which only the first rows are filled; an input `position: U32 [1]` follows, and query `t`
-    /// sees keys up to `position + t`. Causal and separate alone, without mask, dropout and gradient.
+    /// sees keys up to `position + t`. As U32 [B, 2] it holds position and number of the cache of each sequence, and there may be more
+    /// caches than sequences. Causal and separate alone, without mask, dropout and gradient.
     pub cached: bool,
 }
 
@@ -164,7 +167,8 @@ impl Attention {
 
     /// Checks queries, keys, values and the trailing mask and rng, whatever stands between them.
     fn geometry(&self, op: &'static str, sources: &[Type], trailing: &[Type]) -> Result<Geometry> {
-        let geometry = Geometry::of(op, self, sources)?;
+        let seated = self.cached && trailing.last().is_some_and(is_seated);
+        let geometry = Geometry::of(op, self, sources, seated)?;
         let mut trailing = trailing.iter();
         if self.masked {
             let mask = trailing.next().expect("inputs were counted");
@@ -178,10 +182,25 @@ impl Attention {
         }
         if self.cached {
             let position = trailing.next().expect("inputs were counted");
-            expect_dtype(op, "position", position, DType::U32)?;
-            expect_shape(op, "position", position, &[1])?;
+            let caches = if seated { sources[1].shape[0] } else { geometry.batch };
+            expect_seats(op, position, [geometry.batch, caches])?;
         }
         Ok(geometry)
+    }
+
+    /// The reference where each sequence stands in a cache that it names: one after the other.
+    fn one_by_one(&self, g: &Geometry, inputs: &[&Tensor], outputs: &mut [Tensor]) {
+        for b in 0..g.batch {
+            let [first, cache] = seat(inputs[3].as_u32(), b);
+            let sources = [(0, b), (1, cache), (2, cache)].map(|(i, at): (usize, usize)| inputs[i].rows(at..at + 1));
+            let mut made = [0, 1].map(|i: usize| outputs[i].rows(b..b + 1));
+            let position = Tensor::u32([1], vec![first as u32]);
+            self.reference(&[&sources[0], &sources[1], &sources[2], &position], &mut made);
+            for (to, from) in outputs.iter_mut().zip(&made) {
+                let first = b * from.shape.count();
+                in_type!(from, to, |x, y| y[first..first + x.len()].copy_from_slice(x));
+            }
+        }
     }
 
     /// Inputs after the sources (and what the gradient puts between): mask, rng, position.
@@ -235,6 +254,9 @@ impl Operator for Attention {
         let types: Vec<Type> = inputs.iter().map(|t| t.host_type()).collect();
         let n = self.sources();
         let mut g = self.geometry(self.name(), &types[..n], &types[n..]).expect("the signature was checked");
+        if g.seated {
+            return self.one_by_one(&g, inputs, outputs);
+        }
         if self.cached {
             g.shift = i64::from(inputs[n].as_u32()[0]);
         }
@@ -250,8 +272,11 @@ impl Operator for Attention {
             g.shift = i64::from(inputs[n].as_u32()[0]);
         }
         let (mask, rng) = self.lent_extras(&inputs[n..]);
-        let sources = fast::Sources::new(&g, &inputs[..n], mask, rng);
         let [out, lse] = outputs else { unreachable!("attention has two outputs") };
+        if g.seated {
+            return step::each(&g, inputs, out.floats(), lse.floats());
+        }
+        let sources = fast::Sources::new(&g, &inputs[..n], mask, rng);
         match self.cached && g.queries <= step::FEW {
             true => step::host(&sources, out.floats(), lse.floats()),
             false => fast::forward(&sources, out.floats(), lse.floats()),
@@ -352,7 +377,8 @@ pub trait AttentionEmit {
         rng: Option<Value>,
     ) -> Result<Value>;
 
-    /// `q` [B, T, H, D], of which the first stands at `position` U32 \[1\], over caches of keys and values [B, S, G, D].
+    /// `q` [B, T, H, D], of which the first stands at `position` U32 \[1\], over caches of keys and values [B, S, G, D]; or at a position of
+    /// its own in a cache that it names, U32 [B, 2].
     fn attention_cached(&mut self, how: &Attention, sources: [Value; 3], position: Value) -> Result<Value>;
 }
 

@@ -7,7 +7,8 @@ use super::text::{Buffers, columns};
 use crate::ops::fast::math::sum_of_pairs;
 use crate::ops::fast::widest;
 use crate::ops::launch::{Kernel, Launch};
-use crate::tensor::DType;
+use crate::ops::seats::seat;
+use crate::tensor::{DType, View};
 use rayon::prelude::*;
 
 /// Queries to which this is meant for: with more, tiles that share keys are faster.
@@ -15,6 +16,24 @@ pub(super) const FEW: usize = 8;
 
 /// Invocations of a workgroup, a power of two: keys scored in one turn.
 const LANES: usize = 128;
+
+/// out and lse on the host where each sequence stands in a cache that it names.
+pub(super) fn each(g: &Geometry, inputs: &[View], out: &mut [f32], lse: &mut [f32]) {
+    let position = inputs[3].as_u32();
+    let [queries, cached] = [g.queries * g.query_stride, g.keys * g.key_stride];
+    let parts = out.chunks_mut(g.queries * g.heads * g.size).zip(lse.chunks_mut(g.heads * g.queries));
+    for (b, (out, lse)) in parts.enumerate() {
+        let [first, cache] = seat(position, b);
+        let alone = g.alone(first);
+        let part = |input: usize, size: usize, number: usize| &inputs[input].floats()[number * size..][..size];
+        let [q, k, v] = [part(0, queries, b), part(1, cached, cache), part(2, cached, cache)];
+        let sources = Sources { g: &alone, q, k, v, mask: None, rng: [0; 2] };
+        match g.queries <= FEW {
+            true => host(&sources, out, lse),
+            false => super::fast::forward(&sources, out, lse),
+        }
+    }
+}
 
 /// out and lse on the host.
 pub(super) fn host(sources: &Sources, out: &mut [f32], lse: &mut [f32]) {

@@ -128,6 +128,8 @@ pub(super) struct Buffers {
     size: usize,
     /// True if the first query's position is read, not given.
     cached: bool,
+    /// True if that is read for each sequence, and the number of its cache.
+    seated: bool,
     text: String,
     binds: Vec<Bind>,
 }
@@ -135,7 +137,7 @@ pub(super) struct Buffers {
 impl Buffers {
     /// No bindings yet.
     pub fn new(g: &Geometry, access: Access) -> Self {
-        Buffers { access, size: g.size, cached: false, text: String::new(), binds: vec![] }
+        Buffers { access, size: g.size, cached: false, seated: g.seated, text: String::new(), binds: vec![] }
     }
 
     /// A buffer of words, used by its name.
@@ -263,8 +265,13 @@ impl Buffers {
         tiles: usize,
         groups: usize,
     ) -> Launch {
-        let shift = if self.cached { "i32(position[0])" } else { "params.shift" };
-        self.line(&format!("fn shift_of_queries() -> i32 {{ return {shift}; }}"));
+        let (shift, cache) = match (self.cached, self.seated) {
+            (true, true) => ("i32(position[2u * b])", "position[2u * b + 1u]"),
+            (true, false) => ("i32(position[0])", "b"),
+            (false, _) => ("params.shift", "b"),
+        };
+        self.line(&format!("fn shift_of_queries(b: u32) -> i32 {{ return {shift}; }}"));
+        self.line(&format!("fn cache_of(b: u32) -> u32 {{ return {cache}; }}"));
         let kernel =
             kernel.retype("Elem", dtype).constant("SIZE", self.size as u32).paste("BUFFERS", self.text);
         let reach = |x: i64| i32::try_from(x).expect("positions fit in 31 bits");

@@ -97,7 +97,7 @@ pub(super) fn forward(how: &Attention, g: &Geometry) -> Kernel {
         .when(dropped, "let seed = vec2<u32>(rng[0], rng[1]);")
         .each_row(&[
             "let t{r} = first + row + 8u * {r}u;",
-            "let reach{r} = reach_of_query(t{r});",
+            "let reach{r} = reach_of_query(b, t{r});",
             &text_of,
             "let number{r} = (b * params.heads + h) * params.queries + t{r};",
             "var m{r} = LOWEST;",
@@ -153,7 +153,7 @@ pub(super) fn queries(how: &Attention, g: &Geometry) -> Kernel {
         .once("let seed = vec2<u32>(notes[0], notes[1]);")
         .each_row(&[
             "let t{r} = first + row + 8u * {r}u;",
-            "let reach{r} = reach_of_query(t{r});",
+            "let reach{r} = reach_of_query(b, t{r});",
             &text_of,
             "let number{r} = (b * params.heads + h) * params.queries + min(t{r}, params.queries - 1u);",
             "let lse{r} = bitcast<f32>(notes[params.notes + number{r}]);",
@@ -195,7 +195,7 @@ pub(super) fn keys(how: &Attention, g: &Geometry) -> Kernel {
     let open = open_row(how, "s{r}");
     let start = text(g)
         .once("let seed = vec2<u32>(notes[0], notes[1]);")
-        .each_row(&["let s{r} = first + row + 8u * {r}u;", "let reach{r} = reach_of_key(s{r});", &open])
+        .each_row(&["let s{r} = first + row + 8u * {r}u;", "let reach{r} = reach_of_key(b, s{r});", &open])
         .each_part(&["var dk{p} = mat4x4<f32>();", "var dv{p} = mat4x4<f32>();"], &[]);
     let factors =
         "let f{r} = dropout_factors(seed, (base + t + column) * params.keys + s{r}, 8u * params.keys);";

@@ -1,0 +1,228 @@
+//! Rows of a decoder: keys and values of all rows stand in the same caches.
+//!
+//! Passes of several sizes share weights and caches: one reads many tokens of a row at a time, one a few, and others one token each
+//! of 1, 2, 4 .. rows, whichever these are.
+
+use super::{Rows, Text, check, shared};
+use crate::deploy::{self, Deployment};
+use crate::generate::Result;
+use crate::graph::{Graph, Source};
+use crate::model::{Extent, Family, Mode, Reading, Seats};
+use crate::ops::cache_order::CacheOrderEmit;
+use crate::plan::{Engine, Plan};
+use crate::tensor::{DType, Tensor, Type};
+use crate::train::{self, Target};
+
+/// Tokens that a pass reads of one row at a time, the most first; a shorter rest is filled up.
+const CHUNKS: [usize; 2] = [128, 16];
+
+/// How much is to be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Texts side by side.
+    pub rows: usize,
+    /// Tokens of each, prompt and continuation.
+    pub tokens: usize,
+}
+
+/// A decoder on a device, with the texts it has read.
+pub struct CausalRows {
+    engine: Box<dyn Engine>,
+    passes: Vec<Pass>,
+    /// Number of the plan that puts caches in order.
+    order: usize,
+    held: Vec<Vec<u32>>,
+    vocabulary: usize,
+    capacity: usize,
+}
+
+/// One plan: so many rows, and tokens of each.
+#[derive(Clone, Debug)]
+struct Pass {
+    rows: usize,
+    tokens: usize,
+    feeds: Vec<String>,
+}
+
+impl CausalRows {
+    /// Room for texts; no more tokens than the model has positions for.
+    pub fn new(
+        family: &dyn Family,
+        deployment: &Deployment,
+        target: &Target,
+        room: Room,
+    ) -> Result<CausalRows> {
+        let capacity = room.tokens.clamp(1, family.context());
+        let count = room.rows.max(1);
+        let sizes = sizes(count, capacity);
+        let graph = |&[batch, context]: &[usize; 2]| {
+            let seats = Some(Seats { caches: count, scored: 1 });
+            let mode = Mode::Continue { capacity };
+            let reading = Reading { seats, ..Reading::new(Extent { batch, context }, mode) };
+            deployment.graph_of(family, &reading, |graph, forward| {
+                graph.output("logits", forward.logits);
+                Ok(())
+            })
+        };
+        let mut graphs = sizes.iter().map(graph).collect::<deploy::Result<Vec<_>>>()?;
+        graphs.push(ordering_of(&states(&graphs[0]), count)?);
+        let (engine, plans) = deployment.engine(target, &graphs)?;
+        let passes = sizes.iter().zip(&plans).map(|(&[rows, tokens], plan)| Pass {
+            rows,
+            tokens,
+            feeds: names(plan),
+        });
+        Ok(CausalRows {
+            engine,
+            passes: passes.collect(),
+            order: sizes.len(),
+            held: vec![vec![]; count],
+            vocabulary: family.vocabulary(),
+            capacity,
+        })
+    }
+
+    /// Reads tokens of rows behind what these hold, with the pass of that number: of each row as many as there are, up to what the pass
+    /// reads. Gives the scores after the last one of each.
+    fn read(&mut self, number: usize, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
+        let Pass { rows, tokens, .. } = self.passes[number];
+        let (mut ids, mut positions, mut seats, mut scored) = (vec![], vec![], vec![], vec![]);
+        // Rows that only fill the pass up do what the last one does, which writes the same once more.
+        let filled = texts.iter().chain(texts.last().into_iter().cycle()).take(rows);
+        for (place, &(row, text)) in filled.enumerate() {
+            let first = self.held[row].len();
+            let live = (text.len() - first).min(tokens);
+            ids.extend(&text[first..first + live]);
+            // What stands behind the last token is not seen by it, and is written over before anything sees it.
+            ids.resize((place + 1) * tokens, 0);
+            positions.extend((first..first + tokens).map(|p| p as u32));
+            seats.extend([first as u32, row as u32]);
+            scored.push((place * tokens + live - 1) as u32);
+        }
+        let feed = |name: &String| match name.as_str() {
+            "tokens" => Tensor::u32([rows, tokens], ids.clone()),
+            "positions" => Tensor::u32([rows, tokens], positions.clone()),
+            "position" => Tensor::u32([rows, 2], seats.clone()),
+            _ => Tensor::u32([rows], scored.clone()),
+        };
+        let feeds: Vec<Tensor> = self.passes[number].feeds.iter().map(feed).collect();
+        // Should the pass fail, nobody knows what it left.
+        let held: Vec<Vec<u32>> =
+            texts.iter().map(|&(row, _)| std::mem::take(&mut self.held[row])).collect();
+        let results =
+            self.engine.run(number, &feeds.iter().collect::<Vec<_>>()).map_err(train::Error::from)?;
+        for (&(row, text), mut held) in texts.iter().zip(held) {
+            held.extend(text[held.len()..].iter().take(tokens));
+            self.held[row] = held;
+        }
+        let all = results[0].real::<f32>().chunks(self.vocabulary);
+        Ok(all.take(texts.len()).map(<[f32]>::to_vec).collect())
+    }
+
+    /// The pass for a row of which so many tokens are to be read: the largest that they fill, or the smallest that has room for them.
+    fn chunk(&self, left: usize) -> usize {
+        let chunks = || self.passes.iter().enumerate().filter(|(_, pass)| pass.tokens > 1);
+        let filled = chunks().find(|(_, pass)| pass.tokens <= left);
+        let room = || chunks().filter(|(_, pass)| pass.tokens >= left).min_by_key(|(_, pass)| pass.tokens);
+        filled.or_else(room).map_or(self.step(1), |(number, _)| number)
+    }
+
+    /// The smallest pass of one token each of so many rows.
+    fn step(&self, rows: usize) -> usize {
+        let fits = |pass: &&Pass| pass.tokens == 1 && pass.rows >= rows;
+        let best = self.passes.iter().filter(fits).min_by_key(|pass| pass.rows);
+        let best = best.or(self.passes.iter().rfind(|pass| pass.tokens == 1));
+        let best = best.expect("there are passes of one token");
+        self.passes.iter().position(|pass| std::ptr::eq(pass, best)).expect("it is one of them")
+    }
+}
+
+impl Rows for CausalRows {
+    fn count(&self) -> usize {
+        self.held.len()
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn held(&self, row: usize) -> &[u32] {
+        &self.held[row]
+    }
+
+    fn scores(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
+        check(self, texts)?;
+        let mut scores: Vec<Vec<f32>> = vec![vec![]; texts.len()];
+        let mut last = vec![];
+        for (at, &(row, text)) in texts.iter().enumerate() {
+            let known = shared(&self.held[row], text);
+            self.held[row].truncate(known);
+            while text.len() - self.held[row].len() > 1 {
+                let number = self.chunk(text.len() - self.held[row].len());
+                scores[at] = self.read(number, &[(row, text)])?.swap_remove(0);
+            }
+            if self.held[row].len() < text.len() {
+                last.push(at);
+            }
+        }
+        let most = self.passes[self.step(usize::MAX)].rows;
+        for part in last.chunks(most) {
+            let texts: Vec<Text> = part.iter().map(|&at| texts[at]).collect();
+            let found = self.read(self.step(part.len()), &texts)?;
+            part.iter().zip(found).for_each(|(&at, found)| scores[at] = found);
+        }
+        Ok(scores)
+    }
+
+    fn order(&mut self, from: &[usize]) -> Result<()> {
+        if from.iter().enumerate().all(|(to, from)| to == *from) {
+            return Ok(());
+        }
+        let held = super::ordered(&self.held, from)?;
+        let from = Tensor::u32([from.len()], from.iter().map(|&row| row as u32).collect());
+        self.held.iter_mut().for_each(Vec::clear);
+        self.engine.run(self.order, &[&from]).map_err(train::Error::from)?;
+        self.held = held;
+        Ok(())
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.engine.memory_bytes()
+    }
+}
+
+/// Rows and tokens of all passes.
+fn sizes(count: usize, capacity: usize) -> Vec<[usize; 2]> {
+    let mut chunks: Vec<usize> = CHUNKS.iter().map(|chunk| *chunk.min(&capacity)).collect();
+    chunks.dedup();
+    let steps = std::iter::successors(Some(1), |rows| Some(rows * 2)).take_while(|rows| *rows < count);
+    let steps = steps.chain([count]).map(|rows| [rows, 1]);
+    chunks.into_iter().filter(|tokens| *tokens > 1).map(|tokens| [1, tokens]).chain(steps).collect()
+}
+
+/// Names and types of the caches of a pass.
+pub(super) fn states(pass: &Graph) -> Vec<(String, Type)> {
+    let states = pass.values().iter().filter(|info| matches!(info.source, Source::State));
+    states.filter_map(|info| Some((info.name.clone()?, info.kind.clone()))).collect()
+}
+
+/// A graph that puts caches in order, by the input `from`.
+pub(super) fn ordering_of(states: &[(String, Type)], count: usize) -> Result<Graph> {
+    let mut graph = Graph::new();
+    let from = graph.input("from", Type::new(DType::U32, [count]));
+    for (name, kind) in states {
+        let cache = graph.state(name, kind.clone());
+        let ordered = graph.cache_order(cache, from).map_err(crate::model::Error::from)?;
+        graph.output(name, ordered);
+    }
+    Ok(graph)
+}
+
+/// Names of a plan's feeds.
+pub(super) fn names(plan: &Plan) -> Vec<String> {
+    plan.feeds.iter().map(|feed| feed.name.clone()).collect()
+}

@@ -1,0 +1,279 @@
+//! Rows of an encoder-decoder: each has a source, in view of which its text is written.
+//!
+//! One plan reads a source, once, and leaves what the decoder attends to in the row's part of the memory; another reads one written
+//! token of every row.
+
+use super::causal::{names, ordering_of};
+use super::{Rows, Text, check, check_text, shared};
+use crate::deploy::{self, Deployment};
+use crate::generate::{Error, Lengths, Result};
+use crate::graph::Graph;
+use crate::model::{self, Extent, Family, Mode, Reading, Seats, Task};
+use crate::ops::cache_write::CacheWriteEmit;
+use crate::plan::Engine;
+use crate::tensor::{DType, Tensor, Type};
+use crate::train::{self, Target};
+
+/// Plans in the order in which the engine numbers them.
+const READ: usize = 0;
+const WRITE: usize = 1;
+const ORDER: usize = 2;
+const SHARE: usize = 3;
+
+/// What an encoder reads of one source: its inputs by name, batch one, and how many of its places count.
+pub struct Source {
+    /// Inputs of the encoder's pass but for the mask, such as `tokens` U32 [1, S].
+    pub inputs: Vec<(String, Tensor)>,
+    /// Places that are no filling, from the first on.
+    pub live: usize,
+}
+
+/// An encoder-decoder on a device, with sources and texts.
+pub struct PairedRows {
+    engine: Box<dyn Engine>,
+    /// Names of the feeds of the plans that read and write.
+    feeds: [Vec<String>; 2],
+    /// Which places of each source count, [B, S].
+    mask: Vec<u32>,
+    held: Vec<Vec<u32>>,
+    vocabulary: usize,
+    start: u32,
+    lengths: Lengths,
+}
+
+impl PairedRows {
+    /// Room for so many texts.
+    pub fn new(
+        family: &dyn Family,
+        deployment: &Deployment,
+        target: &Target,
+        rows: usize,
+        lengths: Lengths,
+    ) -> Result<PairedRows> {
+        let start = start_of(family)?;
+        let rows = rows.max(1);
+        let lengths = Lengths { source: lengths.source.max(1), target: lengths.target.max(1) };
+        let (read, kept) = reading(family, deployment, rows, lengths)?;
+        let write = writing(family, deployment, rows, lengths)?;
+        let own = super::causal::states(&write);
+        let own: Vec<_> = own.into_iter().filter(|(name, _)| !kept.iter().any(|(k, _)| k == name)).collect();
+        let all = [own.clone(), kept].concat();
+        let graphs = [read, write, ordering_of(&own, rows)?, ordering_of(&all, rows)?];
+        let (engine, plans) = deployment.engine(target, &graphs)?;
+        Ok(PairedRows {
+            engine,
+            feeds: [names(&plans[READ]), names(&plans[WRITE])],
+            mask: vec![0; rows * lengths.source],
+            held: vec![vec![]; rows],
+            vocabulary: family.vocabulary(),
+            start,
+            lengths,
+        })
+    }
+
+    /// The token that stands before all written ones.
+    pub fn start(&self) -> u32 {
+        self.start
+    }
+
+    /// Most tokens of a source and of what is written.
+    pub fn lengths(&self) -> Lengths {
+        self.lengths
+    }
+
+    /// Reads a source of tokens, in view of which the row's text is written from then on.
+    pub fn read_tokens(&mut self, row: usize, source: &[u32]) -> Result<()> {
+        check_text(source, self.vocabulary, self.lengths.source)?;
+        let mut tokens = source.to_vec();
+        tokens.resize(self.lengths.source, 0);
+        let tokens = Tensor::u32([1, self.lengths.source], tokens);
+        self.read(row, &Source { inputs: vec![("tokens".into(), tokens)], live: source.len() })
+    }
+
+    /// The same for any source that the model's encoder reads.
+    pub fn read(&mut self, row: usize, source: &Source) -> Result<()> {
+        if row >= self.held.len() {
+            return Err(Error::Row { row, rows: self.held.len() });
+        }
+        let size = self.lengths.source;
+        let mask: Vec<u32> = (0..size).map(|place| u32::from(place < source.live)).collect();
+        self.held[row].clear();
+        let mut given: Vec<(&str, Tensor)> =
+            source.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+        given.push(("mask", Tensor::u32([1, size], mask.clone())));
+        given.push(("seat", Tensor::u32([1, 2], vec![0, row as u32])));
+        self.run(READ, &given)?;
+        self.mask[row * size..][..size].copy_from_slice(&mask);
+        Ok(())
+    }
+
+    /// Reads one token of each of some rows; the others stay as they are.
+    fn step(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
+        let rows = self.held.len();
+        let (mut tokens, mut seats, mut positions) = (vec![0; rows], vec![0; 2 * rows], vec![0; rows]);
+        for row in 0..rows {
+            // A row that is not read on stands past the end, where nothing is written.
+            (seats[2 * row], seats[2 * row + 1]) = (self.lengths.target as u32, row as u32);
+        }
+        for &(row, text) in texts {
+            let at = self.held[row].len();
+            tokens[row] = text[at];
+            (seats[2 * row], positions[row]) = (at as u32, at as u32);
+        }
+        let given = [
+            ("mask", Tensor::u32([rows, self.lengths.source], self.mask.clone())),
+            ("target_tokens", Tensor::u32([rows, 1], tokens)),
+            ("positions", Tensor::u32([rows, 1], positions)),
+            ("position", Tensor::u32([rows, 2], seats)),
+        ];
+        let results = self.run(WRITE, &given)?;
+        for &(row, text) in texts {
+            let at = self.held[row].len();
+            self.held[row].push(text[at]);
+        }
+        let all = results[0].real::<f32>();
+        Ok(texts.iter().map(|(row, _)| all[row * self.vocabulary..][..self.vocabulary].to_vec()).collect())
+    }
+
+    fn run(&mut self, plan: usize, given: &[(&str, Tensor)]) -> Result<Vec<Tensor>> {
+        let feed = |name: &String| {
+            let found = given.iter().find(|(own, _)| own == name).map(|(_, tensor)| tensor);
+            found.ok_or_else(|| Error::Source { input: name.clone() })
+        };
+        let feeds = self.feeds[plan].iter().map(feed).collect::<Result<Vec<&Tensor>>>()?;
+        Ok(self.engine.run(plan, &feeds).map_err(train::Error::from)?)
+    }
+
+    fn arrange(&mut self, plan: usize, from: &[usize]) -> Result<()> {
+        if from.iter().enumerate().all(|(to, from)| to == *from) {
+            return Ok(());
+        }
+        let held = super::ordered(&self.held, from)?;
+        let size = self.lengths.source;
+        if plan == SHARE {
+            self.mask = from.iter().flat_map(|row| self.mask[row * size..][..size].to_vec()).collect();
+        }
+        let from = Tensor::u32([from.len()], from.iter().map(|&row| row as u32).collect());
+        self.held.iter_mut().for_each(Vec::clear);
+        self.engine.run(plan, &[&from]).map_err(train::Error::from)?;
+        self.held = held;
+        Ok(())
+    }
+}
+
+impl Rows for PairedRows {
+    fn count(&self) -> usize {
+        self.held.len()
+    }
+
+    fn capacity(&self) -> usize {
+        self.lengths.target
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    fn held(&self, row: usize) -> &[u32] {
+        &self.held[row]
+    }
+
+    fn scores(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
+        check(self, texts)?;
+        for &(row, text) in texts {
+            if self.mask[row * self.lengths.source] == 0 {
+                return Err(Error::NoSource { row });
+            }
+            let known = shared(&self.held[row], text);
+            self.held[row].truncate(known);
+        }
+        let mut scores: Vec<Vec<f32>> = vec![vec![]; texts.len()];
+        loop {
+            let left = |&at: &usize| self.held[texts[at].0].len() < texts[at].1.len();
+            let ahead: Vec<usize> = (0..texts.len()).filter(left).collect();
+            if ahead.is_empty() {
+                return Ok(scores);
+            }
+            let found = self.step(&ahead.iter().map(|&at| texts[at]).collect::<Vec<_>>())?;
+            ahead.iter().zip(found).for_each(|(&at, found)| scores[at] = found);
+        }
+    }
+
+    fn order(&mut self, from: &[usize]) -> Result<()> {
+        self.arrange(ORDER, from)
+    }
+
+    fn share(&mut self, from: &[usize]) -> Result<()> {
+        self.arrange(SHARE, from)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.engine.memory_bytes()
+    }
+}
+
+/// The start of what an encoder-decoder writes; other models are refused.
+pub(in crate::generate) fn start_of(family: &dyn Family) -> Result<u32> {
+    let interface = family.interface();
+    match interface.start {
+        Some([start, _]) => Ok(start),
+        None => {
+            let expected = Task::SecondText.describe().into();
+            Err(model::Error::Task { expected, got: interface.task.describe() }.into())
+        }
+    }
+}
+
+/// The pass over one source, whose keys and values go to the row that the input `seat` names; and the memory of all rows.
+fn reading(
+    family: &dyn Family,
+    deployment: &Deployment,
+    rows: usize,
+    lengths: Lengths,
+) -> Result<(Graph, Vec<(String, Type)>)> {
+    let extent = Extent { batch: 1, context: lengths.source };
+    let whole = Reading { padded: true, target: 1, ..Reading::new(extent, Mode::Evaluate) };
+    let mut memory = vec![];
+    let (graph, _) = deployment.graph_built(Mode::Evaluate, |graph| {
+        let kept = family.remember(graph, &whole)?;
+        let seat = graph.input("seat", Type::new(DType::U32, [1, 2]));
+        for pair in kept.chunks(2) {
+            let [(keys, new_keys), (values, new_values)] = pair else { return Err(alone(family)) };
+            let mut place = |name: &String, of| {
+                let mut kind: Type = graph.kind(of).clone();
+                kind.shape = [&[rows], &kind.shape[1..]].concat().into();
+                memory.push((name.clone(), kind.clone()));
+                graph.state(name, kind)
+            };
+            let places = [place(keys, *new_keys), place(values, *new_values)];
+            let written =
+                graph.cache_write(places, [*new_keys, *new_values], seat).map_err(model::Error::from)?;
+            graph.output(keys, written[0]);
+            graph.output(values, written[1]);
+        }
+        Ok(())
+    })?;
+    Ok((graph, memory))
+}
+
+/// A model that keeps of a source something else than pairs of keys and values.
+fn alone(family: &dyn Family) -> deploy::Error {
+    let expected = "an encoder-decoder whose memory is keys and values".to_string();
+    model::Error::Task { expected, got: family.interface().task.describe() }.into()
+}
+
+fn writing(
+    family: &dyn Family,
+    deployment: &Deployment,
+    rows: usize,
+    lengths: Lengths,
+) -> Result<Graph> {
+    let extent = Extent { batch: rows, context: lengths.source };
+    let mode = Mode::Continue { capacity: lengths.target };
+    let seats = Some(Seats { caches: rows, scored: 1 });
+    let reading = Reading { padded: true, target: 1, seats, ..Reading::new(extent, mode) };
+    Ok(deployment.graph_of(family, &reading, |graph, forward| {
+        graph.output("logits", forward.logits);
+        Ok(())
+    })?)
+}
