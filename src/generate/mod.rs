@@ -1,14 +1,22 @@
 //! Text from a trained model: the next token again and again.
 
+pub mod beams;
+pub mod draw;
+pub mod processors;
 mod reader;
 mod rows;
+mod session;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod translator;
 
 pub use crate::data::sampling::{Sampling, sample};
+pub use beams::{Beams, EarlyStopping, Hypothesis, Sought, search};
 pub use reader::{Pace, Work};
 pub use rows::{CausalRows, PairedRows, Room, Rows, Source, Text};
+pub use session::{Event, Finish, Request, Session, Ticket, Told};
+pub use settings::{Overflow, Settings, end_tokens};
 pub use translator::{Lengths, Translator};
 
 use crate::data::sampling::Unfit;

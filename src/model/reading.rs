@@ -38,7 +38,15 @@ pub struct Seats {
 impl Reading {
     /// Whole sequences of one kind.
     pub fn new(extent: Extent, mode: Mode) -> Reading {
-        Reading { extent, mode, padded: false, packed: false, kinds: false, target: extent.context, seats: None }
+        Reading {
+            extent,
+            mode,
+            padded: false,
+            packed: false,
+            kinds: false,
+            target: extent.context,
+            seats: None,
+        }
     }
 
     /// Refuses texts side by side, and more tokens than a model has positions for.

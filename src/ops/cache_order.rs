@@ -53,9 +53,14 @@ impl Operator for CacheOrder {
         let from = inputs[1].as_u32();
         let caches = outputs[0].bytes();
         let row = caches.len() / from.len();
-        let moved: Vec<(usize, usize)> =
-            from.iter().map(|&f| (f as usize).min(from.len() - 1)).enumerate().filter(|(t, f)| t != f).collect();
-        let copies: Vec<Vec<u8>> = moved.iter().map(|(_, from)| caches[from * row..][..row].to_vec()).collect();
+        let moved: Vec<(usize, usize)> = from
+            .iter()
+            .map(|&f| (f as usize).min(from.len() - 1))
+            .enumerate()
+            .filter(|(t, f)| t != f)
+            .collect();
+        let copies: Vec<Vec<u8>> =
+            moved.iter().map(|(_, from)| caches[from * row..][..row].to_vec()).collect();
         for ((to, _), copy) in moved.iter().zip(copies) {
             caches[to * row..][..row].copy_from_slice(&copy);
         }
@@ -70,7 +75,8 @@ impl Operator for CacheOrder {
         let caches = inputs[0].shape[0];
         let words = inputs[0].shape.count() / caches * inputs[0].dtype.size_bytes() / 4;
         let kernel = Kernel::new("cache_order").constant("CACHES", caches as u32);
-        let launch = Launch::new(kernel, [Bind::Output(0), Bind::Input(1)], spread(words)).param("words", words);
+        let launch =
+            Launch::new(kernel, [Bind::Output(0), Bind::Input(1)], spread(words)).param("words", words);
         vec![Variant::single(self.name(), launch)]
     }
 

@@ -13,11 +13,7 @@ pub(super) fn is_seated(position: &Type) -> bool {
 }
 
 /// Checks the input `position` of `sequences` over as many caches.
-pub(super) fn expect_seats(
-    op: &'static str,
-    position: &Type,
-    [sequences, caches]: [usize; 2],
-) -> Result<()> {
+pub(super) fn expect_seats(op: &'static str, position: &Type, [sequences, caches]: [usize; 2]) -> Result<()> {
     expect_dtype(op, "position", position, DType::U32)?;
     let fits = match position.shape[..] {
         [1] => sequences == caches,
@@ -42,7 +38,9 @@ pub(super) fn seat(position: &[u32], sequence: usize) -> [usize; 2] {
 /// `seat_of(sequence) -> vec2<u32>` for a kernel with the binding `position`.
 pub(super) fn text(position: &Type) -> &'static str {
     match is_seated(position) {
-        true => "fn seat_of(b: u32) -> vec2<u32> { return vec2<u32>(position[2u * b], position[2u * b + 1u]); }",
+        true => {
+            "fn seat_of(b: u32) -> vec2<u32> { return vec2<u32>(position[2u * b], position[2u * b + 1u]); }"
+        }
         false => "fn seat_of(b: u32) -> vec2<u32> { return vec2<u32>(position[0], b); }",
     }
 }

@@ -15,7 +15,7 @@ use crate::data::{Error, Result};
 
 pub use byte_pair::{END_OF_TEXT, SMALLEST_BYTE_PAIR_VOCABULARY};
 pub use character::Characters;
-pub use stream::DecodeStream;
+pub use stream::{DecodeStream, Unspoken};
 
 /// Name of the file that holds a tokenizer inside a folder.
 pub const FILE_NAME: &str = "tokenizer.json";

@@ -13,35 +13,58 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 #[derive(Debug)]
 pub struct DecodeStream<'a> {
     tokenizer: &'a Tokenizer,
+    unspoken: Unspoken,
+}
+
+impl<'a> DecodeStream<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer) -> DecodeStream<'a> {
+        DecodeStream { tokenizer, unspoken: Unspoken::default() }
+    }
+
+    /// Takes the next id; gives the text that it completes, which may be empty.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.unspoken.push(self.tokenizer, id)
+    }
+
+    /// Ends the stream; gives what was held back, with U+FFFD for a character that never became whole.
+    pub fn finish(mut self) -> Result<String> {
+        self.unspoken.finish(self.tokenizer)
+    }
+}
+
+/// The tokens of a [`DecodeStream`], without the tokenizer, for those who own it elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Unspoken {
     /// Tokens given out last, then those still held back.
     ids: Vec<u32>,
     /// How many of `ids` were given out.
     given: usize,
 }
 
-impl<'a> DecodeStream<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer) -> DecodeStream<'a> {
-        DecodeStream { tokenizer, ids: Vec::new(), given: 0 }
+impl Unspoken {
+    /// A stream behind tokens that were given out.
+    pub fn behind(ids: &[u32]) -> Unspoken {
+        Unspoken { ids: ids.to_vec(), given: ids.len() }
     }
 
     /// Takes the next id; gives the text that it completes, which may be empty.
-    pub fn push(&mut self, id: u32) -> Result<String> {
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
         self.ids.push(id);
-        self.give(false)
+        self.give(tokenizer, false)
     }
 
-    /// Ends the stream; gives what was held back, with U+FFFD for a character that never became whole.
-    pub fn finish(mut self) -> Result<String> {
-        self.give(true)
+    /// What was held back, with U+FFFD for a character that never became whole.
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String> {
+        self.give(tokenizer, true)
     }
 
-    fn give(&mut self, all: bool) -> Result<String> {
+    fn give(&mut self, tokenizer: &Tokenizer, all: bool) -> Result<String> {
         // The library decodes a run of byte tokens together: one that is no UTF-8 makes the whole run U+FFFD.
-        if !all && self.ids.last().is_some_and(|&id| self.is_byte(id)) {
+        if !all && self.ids.last().is_some_and(|&id| is_byte(tokenizer, id)) {
             return Ok(String::new());
         }
-        let known = self.tokenizer.decode(&self.ids[..self.given])?;
-        let now = self.tokenizer.decode(&self.ids)?;
+        let known = tokenizer.decode(&self.ids[..self.given])?;
+        let now = tokenizer.decode(&self.ids)?;
         let added = now.strip_prefix(known.as_str()).unwrap_or("");
         if added.is_empty() || (added.ends_with(REPLACEMENT) && !all) {
             return Ok(String::new());
@@ -52,13 +75,13 @@ impl<'a> DecodeStream<'a> {
         self.given = self.ids.len();
         Ok(added)
     }
+}
 
-    /// Whether a token is one byte by name, such as `<0x0A>`, as where bytes stand in for unknown characters.
-    fn is_byte(&self, id: u32) -> bool {
-        let name = self.tokenizer.token_name(id).unwrap_or_default();
-        let digits = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-        digits.is_some_and(|digits| u8::from_str_radix(digits, 16).is_ok())
-    }
+/// Whether a token is one byte by name, such as `<0x0A>`, as where bytes stand in for unknown characters.
+fn is_byte(tokenizer: &Tokenizer, id: u32) -> bool {
+    let name = tokenizer.token_name(id).unwrap_or_default();
+    let digits = name.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| u8::from_str_radix(digits, 16).is_ok())
 }
 
 #[cfg(test)]

@@ -67,11 +67,8 @@ impl CausalRows {
         let mut graphs = sizes.iter().map(graph).collect::<deploy::Result<Vec<_>>>()?;
         graphs.push(ordering_of(&states(&graphs[0]), count)?);
         let (engine, plans) = deployment.engine(target, &graphs)?;
-        let passes = sizes.iter().zip(&plans).map(|(&[rows, tokens], plan)| Pass {
-            rows,
-            tokens,
-            feeds: names(plan),
-        });
+        let passes =
+            sizes.iter().zip(&plans).map(|(&[rows, tokens], plan)| Pass { rows, tokens, feeds: names(plan) });
         Ok(CausalRows {
             engine,
             passes: passes.collect(),
@@ -107,8 +104,7 @@ impl CausalRows {
         };
         let feeds: Vec<Tensor> = self.passes[number].feeds.iter().map(feed).collect();
         // Should the pass fail, nobody knows what it left.
-        let held: Vec<Vec<u32>> =
-            texts.iter().map(|&(row, _)| std::mem::take(&mut self.held[row])).collect();
+        let held: Vec<Vec<u32>> = texts.iter().map(|&(row, _)| std::mem::take(&mut self.held[row])).collect();
         let results =
             self.engine.run(number, &feeds.iter().collect::<Vec<_>>()).map_err(train::Error::from)?;
         for (&(row, text), mut held) in texts.iter().zip(held) {

@@ -13,6 +13,7 @@ pub(super) use paired::start_of;
 pub use paired::{PairedRows, Source};
 
 use super::{Error, Result};
+use crate::model::{self, Task};
 
 /// A row with the text that stands in it, or is to stand in it.
 pub type Text<'a> = (usize, &'a [u32]);
@@ -43,6 +44,13 @@ pub trait Rows {
         self.order(from)
     }
 
+    /// Lets the encoder of an encoder-decoder read what a row's text is written in view of. Other models have none.
+    fn begin(&mut self, row: usize, source: &Source) -> Result<()> {
+        let _ = (row, source);
+        let got = Task::NextToken.describe();
+        Err(model::Error::Task { expected: Task::SecondText.describe().into(), got }.into())
+    }
+
     /// Bytes of device memory held.
     fn memory_bytes(&self) -> u64;
 }
@@ -61,7 +69,7 @@ fn check(rows: &dyn Rows, texts: &[Text]) -> Result<()> {
 }
 
 /// Refuses a text without tokens, with more than there is room for, or with one that the model does not know.
-fn check_text(text: &[u32], vocabulary: usize, capacity: usize) -> Result<()> {
+pub(super) fn check_text(text: &[u32], vocabulary: usize, capacity: usize) -> Result<()> {
     if text.is_empty() {
         return Err(Error::EmptyPrompt);
     }

@@ -21,6 +21,7 @@ const ORDER: usize = 2;
 const SHARE: usize = 3;
 
 /// What an encoder reads of one source: its inputs by name, batch one, and how many of its places count.
+#[derive(Clone, Debug)]
 pub struct Source {
     /// Inputs of the encoder's pass but for the mask, such as `tokens` U32 [1, S].
     pub inputs: Vec<(String, Tensor)>,
@@ -81,30 +82,13 @@ impl PairedRows {
         self.lengths
     }
 
-    /// Reads a source of tokens, in view of which the row's text is written from then on.
-    pub fn read_tokens(&mut self, row: usize, source: &[u32]) -> Result<()> {
+    /// A source of tokens.
+    pub fn tokens(&self, source: &[u32]) -> Result<Source> {
         check_text(source, self.vocabulary, self.lengths.source)?;
         let mut tokens = source.to_vec();
         tokens.resize(self.lengths.source, 0);
         let tokens = Tensor::u32([1, self.lengths.source], tokens);
-        self.read(row, &Source { inputs: vec![("tokens".into(), tokens)], live: source.len() })
-    }
-
-    /// The same for any source that the model's encoder reads.
-    pub fn read(&mut self, row: usize, source: &Source) -> Result<()> {
-        if row >= self.held.len() {
-            return Err(Error::Row { row, rows: self.held.len() });
-        }
-        let size = self.lengths.source;
-        let mask: Vec<u32> = (0..size).map(|place| u32::from(place < source.live)).collect();
-        self.held[row].clear();
-        let mut given: Vec<(&str, Tensor)> =
-            source.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
-        given.push(("mask", Tensor::u32([1, size], mask.clone())));
-        given.push(("seat", Tensor::u32([1, 2], vec![0, row as u32])));
-        self.run(READ, &given)?;
-        self.mask[row * size..][..size].copy_from_slice(&mask);
-        Ok(())
+        Ok(Source { inputs: vec![("tokens".into(), tokens)], live: source.len() })
     }
 
     /// Reads one token of each of some rows; the others stay as they are.
@@ -207,6 +191,23 @@ impl Rows for PairedRows {
         self.arrange(SHARE, from)
     }
 
+    fn begin(&mut self, row: usize, source: &Source) -> Result<()> {
+        if row >= self.held.len() {
+            return Err(Error::Row { row, rows: self.held.len() });
+        }
+        let size = self.lengths.source;
+        let mask: Vec<u32> = (0..size).map(|place| u32::from(place < source.live)).collect();
+        self.held[row].clear();
+        self.mask[row * size..][..size].fill(0);
+        let mut given: Vec<(&str, Tensor)> =
+            source.inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+        given.push(("mask", Tensor::u32([1, size], mask.clone())));
+        given.push(("seat", Tensor::u32([1, 2], vec![0, row as u32])));
+        self.run(READ, &given)?;
+        self.mask[row * size..][..size].copy_from_slice(&mask);
+        Ok(())
+    }
+
     fn memory_bytes(&self) -> u64 {
         self.engine.memory_bytes()
     }
@@ -262,12 +263,7 @@ fn alone(family: &dyn Family) -> deploy::Error {
     model::Error::Task { expected, got: family.interface().task.describe() }.into()
 }
 
-fn writing(
-    family: &dyn Family,
-    deployment: &Deployment,
-    rows: usize,
-    lengths: Lengths,
-) -> Result<Graph> {
+fn writing(family: &dyn Family, deployment: &Deployment, rows: usize, lengths: Lengths) -> Result<Graph> {
     let extent = Extent { batch: rows, context: lengths.source };
     let mode = Mode::Continue { capacity: lengths.target };
     let seats = Some(Seats { caches: rows, scored: 1 });

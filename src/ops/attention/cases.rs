@@ -94,10 +94,17 @@ fn cached_trials() -> Vec<Trial> {
         windowed(cached("cached: window, a tile", [1, 35, 90, 2, 2, 8], 50), 9),
         windowed(cached("cached: window past the end", [1, 3, 9, 1, 1, 4], 20), 4),
         windowed(cached("cached: window, tiles past the end", [1, 130, 40, 2, 1, 8], 30), 4),
-        seated(cached("cached: each at its own place", [3, 1, 40, 4, 2, 16], 0), &[[7, 2], [0, 0], [39, 1]], 3),
+        seated(
+            cached("cached: each at its own place", [3, 1, 40, 4, 2, 16], 0),
+            &[[7, 2], [0, 0], [39, 1]],
+            3,
+        ),
         seated(cached("cached: some of the caches", [2, 1, 140, 2, 2, 7], 0), &[[131, 3], [2, 1]], 5),
         seated(cached("cached: a tile in one of the caches", [1, 35, 90, 2, 1, 8], 0), &[[20, 2]], 3),
-        windowed(seated(cached("cached: own places, window", [2, 3, 41, 2, 1, 8], 0), &[[30, 1], [3, 0]], 2), 5),
+        windowed(
+            seated(cached("cached: own places, window", [2, 3, 41, 2, 1, 8], 0), &[[30, 1], [3, 0]], 2),
+            5,
+        ),
     ]
 }
 

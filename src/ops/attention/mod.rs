@@ -192,7 +192,8 @@ impl Attention {
     fn one_by_one(&self, g: &Geometry, inputs: &[&Tensor], outputs: &mut [Tensor]) {
         for b in 0..g.batch {
             let [first, cache] = seat(inputs[3].as_u32(), b);
-            let sources = [(0, b), (1, cache), (2, cache)].map(|(i, at): (usize, usize)| inputs[i].rows(at..at + 1));
+            let sources =
+                [(0, b), (1, cache), (2, cache)].map(|(i, at): (usize, usize)| inputs[i].rows(at..at + 1));
             let mut made = [0, 1].map(|i: usize| outputs[i].rows(b..b + 1));
             let position = Tensor::u32([1], vec![first as u32]);
             self.reference(&[&sources[0], &sources[1], &sources[2], &position], &mut made);

@@ -25,7 +25,8 @@ pub(super) fn each(g: &Geometry, inputs: &[View], out: &mut [f32], lse: &mut [f3
     for (b, (out, lse)) in parts.enumerate() {
         let [first, cache] = seat(position, b);
         let alone = g.alone(first);
-        let part = |input: usize, size: usize, number: usize| &inputs[input].floats()[number * size..][..size];
+        let part =
+            |input: usize, size: usize, number: usize| &inputs[input].floats()[number * size..][..size];
         let [q, k, v] = [part(0, queries, b), part(1, cached, cache), part(2, cached, cache)];
         let sources = Sources { g: &alone, q, k, v, mask: None, rng: [0; 2] };
         match g.queries <= FEW {

@@ -1,0 +1,286 @@
+//! Decoding against transformers: what changes scores, greedy texts, beams, and batches of texts of different lengths.
+//!
+//! `golden/decode/processors.safetensors` was made with the logits processors of transformers 5.23 over random scores of three texts.
+
+mod golden;
+
+use kiln::deploy::Deployment;
+use kiln::exchange;
+use kiln::generate::{
+    Beams, CausalRows, EarlyStopping, Lengths, PairedRows, Request, Room, Session, Settings, Sought,
+    end_tokens, processors, search,
+};
+use kiln::train::Target;
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value as Json;
+use std::path::{Path, PathBuf};
+
+/// Of processors: sums of probabilities are rounded in another order.
+const SCORES: f64 = 1e-6;
+/// Of scores of whole texts.
+const SUMS: f32 = 1e-4;
+
+const MODELS: [&str; 10] = [
+    "gpt2",
+    "gpt2-untied-gelu",
+    "llama-gqa",
+    "llama-rope-scaled",
+    "qwen2",
+    "qwen3",
+    "gpt-neox-parallel",
+    "t5-relu",
+    "t5-gated-gelu",
+    "bart",
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let root = golden::folder().join("dev");
+    let absent = golden::is_absent(&root);
+    let mut trials = vec![Trial::test("processors_give_the_scores_of_transformers", check_processors)];
+    let mut devices = vec!["cpu"];
+    if Target::open("gpu").is_ok() {
+        devices.push("gpu");
+    }
+    for device in devices {
+        let mut add = |name: String, folder: PathBuf, check: fn(&Path, &str) -> Result<(), Failed>| {
+            trials.push(Trial::test(name, move || check(&folder, device)).with_ignored_flag(absent));
+        };
+        for model in MODELS {
+            add(format!("{device}/{model}"), root.join("models").join(model), check_model);
+        }
+        for model in ["gpt2", "llama"] {
+            add(format!("{device}/padded/{model}"), root.join("e2e").join(model), check_batch);
+        }
+        for model in ["gpt2", "llama", "t5"] {
+            add(format!("{device}/beams/{model}"), root.join("e2e").join(model), check_three_beams);
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// A processor by the name of its case, with the last token of the second text.
+fn processor(name: &str, scores: &mut [f32], text: &[u32], second: u32) -> bool {
+    match name {
+        "temperature_0.7" => processors::temperature(scores, 0.7),
+        "top_k_5" => processors::top_k(scores, 5),
+        "top_p_0.8" => processors::top_p(scores, 0.8),
+        "top_p_0.05" => processors::top_p(scores, 0.05),
+        "min_p_0.1" => processors::min_p(scores, 0.1),
+        "typical_0.9" => processors::typical(scores, 0.9),
+        "eta_0.02" => processors::eta(scores, 0.02),
+        "epsilon_0.02" => processors::epsilon(scores, 0.02),
+        "repetition_penalty_1.3" => processors::repetition_penalty(scores, text, 1.3),
+        "no_repeat_ngram_2" => processors::no_repeat_ngram(scores, text, 2),
+        "no_repeat_ngram_3" => processors::no_repeat_ngram(scores, text, 3),
+        "bad_words" => processors::bad_words(scores, text, &[vec![7], vec![second, 11]]),
+        // Ten tokens were given; the text ends with token 2, and not before five more.
+        "min_new_tokens" => {
+            let settings = Settings { min_new_tokens: 5, ends: vec![2], ..Settings::greedy(9) };
+            processors::process(scores, text, 10, &settings);
+        }
+        "chain_T0.8_k12_p0.9" => {
+            let settings =
+                Settings { do_sample: true, temperature: 0.8, top_k: 12, top_p: 0.9, ..Settings::greedy(9) };
+            processors::process(scores, text, 10, &settings);
+        }
+        _ => return false,
+    }
+    true
+}
+
+fn check_processors() -> Result<(), Failed> {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/golden/decode/processors.safetensors");
+    let tensors = golden::tensors(&file, "")?;
+    let get = |name: &str| tensors.get(name).ok_or(format!("no {name}"));
+    let (given, ids) = (get("scores")?, get("input_ids")?);
+    let (width, length) = (given.shape[1], ids.shape[1]);
+    let texts: Vec<Vec<u32>> =
+        ids.as_i32().chunks(length).map(|row| row.iter().map(|&id| id as u32).collect()).collect();
+    let mut count = 0;
+    for (name, expected) in &tensors {
+        for (row, text) in texts.iter().enumerate() {
+            let mut scores = given.real::<f32>()[row * width..][..width].to_vec();
+            if !processor(name, &mut scores, text, texts[1][length - 1]) {
+                continue;
+            }
+            count += 1;
+            for (token, (got, expected)) in
+                scores.iter().zip(&expected.real::<f32>()[row * width..]).enumerate()
+            {
+                let near = (f64::from(*got) - f64::from(*expected)).abs() <= SCORES;
+                if got != expected && !near {
+                    return Err(format!("{name}[{row}, {token}]: got {got}, expected {expected}").into());
+                }
+            }
+            if name.starts_with("chain") {
+                let expected = &get("chain_probs")?.real::<f32>()[row * width..];
+                let got = processors::probabilities(&scores);
+                if got.iter().zip(expected).any(|(p, e)| (p - f64::from(*e)).abs() > SCORES) {
+                    return Err("probabilities of the chain differ".into());
+                }
+            }
+        }
+    }
+    if count == 14 * 3 { Ok(()) } else { Err(format!("{count} cases were looked at").into()) }
+}
+
+/// A model with room for so many texts.
+struct Opened {
+    session: Session,
+    pair: bool,
+    start: Vec<u32>,
+    ends: Vec<u32>,
+}
+
+fn open(folder: &Path, device: &str, count: usize) -> Result<Opened, Failed> {
+    let model = exchange::open_model(folder)?;
+    let target = Target::open(device)?;
+    let deployment = Deployment::new(&model.weights).within(&target);
+    let family = model.family.as_ref();
+    let ends = end_tokens(&family.config(), Some(folder));
+    Ok(match family.interface().start {
+        Some([start, _]) => {
+            let lengths = Lengths { source: 24, target: 32 };
+            let rows = PairedRows::new(family, &deployment, &target, count, lengths)?;
+            Opened { session: Session::new(Box::new(rows), None), pair: true, start: vec![start], ends }
+        }
+        None => {
+            let rows = CausalRows::new(family, &deployment, &target, Room { rows: count, tokens: 40 })?;
+            Opened { session: Session::new(Box::new(rows), None), pair: false, start: vec![], ends }
+        }
+    })
+}
+
+/// A source of tokens, filled up to the room there is.
+fn source(ids: &[u32]) -> kiln::generate::Source {
+    let mut tokens = ids.to_vec();
+    tokens.resize(24, 0);
+    let tokens = kiln::tensor::Tensor::u32([1, 24], tokens);
+    kiln::generate::Source { inputs: vec![("tokens".into(), tokens)], live: ids.len() }
+}
+
+/// Texts with the settings of a case, by greedy choice or by beams, and their scores.
+fn written(opened: &mut Opened, ids: &[u32], options: &Json) -> Result<(Vec<Vec<u32>>, Vec<f32>), Failed> {
+    let number = |name: &str, or: f64| options[name].as_f64().unwrap_or(or);
+    let settings = Settings {
+        repetition_penalty: number("repetition_penalty", 1.0),
+        no_repeat_ngram_size: number("no_repeat_ngram_size", 0.0) as usize,
+        ends: opened.ends.clone(),
+        ..Settings::greedy(number("max_new_tokens", 16.0) as usize)
+    };
+    if number("num_beams", 1.0) == 1.0 {
+        return Ok((alone(opened, &[ids], &settings)?, vec![]));
+    }
+    let prompt = if opened.pair { opened.start.clone() } else { ids.to_vec() };
+    let beams = Beams {
+        num_return_sequences: number("num_return_sequences", 1.0) as usize,
+        length_penalty: number("length_penalty", 1.0),
+        early_stopping: match &options["early_stopping"] {
+            Json::Bool(true) => EarlyStopping::Always,
+            Json::String(_) => EarlyStopping::Never,
+            _ => EarlyStopping::Likely,
+        },
+        ..Beams::of(number("num_beams", 1.0) as usize)
+    };
+    let rows = opened.session.rows();
+    if opened.pair {
+        for row in 0..rows.count() {
+            rows.begin(row, &source(ids))?;
+        }
+    }
+    let sought = [Sought { prompt: &prompt, row: 0, stream: 0 }];
+    let found = search(rows, &sought, &settings, &beams)?.remove(0);
+    Ok(found.into_iter().map(|found| (found.ids, found.score)).unzip())
+}
+
+/// Greedy texts, all written side by side.
+fn alone(opened: &mut Opened, all: &[&[u32]], settings: &Settings) -> Result<Vec<Vec<u32>>, Failed> {
+    let mut texts = std::collections::BTreeMap::new();
+    for ids in all {
+        let prompt = if opened.pair { opened.start.clone() } else { ids.to_vec() };
+        let source = opened.pair.then(|| source(ids));
+        let request = Request { source, ..Request::new(prompt.clone(), settings.clone()) };
+        texts.insert(opened.session.admit(request)?, prompt);
+    }
+    while !opened.session.is_idle() {
+        for event in opened.session.step()? {
+            texts.get_mut(&event.ticket).ok_or("a text that nobody asked for")?.push(event.token);
+        }
+    }
+    Ok(texts.into_values().collect())
+}
+
+fn check_model(folder: &Path, device: &str) -> Result<(), Failed> {
+    let cases: Vec<Json> = serde_json::from_slice(&std::fs::read(folder.join("generate.json"))?)?;
+    let mut opened = open(folder, device, 4)?;
+    for case in &cases {
+        let ids: Vec<u32> = serde_json::from_value(case["input_ids"].clone())?;
+        let expected: Vec<Vec<u32>> = serde_json::from_value(case["sequences"].clone())?;
+        let scores: Option<Vec<f32>> = serde_json::from_value(case["sequences_scores"].clone())?;
+        let options = &case["options"];
+        let (texts, got) = written(&mut opened, &ids, options)?;
+        compare(&texts, &expected, &format!("{options}"))?;
+        for (got, expected) in got.iter().zip(scores.iter().flatten()) {
+            if (got - expected).abs() > SUMS {
+                return Err(format!("{options}: score {got}, expected {expected}").into());
+            }
+        }
+    }
+    // The same greedy texts where both are written side by side.
+    let plain =
+        |case: &&Json| case["options"].as_object().is_some_and(|o| o.len() == 3 && o["num_beams"] == 1);
+    let greedy: Vec<&Json> = cases.iter().filter(plain).collect();
+    let ids = greedy.iter().map(|case| serde_json::from_value(case["input_ids"].clone()));
+    let ids = ids.collect::<Result<Vec<Vec<u32>>, _>>()?;
+    let settings = Settings { ends: opened.ends.clone(), ..Settings::greedy(14) };
+    let texts = alone(&mut opened, &ids.iter().map(Vec::as_slice).collect::<Vec<_>>(), &settings)?;
+    for (case, text) in greedy.iter().zip(texts) {
+        let expected: Vec<Vec<u32>> = serde_json::from_value(case["sequences"].clone())?;
+        compare(&[text], &expected, "side by side")?;
+    }
+    if greedy.len() == 2 { Ok(()) } else { Err("there are two greedy cases".into()) }
+}
+
+/// Compares texts; those of transformers are filled up behind their ends.
+fn compare(got: &[Vec<u32>], expected: &[Vec<u32>], what: &str) -> Result<(), Failed> {
+    for (got, expected) in got.iter().zip(expected) {
+        let filling = expected.get(got.len()..).ok_or("a text is too long")?;
+        if got[..] != expected[..got.len()] || filling.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err(format!("{what}: got {got:?}, expected {expected:?}").into());
+        }
+    }
+    if got.len() == expected.len() { Ok(()) } else { Err(format!("{what}: {} texts", got.len()).into()) }
+}
+
+/// Four texts of different lengths, that transformers fills up before them.
+fn check_batch(folder: &Path, device: &str) -> Result<(), Failed> {
+    let case: Json = serde_json::from_slice(&std::fs::read(folder.join("case.json"))?)?;
+    let batch = case["cases"].as_array().and_then(|cases| cases.last()).ok_or("no batch")?;
+    let list =
+        |name: &str| -> Result<Vec<Vec<u32>>, Failed> { Ok(serde_json::from_value(batch[name].clone())?) };
+    let (ids, masks, expected) = (list("input_ids")?, list("attention_mask")?, list("output_ids")?);
+    let mut opened = open(folder, device, ids.len())?;
+    let paddings: Vec<usize> = masks.iter().map(|m| m.iter().filter(|&&live| live == 0).count()).collect();
+    let prompts: Vec<&[u32]> = ids.iter().zip(&paddings).map(|(ids, padding)| &ids[*padding..]).collect();
+    let settings = Settings { ends: opened.ends.clone(), ..Settings::greedy(16) };
+    let texts = alone(&mut opened, &prompts, &settings)?;
+    let padded = texts.into_iter().zip(&ids).zip(paddings).map(|((t, ids), p)| [&ids[..p], &t].concat());
+    compare(&padded.collect::<Vec<_>>(), &expected, "batch")
+}
+
+fn check_three_beams(folder: &Path, device: &str) -> Result<(), Failed> {
+    let case: Json = serde_json::from_slice(&std::fs::read(folder.join("case.json"))?)?;
+    let mut opened = open(folder, device, 3)?;
+    let mut count = 0;
+    for case in case["cases"].as_array().into_iter().flatten().filter(|case| !case["beam3_ids"].is_null()) {
+        let ids: Vec<u32> = serde_json::from_value(case["input_ids"].clone())?;
+        let expected: Vec<u32> = serde_json::from_value(case["beam3_ids"].clone())?;
+        let (texts, _) =
+            written(&mut opened, &ids, &serde_json::json!({ "num_beams": 3, "max_new_tokens": 16 }))?;
+        compare(&texts, &[expected], &format!("{ids:?}"))?;
+        count += 1;
+    }
+    if count >= 3 { Ok(()) } else { Err(format!("{count} cases").into()) }
+}

@@ -1,0 +1,270 @@
+//! Texts that are written side by side, each with settings of its own, and that come and go between steps.
+//!
+//! ```text
+//! let mut session = Session::new(rows, tokenizer);
+//! let ticket = session.admit(Request::new(prompt, settings))?;   // waits for a row where all are taken
+//! while !session.is_idle() {
+//!     for event in session.step()? { .. }                        // one pass: a token for every text that has a row
+//! }
+//! ```
+//! What a text becomes does not depend on what is written beside it: a row's scores are those it has alone, and chance is counted by
+//! seed and place. A free row that has read the beginning of a prompt is taken before others, so that turns of a conversation
+//! are not read again.
+
+mod stop;
+#[cfg(test)]
+mod tests;
+
+use super::processors::{self, log_probabilities};
+use super::rows::{Rows, Source, Text};
+use super::settings::{Overflow, Settings};
+use super::{Error, Result, draw};
+use crate::data::tokenizer::Tokenizer;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use stop::Spoken;
+
+/// The number of an admitted text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// A text to be written.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Tokens to go on with; of an encoder-decoder what its text begins with, the start first.
+    pub prompt: Vec<u32>,
+    /// What an encoder reads; of a decoder none.
+    pub source: Option<Source>,
+    /// How it is written.
+    pub settings: Settings,
+    /// Tells several texts of one seed apart.
+    pub stream: u32,
+    /// How many of the likeliest tokens are to be told with their log-probabilities at each place; none where nothing is to be told.
+    pub logprobs: Option<usize>,
+}
+
+impl Request {
+    /// A text that goes on with a prompt.
+    pub fn new(prompt: Vec<u32>, settings: Settings) -> Request {
+        Request { prompt, source: None, settings, stream: 0, logprobs: None }
+    }
+}
+
+/// Why a text has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// This token ends texts.
+    End(u32),
+    /// This text was written that ends texts.
+    Stop(String),
+    /// It has as many tokens as it may have.
+    Length,
+    /// The model has no room for more.
+    Full,
+}
+
+/// Log-probabilities at a place, before settings changed them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// Of the token that was chosen.
+    pub chosen: f32,
+    /// Of the likeliest, the best first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// What a step has brought to one text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Which text.
+    pub ticket: Ticket,
+    /// The token that was chosen.
+    pub token: u32,
+    /// What can be shown now: whole characters, and nothing that may turn out to be the beginning of a stop text. Empty without a
+    /// tokenizer, and of tokens that end texts.
+    pub text: String,
+    /// Log-probabilities, where they were asked for.
+    pub told: Option<Told>,
+    /// Whether it ends here.
+    pub finish: Option<Finish>,
+}
+
+/// A text with a row.
+struct Writing {
+    ticket: Ticket,
+    request: Request,
+    row: usize,
+    /// All tokens, the prompt among them.
+    text: Vec<u32>,
+    /// The first token that the model still sees.
+    start: usize,
+    key: u32,
+    spoken: Spoken,
+}
+
+/// Texts that are written side by side.
+pub struct Session {
+    rows: Box<dyn Rows>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    waiting: VecDeque<(Ticket, Request)>,
+    writing: Vec<Writing>,
+    next: u64,
+}
+
+impl Session {
+    /// A session over a model's rows; the tokenizer is for text as it comes and for stop texts.
+    pub fn new(rows: Box<dyn Rows>, tokenizer: Option<Arc<Tokenizer>>) -> Session {
+        Session { rows, tokenizer, waiting: VecDeque::new(), writing: vec![], next: 0 }
+    }
+
+    /// The rows, for beam search and scores between steps; what texts that are being written hold there is read anew where it is changed.
+    pub fn rows(&mut self) -> &mut dyn Rows {
+        self.rows.as_mut()
+    }
+
+    /// True when there is nothing to write.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.writing.is_empty()
+    }
+
+    /// Texts that have a row, and texts that wait for one.
+    pub fn load(&self) -> [usize; 2] {
+        [self.writing.len(), self.waiting.len()]
+    }
+
+    /// Takes a text on. It is refused now where it could not be written.
+    pub fn admit(&mut self, request: Request) -> Result<Ticket> {
+        let Request { prompt, settings, .. } = &request;
+        settings.check()?;
+        if !settings.stop.is_empty() && self.tokenizer.is_none() {
+            return Err(Error::NoTokenizer);
+        }
+        let (vocabulary, capacity) = (self.rows.vocabulary(), self.rows.capacity());
+        let seen =
+            if settings.overflow == Overflow::Slide { prompt.len().min(capacity) } else { prompt.len() };
+        super::rows::check_text(&prompt[prompt.len() - seen..], vocabulary, capacity)?;
+        self.next += 1;
+        let ticket = Ticket(self.next);
+        self.waiting.push_back((ticket, request));
+        Ok(ticket)
+    }
+
+    /// Gives a text up. True where there was one.
+    pub fn cancel(&mut self, ticket: Ticket) -> bool {
+        let before = self.waiting.len() + self.writing.len();
+        self.waiting.retain(|(other, _)| *other != ticket);
+        self.writing.retain(|writing| writing.ticket != ticket);
+        before > self.waiting.len() + self.writing.len()
+    }
+
+    /// Gives rows to those who wait, and writes a token of every text that has one. Should the model fail, texts stay where they are,
+    /// and the step may be tried again.
+    pub fn step(&mut self) -> Result<Vec<Event>> {
+        self.seat()?;
+        if self.writing.is_empty() {
+            return Ok(vec![]);
+        }
+        let capacity = self.rows.capacity();
+        for writing in &mut self.writing {
+            writing.slide(capacity);
+        }
+        let texts: Vec<Text> = self.writing.iter().map(|w| (w.row, &w.text[w.start..])).collect();
+        let scores = self.rows.scores(&texts)?;
+        let mut events = vec![];
+        for (writing, mut scores) in self.writing.iter_mut().zip(scores) {
+            events.push(writing.choose(&mut scores, self.tokenizer.as_deref(), capacity)?);
+        }
+        let ended = |ticket: Ticket| events.iter().any(|e: &Event| e.ticket == ticket && e.finish.is_some());
+        self.writing.retain(|writing| !ended(writing.ticket));
+        Ok(events)
+    }
+
+    /// Gives free rows to those who wait, in the order in which they came.
+    fn seat(&mut self) -> Result<()> {
+        while let Some((_, request)) = self.waiting.front() {
+            let free = (0..self.rows.count()).filter(|row| self.writing.iter().all(|w| w.row != *row));
+            let common = |row: &usize| {
+                let held = self.rows.held(*row).iter().zip(&request.prompt);
+                held.take_while(|(held, token)| held == token).count()
+            };
+            // Of equals the one that holds least: what others have read may be of use yet.
+            let best = free.max_by_key(|row| (common(row), std::cmp::Reverse(self.rows.held(*row).len())));
+            let Some(row) = best else { return Ok(()) };
+            let (ticket, request) = self.waiting.pop_front().expect("it was looked at");
+            if let Some(source) = &request.source {
+                self.rows.begin(row, source)?;
+            }
+            self.writing.push(Writing::new(ticket, request, row));
+        }
+        Ok(())
+    }
+}
+
+impl Writing {
+    fn new(ticket: Ticket, mut request: Request, row: usize) -> Writing {
+        let text = std::mem::take(&mut request.prompt);
+        let key = draw::key(request.settings.seed, request.stream);
+        let spoken = Spoken::new(&text);
+        Writing { ticket, request, row, text, start: 0, key, spoken }
+    }
+
+    /// Where the text has filled the context, its older half is forgotten.
+    fn slide(&mut self, capacity: usize) {
+        let seen = self.text.len() - self.start;
+        if seen > capacity {
+            let written = self.text.len() > self.spoken.prompt;
+            self.start = self.text.len() - if written { capacity.div_ceil(2) } else { capacity };
+        }
+    }
+
+    fn choose(
+        &mut self,
+        scores: &mut [f32],
+        tokenizer: Option<&Tokenizer>,
+        capacity: usize,
+    ) -> Result<Event> {
+        let settings = &self.request.settings;
+        let plain = self.request.logprobs.map(|count| (count, log_probabilities(scores)));
+        processors::process(scores, &self.text, self.spoken.prompt, settings);
+        let token = match settings.draws() {
+            true => draw::draw(scores, self.key, self.text.len() as u32),
+            false => processors::greatest(scores),
+        };
+        let told = plain.map(|(count, all)| told(&all, count, token));
+        self.text.push(token);
+        let count = self.text.len() - self.spoken.prompt;
+        let ends = settings.ends.contains(&token);
+        let full = settings.overflow == Overflow::Stop && self.text.len() > capacity;
+        let mut finish = match () {
+            _ if ends => Some(Finish::End(token)),
+            _ if count >= settings.max_new_tokens => Some(Finish::Length),
+            _ if full => Some(Finish::Full),
+            _ => None,
+        };
+        let mut text = String::new();
+        if let Some(tokenizer) = tokenizer {
+            if !ends {
+                text = self.spoken.push(tokenizer, token, &settings.stop)?;
+            }
+            if finish.is_some() {
+                text += &self.spoken.finish(tokenizer, &settings.stop)?;
+            }
+            if let Some(stop) = self.spoken.stopped() {
+                finish = Some(Finish::Stop(stop.to_string()));
+            }
+        }
+        Ok(Event { ticket: self.ticket, token, text, told, finish })
+    }
+}
+
+/// What is told of a place.
+fn told(all: &[f32], count: usize, token: u32) -> Told {
+    let mut order: Vec<u32> = (0..all.len() as u32).collect();
+    let before = |a: &u32, b: &u32| all[*b as usize].total_cmp(&all[*a as usize]).then(a.cmp(b));
+    let count = count.min(order.len());
+    if count > 0 && count < order.len() {
+        order.select_nth_unstable_by(count - 1, before);
+    }
+    order.truncate(count);
+    order.sort_by(before);
+    Told { chosen: all[token as usize], top: order.into_iter().map(|t| (t, all[t as usize])).collect() }
+}

@@ -1,0 +1,146 @@
+use super::*;
+use crate::deploy::Deployment;
+use crate::generate::tests::{families, lively, text, whole};
+use crate::generate::{CausalRows, Room};
+use crate::train::Target;
+
+const CONTEXT: usize = 32;
+
+fn session(number: usize, rows: usize) -> (Session, impl Fn(&[u32], usize) -> Vec<u32>) {
+    let (_, family) = families(CONTEXT).remove(number);
+    let weights = lively(&*family);
+    let room = Room { rows, tokens: CONTEXT };
+    let made = CausalRows::new(&*family, &Deployment::new(&weights), &Target::Host, room).unwrap();
+    let tokenizer = Tokenizer::characters("abcdefghijklmnopqrstuvw");
+    // Greedy text of a model without caches.
+    let greedy = move |prompt: &[u32], count: usize| {
+        let mut all = prompt.to_vec();
+        for _ in 0..count {
+            let seen = &all[all.len().saturating_sub(CONTEXT)..];
+            all.push(processors::greatest(whole(&*family, &weights, seen).last().unwrap()));
+        }
+        all.split_off(prompt.len())
+    };
+    (Session::new(Box::new(made), Some(Arc::new(tokenizer))), greedy)
+}
+
+/// Runs to the end; tokens and finishes by ticket.
+fn run(session: &mut Session) -> std::collections::BTreeMap<Ticket, (Vec<u32>, String, Option<Finish>)> {
+    let mut all = std::collections::BTreeMap::<_, (Vec<u32>, String, Option<Finish>)>::new();
+    while !session.is_idle() {
+        for event in session.step().unwrap() {
+            let entry = all.entry(event.ticket).or_default();
+            entry.0.push(event.token);
+            entry.1 += &event.text;
+            entry.2 = event.finish;
+        }
+    }
+    all
+}
+
+#[test]
+fn texts_that_come_and_go_are_written_as_each_is_alone() {
+    for number in [0, 1, 5] {
+        let (mut session, greedy) = session(number, 3);
+        let prompts: Vec<Vec<u32>> = (0..7).map(|i| text(24)[i..2 * i + 3].to_vec()).collect();
+        let tickets: Vec<Ticket> = prompts
+            .iter()
+            .enumerate()
+            .map(|(i, prompt)| {
+                session.admit(Request::new(prompt.clone(), Settings::greedy(4 + i % 4))).unwrap()
+            })
+            .collect();
+        assert_eq!(session.load(), [0, 7]);
+        let all = run(&mut session);
+        for (i, (ticket, prompt)) in tickets.iter().zip(&prompts).enumerate() {
+            assert_eq!(all[ticket].0, greedy(prompt, 4 + i % 4), "{number}: {i}");
+            assert_eq!(all[ticket].2, Some(Finish::Length));
+        }
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_text_whatever_stands_beside_it() {
+    let drawn = |rows: usize, others: usize, seed: u64| {
+        let (mut session, _) = session(1, rows);
+        let settings =
+            Settings { do_sample: true, top_p: 0.9, temperature: 0.9, seed, ..Settings::greedy(12) };
+        for i in 0..others {
+            let settings = Settings { seed: 99 + i as u64, ..settings.clone() };
+            session.admit(Request::new(text(5 + i), settings)).unwrap();
+        }
+        let ticket = session.admit(Request::new(text(6), settings)).unwrap();
+        run(&mut session).remove(&ticket).unwrap().0
+    };
+    let alone = drawn(1, 0, 3);
+    assert_eq!(alone, drawn(4, 3, 3));
+    assert_eq!(alone, drawn(2, 5, 3));
+    assert!((4..9).any(|seed| drawn(1, 0, seed) != alone));
+}
+
+#[test]
+fn a_text_ends_at_its_end_its_stop_text_its_length_or_a_full_context() {
+    let (mut session, greedy) = session(1, 2);
+    let prompt = text(6);
+    let expected = greedy(&prompt, 27);
+    let mut finish = |settings: Settings| {
+        let ticket = session.admit(Request::new(prompt.clone(), settings)).unwrap();
+        run(&mut session).remove(&ticket).unwrap()
+    };
+    let end = expected[3];
+    let first = expected.iter().position(|token| *token == end).unwrap();
+    let (ids, _, how) = finish(Settings { ends: vec![end], ..Settings::greedy(20) });
+    assert_eq!((ids, how), (expected[..=first].to_vec(), Some(Finish::End(end))));
+    let (_, written, _) = finish(Settings::greedy(20));
+    let stop: String = written.chars().skip(4).take(2).collect();
+    let at = written.find(&stop).unwrap();
+    let (_, shown, how) = finish(Settings { stop: vec![stop.clone()], ..Settings::greedy(20) });
+    assert_eq!((shown.as_str(), how), (&written[..at], Some(Finish::Stop(stop))));
+    let (ids, _, how) = finish(Settings::greedy(100));
+    assert_eq!((ids, how), (expected, Some(Finish::Full)));
+}
+
+#[test]
+fn a_full_context_may_slide_and_a_long_prompt_is_refused_or_cut() {
+    let (mut session, greedy) = session(2, 1);
+    let long = text(CONTEXT + 9);
+    let refused = session.admit(Request::new(long.clone(), Settings::greedy(1)));
+    assert!(matches!(refused, Err(Error::TooLong { tokens: 41, capacity: 32 })));
+    let slide = Settings { overflow: Overflow::Slide, ..Settings::greedy(40) };
+    session.admit(Request::new(long.clone(), slide)).unwrap();
+    let written = run(&mut session).into_values().next().unwrap().0;
+    assert_eq!(written.len(), 40);
+    assert_eq!(written[0], greedy(&long, 1)[0]);
+}
+
+#[test]
+fn a_conversation_goes_on_in_the_row_that_has_read_it() {
+    let (mut session, _) = session(1, 3);
+    let first = session.admit(Request::new(text(10), Settings::greedy(3))).unwrap();
+    let other = session.admit(Request::new(vec![9, 9, 9], Settings::greedy(3))).unwrap();
+    let written = run(&mut session);
+    let turn = [text(10), written[&first].0.clone(), vec![5]].concat();
+    session.admit(Request::new(turn.clone(), Settings::greedy(2))).unwrap();
+    session.step().unwrap();
+    let holds = (0..3).filter(|row| session.rows().held(*row).starts_with(&turn)).count();
+    let others = (0..3).filter(|row| session.rows().held(*row).starts_with(&[9, 9, 9])).count();
+    assert_eq!((holds, others, written[&other].0.len()), (1, 1, 3));
+    assert!((0..3).any(|row| session.rows().held(row).is_empty()));
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_model_and_a_text_may_be_given_up() {
+    let (mut session, _) = session(0, 2);
+    let request = Request { logprobs: Some(3), ..Request::new(text(5), Settings::greedy(2)) };
+    let told = session.admit(request).unwrap();
+    let given_up = session.admit(Request::new(text(4), Settings::greedy(9))).unwrap();
+    let events = session.step().unwrap();
+    assert!(session.cancel(given_up) && !session.cancel(given_up));
+    let event = events.iter().find(|event| event.ticket == told).unwrap();
+    let of = event.told.as_ref().unwrap();
+    assert!(of.top.len() == 3 && of.top[0] == (event.token, of.chosen) && of.top[1].1 <= of.top[0].1);
+    assert_eq!(run(&mut session).len(), 1);
+    assert!(matches!(session.admit(Request::new(vec![], Settings::greedy(1))), Err(Error::EmptyPrompt)));
+    let unknown = session.admit(Request::new(vec![77], Settings::greedy(1)));
+    assert!(matches!(unknown, Err(Error::UnknownToken { token: 77, .. })));
+}
