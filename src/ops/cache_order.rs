@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// Most caches that are put in order at once.
 pub const MOST: usize = 256;
 
-/// x [B, ..] of any type whose rows are whole words, from U32 [B] -> x, in place.
+/// x [B, ..] of any type whose rows are whole words, from U32 `[B]` -> x, in place.
 #[derive(Clone, Debug)]
 pub struct CacheOrder;
 

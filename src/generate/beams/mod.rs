@@ -151,7 +151,7 @@ impl Group {
         self.running.iter().map(|beam| &beam.ids[..])
     }
 
-    /// Takes a step with the scores [V] of the token after each text; `taken` counts for each token how many beams of earlier groups have
+    /// Takes a step with the scores `[V]` of the token after each text; `taken` counts for each token how many beams of earlier groups have
     /// just chosen it. Gives for each beam the one whose text it goes on with.
     pub fn advance(&mut self, scores: &[Vec<f32>], taken: &[u32]) -> Vec<usize> {
         let candidates = self.candidates(scores, taken);

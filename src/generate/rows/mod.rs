@@ -32,7 +32,7 @@ pub trait Rows {
     /// Tokens that a row holds.
     fn held(&self, row: usize) -> &[u32];
 
-    /// Scores [V] of the token after each of these texts, every one in another row. What a row holds of the beginning of its text is
+    /// Scores `[V]` of the token after each of these texts, every one in another row. What a row holds of the beginning of its text is
     /// not read again, and the rest of what it holds is forgotten.
     fn scores(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>>;
 
