@@ -12,12 +12,13 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("plan", &["tensor", "ops", "graph"]),
     ("gpu", &["tensor", "ops", "graph", "plan"]),
     ("data", &["tensor"]),
+    ("metrics", &["tensor"]),
     ("formats", &["tensor"]),
     ("ngram", &["tensor", "data", "formats"]),
     ("model", &["tensor", "ops", "graph", "formats"]),
     ("adapt", &["tensor", "ops", "graph", "passes", "formats", "model"]),
     ("exchange", &["tensor", "ops", "data", "formats", "model", "adapt"]),
-    ("train", &["tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "adapt"]),
+    ("train", &["tensor", "ops", "graph", "passes", "plan", "gpu", "data", "metrics", "model", "adapt"]),
     ("deploy", &["tensor", "ops", "graph", "passes", "plan", "model", "train"]),
     (
         "generate",
@@ -53,6 +54,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         &[
             "tensor", "ops", "graph", "passes", "plan", "gpu", "data", "model", "train", "deploy",
             "generate", "evaluate", "embed", "formats", "exchange", "compress", "compare", "adapt", "ngram",
+            "metrics",
         ],
     ),
 ];

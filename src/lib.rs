@@ -16,6 +16,7 @@ pub mod generate;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod graph;
+pub mod metrics;
 pub mod model;
 pub mod ngram;
 pub mod ops;

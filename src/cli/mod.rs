@@ -19,12 +19,14 @@ mod folder;
 mod forward;
 mod generate;
 mod inspect;
+mod metrics;
 mod ngram;
 mod passage;
 mod plot;
 mod prune;
 mod quantize;
 mod report;
+mod scored;
 mod sensitivity;
 mod sweep;
 mod tokenizer;
@@ -62,6 +64,8 @@ enum Command {
     Export(export::Export),
     /// Write a GGUF file's model as a Hugging Face folder.
     Import(export::Import),
+    /// Score texts by their references: BLEU, chrF, TER, ROUGE.
+    Metrics(metrics::Metrics),
     /// Count runs of tokens: a model without training, as a yardstick.
     Ngram(ngram::Ngram),
     /// Merge low-rank adapters into a model's weights, or take them out again.
@@ -118,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Quantize(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Import(command) => command.run(),
+        Command::Metrics(command) => command.run(),
         Command::Ngram(command) => command.run(),
         Command::Adapter(command) => command.run(),
         Command::Compare(command) => command.run(),
@@ -193,6 +198,10 @@ fn is_usage(error: &anyhow::Error) -> bool {
             || matches!(
                 cause.downcast_ref::<crate::ngram::Error>(),
                 Some(crate::ngram::Error::Setting { .. })
+            )
+            || matches!(
+                cause.downcast_ref::<crate::metrics::Error>(),
+                Some(crate::metrics::Error::Setting { .. })
             )
             || cause.downcast_ref::<adapt::Error>().is_some_and(is_usage_of_adapters)
             || run.is_some_and(is_usage_of_run)

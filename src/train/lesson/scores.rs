@@ -2,6 +2,8 @@
 
 use super::classes::{Classes, Target};
 use super::spans::SpanCount;
+use crate::metrics::classes::{accuracy, f1, macro_f1, matthews};
+use crate::metrics::correlation::{pearson, spearman};
 use crate::model::Labels;
 
 /// What was measured over some examples.
@@ -136,43 +138,6 @@ pub fn largest(scores: &[f32]) -> usize {
     (0..scores.len()).fold(0, better)
 }
 
-/// Share of pairs of right and guessed that are the same.
-pub fn accuracy(pairs: &[[usize; 2]]) -> f64 {
-    pairs.iter().filter(|[right, guessed]| right == guessed).count() as f64 / pairs.len() as f64
-}
-
-/// The mean F1 of the classes that are right or guessed anywhere.
-pub fn macro_f1(pairs: &[[usize; 2]], classes: usize) -> f64 {
-    let mut counts = vec![[0usize; 3]; classes];
-    for &[right, guessed] in pairs {
-        counts[right][0] += usize::from(right == guessed);
-        counts[right][1] += 1;
-        counts[guessed][2] += 1;
-    }
-    let there: Vec<f64> = counts.iter().filter(|[_, right, guessed]| right + guessed > 0).map(f1).collect();
-    there.iter().sum::<f64>() / there.len() as f64
-}
-
-/// 2 hits / (right + guessed), zero where there is none of either.
-fn f1([hits, right, guessed]: &[usize; 3]) -> f64 {
-    if right + guessed == 0 { 0.0 } else { 2.0 * *hits as f64 / (right + guessed) as f64 }
-}
-
-/// Matthews' correlation coefficient of several classes; zero where either side has one class alone.
-pub fn matthews(pairs: &[[usize; 2]], classes: usize) -> f64 {
-    let (mut rights, mut guesses, mut hits) = (vec![0.0; classes], vec![0.0; classes], 0.0);
-    for &[right, guessed] in pairs {
-        rights[right] += 1.0;
-        guesses[guessed] += 1.0;
-        hits += f64::from(u8::from(right == guessed));
-    }
-    let all = pairs.len() as f64;
-    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    let covariance = hits * all - product(&rights, &guesses);
-    let spread = (all * all - product(&rights, &rights)) * (all * all - product(&guesses, &guesses));
-    if spread == 0.0 { 0.0 } else { covariance / spread.sqrt() }
-}
-
 fn of_sets(sets: &[(Vec<bool>, Vec<bool>)], classes: usize) -> [(&'static str, f64); 3] {
     let mut counts = vec![[0usize; 3]; classes];
     for (right, guessed) in sets {
@@ -186,36 +151,6 @@ fn of_sets(sets: &[(Vec<bool>, Vec<bool>)], classes: usize) -> [(&'static str, f
     let whole = sets.iter().filter(|(right, guessed)| right == guessed).count() as f64;
     let macro_f1 = counts.iter().map(f1).sum::<f64>() / classes as f64;
     [("accuracy", whole / sets.len() as f64), ("micro_f1", f1(&all)), ("macro_f1", macro_f1)]
-}
-
-/// Pearson's correlation of pairs; not a number where either side is constant.
-pub fn pearson(pairs: &[[f64; 2]]) -> f64 {
-    let mean = |side: usize| pairs.iter().map(|pair| pair[side]).sum::<f64>() / pairs.len() as f64;
-    let means = [mean(0), mean(1)];
-    let sum = |a: usize, b: usize| {
-        pairs.iter().map(|pair| (pair[a] - means[a]) * (pair[b] - means[b])).sum::<f64>()
-    };
-    sum(0, 1) / (sum(0, 0) * sum(1, 1)).sqrt()
-}
-
-/// Spearman's: that of the ranks, where equal numbers share the mean of theirs.
-pub fn spearman(pairs: &[[f64; 2]]) -> f64 {
-    let ranks = |side: usize| {
-        let mut order: Vec<usize> = (0..pairs.len()).collect();
-        order.sort_by(|&a, &b| pairs[a][side].total_cmp(&pairs[b][side]));
-        let mut ranks = vec![0.0; pairs.len()];
-        let mut from = 0;
-        while from < order.len() {
-            let same = |&&at: &&usize| pairs[at][side] == pairs[order[from]][side];
-            let count = order[from..].iter().take_while(same).count();
-            let mean = from as f64 + (count - 1) as f64 / 2.0;
-            order[from..from + count].iter().for_each(|&at| ranks[at] = mean);
-            from += count;
-        }
-        ranks
-    };
-    let both: Vec<[f64; 2]> = ranks(0).into_iter().zip(ranks(1)).map(|(a, b)| [a, b]).collect();
-    pearson(&both)
 }
 
 #[cfg(test)]
