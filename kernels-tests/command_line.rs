@@ -20,6 +20,8 @@ mod distill;
 mod encoders;
 #[path = "command_line/export.rs"]
 mod export;
+#[path = "command_line/generate.rs"]
+mod generate;
 #[path = "command_line/metrics.rs"]
 mod metrics;
 #[path = "command_line/ngram.rs"]

@@ -49,6 +49,9 @@ fn main() {
         for model in MODELS {
             add(format!("{device}/{model}"), root.join("models").join(model), check_model);
         }
+        for model in ["gpt2", "llama-gqa", "t5-relu"] {
+            add(format!("{device}/drawn/{model}"), root.join("models").join(model), check_draws);
+        }
         for model in ["gpt2", "llama"] {
             add(format!("{device}/padded/{model}"), root.join("e2e").join(model), check_batch);
         }
@@ -210,6 +213,43 @@ fn alone(opened: &mut Opened, all: &[&[u32]], settings: &Settings) -> Result<Vec
         }
     }
     Ok(texts.into_values().collect())
+}
+
+/// A text drawn where the scores are is that drawn on the host from the scores of the processor, whatever stands beside it.
+fn check_draws(folder: &Path, device: &str) -> Result<(), Failed> {
+    let settings = |seed: u64| Settings {
+        do_sample: true,
+        temperature: 0.9,
+        top_k: 40,
+        top_p: 0.95,
+        min_p: 0.01,
+        seed,
+        ..Settings::greedy(14)
+    };
+    let ids = [12, 83, 69, 15, 65, 5];
+    let mut here = open(folder, "cpu", 1)?;
+    let mut there = open(folder, device, 4)?;
+    let mut admitted = vec![];
+    for seed in 0..4 {
+        let prompt = if there.pair { there.start.clone() } else { ids.to_vec() };
+        let source = there.pair.then(|| source(&ids));
+        let request = Request { source, ..Request::new(prompt, settings(seed)) };
+        admitted.push(there.session.admit(request.clone())?);
+        // Whose likeliest tokens are to be told is drawn on the host.
+        here.session.admit(Request { logprobs: Some(2), ..request })?;
+    }
+    let texts = |session: &mut Session| -> Result<Vec<Vec<u32>>, Failed> {
+        let mut texts = vec![vec![]; 4];
+        while !session.is_idle() {
+            session.step()?.iter().for_each(|event| texts[event.ticket.0 as usize - 1].push(event.token));
+        }
+        Ok(texts)
+    };
+    let (got, expected) = (texts(&mut there.session)?, texts(&mut here.session)?);
+    if got != expected || got[0] == got[1] {
+        return Err(format!("got {got:?}, expected {expected:?}").into());
+    }
+    Ok(())
 }
 
 fn check_model(folder: &Path, device: &str) -> Result<(), Failed> {

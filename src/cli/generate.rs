@@ -1,85 +1,57 @@
 //! `kiln generate`: text from a model.
 
+mod flags;
+mod page;
+mod prompt;
+
+use super::Usage;
 use super::folder::{Beside, ModelFolder};
 use super::ngram;
-use crate::data::tokenizer::{DecodeStream, END_OF_TEXT, Tokenizer};
+use crate::data::tokenizer::{END_OF_TEXT, Tokenizer};
 use crate::deploy::Deployment;
 use crate::exchange::{self, Opened};
-use crate::generate::{Error, Lengths, Pace, Sampling, Translator, Writer};
+use crate::generate::{
+    Lengths, Overflow, Pace, Request, Room, Rows, Session, Settings, Sought, end_tokens, open_rows, search,
+};
 use crate::ngram::{Model, is_ngram};
 use crate::train::Target;
 use clap::{Args, ValueEnum};
-use serde_json::{Map, Value, json};
+use flags::Flags;
+use page::Page;
+use prompt::Prompts;
+use serde_json::json;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Let a model continue a text or, where it is an encoder-decoder, write another one in view of it.
+/// Let a model continue texts or, where it is an encoder-decoder, write others in view of them.
 ///
-/// The best token is taken each time, unless one of --do-sample, --temperature, --top-k or --top-p asks for chance.
+/// The best token is taken each time, unless --do-sample or a flag that shapes the draw asks for chance, or --num-beams for beams.
+/// Several prompts are written side by side; each has the text that it has alone.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
+    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate runs/stories --prompt \"The sea\" --prompt \"The hill\" --num-beams 4 --no-repeat-ngram-size 3\n  kiln generate smollm2 --chat --prompt \"Why is the sky blue?\" --stop-strings User:\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
 )]
 pub struct Generate {
     #[command(flatten)]
     folder: ModelFolder,
     #[command(flatten)]
     beside: Beside,
-    /// The text to continue. Absent: the token that ends or begins texts, or else a line break.
-    #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
-    prompt: Option<String>,
-    /// The text to continue, as token ids.
-    #[arg(long, value_name = "ID,ID", value_delimiter = ',')]
-    ids: Option<Vec<u32>>,
-    /// Tokens to write at most; the model's own end-of-text token ends the text sooner.
-    #[arg(long, value_name = "COUNT", default_value_t = 200)]
-    max_new_tokens: usize,
-    /// Draw each token by its probability.
-    #[arg(long)]
-    do_sample: bool,
-    /// Divide the scores by this before drawing; 0 takes the best token.
-    #[arg(long, value_name = "NUMBER")]
-    temperature: Option<f64>,
-    /// Draw from this many of the best tokens; 0 means all.
-    #[arg(long, value_name = "COUNT")]
-    top_k: Option<usize>,
-    /// Draw from the best tokens that together have this probability.
-    #[arg(long, value_name = "SHARE")]
-    top_p: Option<f64>,
-    /// Seed of the draws.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    prompts: Prompts,
+    #[command(flatten)]
+    flags: Flags,
     /// How keys and values of what was read are kept.
     #[arg(long, value_enum, default_value_t = Cache::F32)]
     cache: Cache,
     /// gpu, cpu, an adapter's number, or part of its name.
     #[arg(long, default_value = "gpu")]
     device: String,
-    /// Print {"sequences": [[ids]], "texts": [text]}, with the prompt or the token that starts the text, instead of the text.
+    /// Print {"sequences": [[ids]], "texts": [text], "scores": [number]}, with the prompt or the token that starts the text, instead of the
+    /// text. A score is the sum of a text's log-probabilities over its length.
     #[arg(long)]
     json: bool,
-}
-
-/// Shows tokens as `write` makes them, up to one of `ends`.
-fn stream<T>(
-    page: &mut Page,
-    ends: &[u32],
-    write: impl FnOnce(&mut dyn FnMut(u32) -> bool) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let mut failed = None;
-    let written = write(&mut |token| {
-        if ends.contains(&token) {
-            return false;
-        }
-        failed = page.show(&[token]).err();
-        failed.is_none()
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    page.finish()?;
-    Ok(written)
 }
 
 /// How keys and values are kept.
@@ -91,140 +63,292 @@ enum Cache {
     Int8,
 }
 
+/// Texts most that are written side by side; more wait.
+const MOST_ROWS: usize = 16;
+
+/// A text as it was written.
+struct Written {
+    ids: Vec<u32>,
+    text: String,
+    score: f32,
+}
+
 impl Generate {
     /// Streams the text to stdout, or prints it whole as JSON.
     pub fn run(self) -> anyhow::Result<()> {
-        let sampling = self.sampling();
-        sampling.check()?;
+        let beams = self.flags.beams()?;
+        self.flags.sampling().check()?;
         let folder = self.folder.resolve()?;
         let adapters = self.beside.resolve()?;
         if is_ngram(&folder) && adapters.is_empty() {
-            return self.draw(&folder, &sampling);
+            return self.draw(&folder);
         }
         let model = exchange::open_to_run(&folder, &adapters)?;
-        let tokenizer = model.tokenizer.clone();
-        let ends = end_tokens(&model.family.config());
-        let prompt = self.prompt_ids(tokenizer.as_ref())?;
-        if model.family.interface().start.is_some() {
-            return self.translate(model, &prompt, &sampling, &ends);
+        let ends = end_tokens(&model.family.config(), Some(&folder));
+        let pair = model.family.interface().start.is_some();
+        let mut prompts = self.prompts.ids(model.tokenizer.as_ref(), &folder)?;
+        if pair && let Some(&end) = ends.first() {
+            // A text ends as those did from which the model learned, also where its tokenizer does not see to it.
+            let whole = |ids: &Vec<u32>| ids.last().is_some_and(|last| ends.contains(last));
+            prompts
+                .iter_mut()
+                .filter(|ids| !self.prompts.are_ids() && !whole(ids))
+                .for_each(|ids| ids.push(end));
         }
+        let settings = self.flags.settings(model.tokenizer.as_ref(), &ends)?;
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
-        let longest = prompt.len().saturating_add(self.max_new_tokens);
-        let mut deployment = Deployment::new(&model.weights).within(&target);
+        let each = beams.as_ref().map_or(self.flags.texts(), |beams| beams.num_beams);
+        let rows = self.rows(&model, &target, &prompts, each)?;
+        target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
+        let tokenizer = model.tokenizer.map(Arc::new);
+        let mut writer = Writer { json: self.json, tokenizer, settings, pair, prompts, session: None };
+        writer.fit(rows.as_ref())?;
+        let mut session = Session::new(rows, writer.tokenizer.clone());
+        let written = match &beams {
+            Some(beams) => writer.beams(&mut session, beams)?,
+            None => {
+                writer.session = Some(session);
+                writer.side_by_side(self.flags.texts())?
+            }
+        };
+        if let Some(session) = &mut writer.session {
+            eprintln!("{}", said_of(&session.rows().pace()));
+        }
+        writer.print(&written)
+    }
+
+    /// Rows for the prompts, on a device.
+    fn rows(
+        &self,
+        model: &Opened,
+        target: &Target,
+        prompts: &[Vec<u32>],
+        each: usize,
+    ) -> anyhow::Result<Box<dyn Rows>> {
+        let family = model.family.as_ref();
+        let mut deployment = Deployment::new(&model.weights).within(target);
         if self.cache == Cache::Int8 {
+            if family.interface().start.is_some() {
+                let text = "--cache int8 is for decoders alone\n  hint: this model is an encoder-decoder: leave it out";
+                return Err(Usage(text.into()).into());
+            }
             deployment = deployment.with_coded_cache();
         }
-        let mut writer = Writer::over(model.family.as_ref(), &deployment, model.tokenizer, &target, longest)?;
-        target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
-        writer.check(&prompt)?;
-        if prompt.len() > writer.context() {
-            let (given, context) = (prompt.len(), writer.context());
-            eprintln!(
-                "the prompt has {given} tokens, the model sees {context}: only the last {context} are used"
-            );
-        }
-        let mut page = Page::new(tokenizer.as_ref(), self.json);
-        page.show(&prompt)?;
-        let written = stream(&mut page, &ends, |next| {
-            Ok(writer.continue_ids(&prompt, self.max_new_tokens, &sampling, next)?)
-        })?;
-        eprintln!("{}", said_of(&writer.pace()));
-        if self.json {
-            print_sequence([prompt, written].concat(), tokenizer.as_ref())?;
-        }
-        Ok(())
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
+        let most = (MOST_ROWS / each.max(1)).max(1).min(prompts.len()) * each.max(1);
+        let count = if self.flags.max_new_tokens > family.context() {
+            family.context()
+        } else {
+            self.flags.max_new_tokens
+        };
+        let tokens = longest.saturating_add(self.flags.max_new_tokens);
+        let lengths = Lengths { source: longest, target: count.max(1) };
+        Ok(open_rows(family, &deployment, target, Room { rows: most, tokens }, lengths)?)
     }
 
     /// Continues the prompt with a model of runs.
-    fn draw(&self, folder: &Path, sampling: &Sampling) -> anyhow::Result<()> {
+    fn draw(&self, folder: &Path) -> anyhow::Result<()> {
+        if let Some(flag) = self.flags.beyond_sampling() {
+            return Err(Usage(format!("{flag} is not there for models of counted runs")).into());
+        }
         let (model, tokenizer) = Model::load(folder)?;
-        let prompt = self.prompt_ids(Some(&tokenizer))?;
+        let [prompt] = &self.prompts.ids(Some(&tokenizer), folder)?[..] else {
+            return Err(Usage("models of counted runs continue one prompt at a time".into()).into());
+        };
         let end = tokenizer.token_id(END_OF_TEXT);
         let mut page = Page::new(Some(&tokenizer), self.json);
-        page.show(&prompt)?;
-        let written = stream(&mut page, end.as_slice(), |next| {
-            ngram::write(&model, &prompt, self.max_new_tokens, sampling, next)
+        page.show(prompt)?;
+        let mut failed = None;
+        let sampling = self.flags.sampling();
+        let ids = ngram::write(&model, prompt, self.flags.max_new_tokens, &sampling, &mut |token| {
+            if Some(token) == end {
+                return false;
+            }
+            failed = page.show(&[token]).err();
+            failed.is_none()
         })?;
-        if self.json {
-            print_sequence([prompt, written].concat(), Some(&tokenizer))?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        page.finish()?;
+        if !self.json {
+            return Ok(());
+        }
+        let ids = [&prompt[..], &ids].concat();
+        let text = tokenizer.decode(&ids)?;
+        print_json(&[Written { ids, text, score: f32::NAN }], true)
+    }
+}
+
+/// What writes the prompts.
+struct Writer {
+    json: bool,
+    tokenizer: Option<Arc<Tokenizer>>,
+    settings: Settings,
+    /// The model is an encoder-decoder: prompts are what its encoder reads.
+    pair: bool,
+    prompts: Vec<Vec<u32>>,
+    session: Option<Session>,
+}
+
+impl Writer {
+    /// Says where a prompt is longer than what the model sees, and cuts it where that is to be done.
+    fn fit(&mut self, rows: &dyn Rows) -> anyhow::Result<()> {
+        let capacity = rows.capacity();
+        if self.pair {
+            return Ok(());
+        }
+        for prompt in &mut self.prompts {
+            let given = prompt.len();
+            if given > capacity && self.settings.overflow == Overflow::Slide {
+                eprintln!(
+                    "the prompt has {given} tokens, the model sees {capacity}: only the last {capacity} are used"
+                );
+            }
         }
         Ok(())
     }
 
-    /// Writes a text in view of the prompt.
-    fn translate(
-        &self,
-        model: Opened,
-        prompt: &[u32],
-        sampling: &Sampling,
-        ends: &[u32],
-    ) -> anyhow::Result<()> {
-        if self.cache != Cache::F32 {
-            let text =
-                "--cache int8 is for decoders alone\n  hint: this model is an encoder-decoder: leave it out";
-            return Err(super::Usage(text.into()).into());
-        }
-        let tokenizer = model.tokenizer.clone();
-        let mut prompt = prompt.to_vec();
-        // A text ends as those did from which the model learned, also where its tokenizer does not see to it.
-        if let (None, Some(&end)) = (&self.ids, ends.first())
-            && prompt.last().is_none_or(|last| !ends.contains(last))
-        {
-            prompt.push(end);
-        }
-        let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
-        let count = self.max_new_tokens.min(model.family.context());
-        let lengths = Lengths { source: prompt.len(), target: count.max(1) };
-        let mut translator = Translator::with(model, &target, lengths)?;
-        target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
-        let mut page = Page::new(tokenizer.as_ref(), self.json);
-        let written =
-            stream(&mut page, ends, |next| Ok(translator.write_ids(&prompt, count, sampling, next)?))?;
-        if self.json {
-            let sequence = [vec![translator.start()], written].concat();
-            print_sequence(sequence, tokenizer.as_ref())?;
-        }
-        Ok(())
+    /// What a text begins with.
+    fn begins(&self, prompt: &[u32], start: Option<u32>) -> Vec<u32> {
+        start.map_or_else(|| prompt.to_vec(), |start| vec![start])
     }
 
-    /// Greedy unless something speaks of chance.
-    fn sampling(&self) -> Sampling {
-        let by_chance =
-            self.do_sample || self.temperature.is_some() || self.top_k.is_some() || self.top_p.is_some();
-        if !by_chance {
-            return Sampling::greedy();
+    /// Writes every prompt `each` times; a single text is shown as it comes.
+    fn side_by_side(&mut self, each: usize) -> anyhow::Result<Vec<Written>> {
+        let session = self.session.as_mut().expect("it was opened");
+        let start = session.rows().start();
+        let single = self.prompts.len() * each == 1;
+        let mut texts = std::collections::BTreeMap::new();
+        for prompt in &self.prompts {
+            let source = if self.pair { Some(session.rows().source_of(prompt)?) } else { None };
+            for stream in 0..each as u32 {
+                let begins = start.map_or_else(|| prompt.clone(), |start| vec![start]);
+                let logprobs = self.json.then_some(0);
+                let settings = self.settings.clone();
+                let request =
+                    Request { prompt: begins.clone(), source: source.clone(), settings, stream, logprobs };
+                let written = Written { ids: begins, text: String::new(), score: 0.0 };
+                texts.insert(session.admit(request)?, (written, 0));
+            }
         }
-        Sampling {
-            temperature: self.temperature.unwrap_or(1.0),
-            top_k: self.top_k.unwrap_or(0),
-            top_p: self.top_p.unwrap_or(1.0),
-            seed: self.seed,
+        let tokenizer = self.tokenizer.clone();
+        let mut page = Page::new(tokenizer.as_deref(), self.json || !single);
+        if !self.pair && single {
+            page.show(&self.prompts[0])?;
+            page.settle()?;
         }
-    }
-
-    fn prompt_ids(&self, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Vec<u32>> {
-        let ids = match (&self.ids, &self.prompt, tokenizer) {
-            (Some(ids), _, _) => ids.clone(),
-            (None, _, None) => return Err(Error::NoTokenizer.into()),
-            (None, Some(text), Some(tokenizer)) => tokenizer.encode_with_special(text)?,
-            (None, None, Some(tokenizer)) => match tokenizer.token_id(END_OF_TEXT) {
-                Some(id) => vec![id],
-                None => match tokenizer.opening()? {
-                    opening if opening.is_empty() => tokenizer.encode("\n")?,
-                    opening => opening,
-                },
-            },
+        while !session.is_idle() {
+            for event in session.step()? {
+                let (written, count) = texts.get_mut(&event.ticket).expect("it was admitted");
+                written.ids.push(event.token);
+                written.text += &event.text;
+                written.score += event.told.as_ref().map_or(0.0, |told| told.chosen);
+                *count += 1;
+                let ends = matches!(event.finish, Some(crate::generate::Finish::End(_)));
+                if !ends {
+                    page.show_as(&event.text, event.token)?;
+                }
+            }
+        }
+        page.finish()?;
+        let over = |(written, count): (Written, usize)| Written {
+            score: written.score / count.max(1) as f32,
+            ..written
         };
-        if ids.is_empty() { Err(Error::EmptyPrompt.into()) } else { Ok(ids) }
+        Ok(texts.into_values().map(over).collect())
+    }
+
+    /// Writes every prompt by beams, as many at once as have rows.
+    fn beams(
+        &mut self,
+        session: &mut Session,
+        beams: &crate::generate::Beams,
+    ) -> anyhow::Result<Vec<Written>> {
+        let rows = session.rows();
+        let start = rows.start();
+        let mut all = vec![];
+        for part in self.prompts.chunks((rows.count() / beams.num_beams).max(1)) {
+            let mut begins = vec![];
+            for (number, prompt) in part.iter().enumerate() {
+                let seen = prompt.len().min(if self.settings.overflow == Overflow::Slide {
+                    rows.capacity()
+                } else {
+                    usize::MAX
+                });
+                begins.push(
+                    self.begins(&prompt[prompt.len() - if self.pair { prompt.len() } else { seen }..], start),
+                );
+                if self.pair {
+                    let source = rows.source_of(prompt)?;
+                    for row in 0..beams.num_beams {
+                        rows.begin(number * beams.num_beams + row, &source)?;
+                    }
+                }
+            }
+            let sought: Vec<Sought> = begins
+                .iter()
+                .enumerate()
+                .map(|(number, prompt)| Sought {
+                    prompt,
+                    row: number * beams.num_beams,
+                    stream: (all.len() + number) as u32,
+                })
+                .collect();
+            for (found, begin) in search(rows, &sought, &self.settings, beams)?.into_iter().zip(&begins) {
+                for text in found {
+                    let own: Vec<u32> = text.ids[begin.len()..]
+                        .iter()
+                        .copied()
+                        .filter(|token| !self.settings.ends.contains(token))
+                        .collect();
+                    let shown = self.tokenizer.as_ref().map_or(Ok(String::new()), |t| t.decode(&own))?;
+                    all.push(Written { ids: text.ids, text: shown, score: text.score });
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Prints texts that were not shown as they came.
+    fn print(&self, written: &[Written]) -> anyhow::Result<()> {
+        if self.json {
+            let whole = |written: &Written| -> anyhow::Result<Written> {
+                let text = self.tokenizer.as_ref().map_or(Ok(String::new()), |t| t.decode(&written.ids))?;
+                Ok(Written { ids: written.ids.clone(), text, score: written.score })
+            };
+            let all = written.iter().map(whole).collect::<anyhow::Result<Vec<_>>>()?;
+            return print_json(&all, self.tokenizer.is_some());
+        }
+        if written.len() == 1 && self.session.is_some() {
+            return Ok(());
+        }
+        let mut out = std::io::stdout().lock();
+        let each = written.len() / self.prompts.len().max(1);
+        for (number, text) in written.iter().enumerate() {
+            let prompt = &self.prompts[number / each.max(1)];
+            match &self.tokenizer {
+                Some(tokenizer) if !self.pair => writeln!(out, "{}{}", tokenizer.decode(prompt)?, text.text)?,
+                Some(_) => writeln!(out, "{}", text.text)?,
+                None => {
+                    let ids: Vec<String> = text.ids.iter().map(u32::to_string).collect();
+                    writeln!(out, "{}", ids.join(" "))?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-fn print_sequence(sequence: Vec<u32>, tokenizer: Option<&Tokenizer>) -> anyhow::Result<()> {
-    let texts: Vec<String> = tokenizer.iter().map(|t| t.decode(&sequence)).collect::<Result<_, _>>()?;
-    Ok(writeln!(std::io::stdout(), "{}", json!({ "sequences": [sequence], "texts": texts }))?)
+fn print_json(written: &[Written], with_texts: bool) -> anyhow::Result<()> {
+    let sequences: Vec<&Vec<u32>> = written.iter().map(|text| &text.ids).collect();
+    let texts: Vec<&str> = written.iter().filter(|_| with_texts).map(|text| text.text.as_str()).collect();
+    let scores: Vec<f32> = written.iter().map(|text| text.score).filter(|score| !score.is_nan()).collect();
+    let all = json!({ "sequences": sequences, "texts": texts, "scores": scores });
+    Ok(writeln!(std::io::stdout(), "{all}")?)
 }
 
-/// How fast a prompt was read and continued, in tokens per second.
+/// How fast prompts were read and continued, in tokens per second.
 fn said_of(pace: &Pace) -> String {
     let rate = |count: usize, time: Duration| {
         format!("{count} tokens at {:.1} a second", count as f64 / time.as_secs_f64().max(1e-9))
@@ -237,57 +361,4 @@ fn said_of(pace: &Pace) -> String {
         parts.push(format!("wrote {}", rate(pace.steps, pace.stepping)));
     }
     parts.join("; ")
-}
-
-/// Tokens that end a text, as the model's `config.json` says; none where it says nothing.
-fn end_tokens(config: &Map<String, Value>) -> Vec<u32> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match config.get("eos_token_id") {
-        Some(Value::Array(list)) => list.iter().filter_map(id).collect(),
-        Some(value) => id(value).into_iter().collect(),
-        None => vec![],
-    }
-}
-
-/// Where tokens appear as they come: as text, as numbers where there is no tokenizer, or not at all.
-enum Page<'a> {
-    Text(Option<DecodeStream<'a>>),
-    Numbers,
-    Hidden,
-}
-
-impl<'a> Page<'a> {
-    fn new(tokenizer: Option<&'a Tokenizer>, hidden: bool) -> Self {
-        match tokenizer {
-            _ if hidden => Page::Hidden,
-            Some(tokenizer) => Page::Text(Some(tokenizer.decode_stream())),
-            None => Page::Numbers,
-        }
-    }
-
-    fn show(&mut self, ids: &[u32]) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        for &id in ids {
-            match self {
-                Page::Text(Some(stream)) => write!(out, "{}", stream.push(id)?)?,
-                Page::Numbers => write!(out, "{id} ")?,
-                Page::Text(None) | Page::Hidden => {}
-            }
-        }
-        Ok(out.flush()?)
-    }
-
-    fn finish(&mut self) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        match self {
-            Page::Text(stream) => {
-                if let Some(stream) = stream.take() {
-                    writeln!(out, "{}", stream.finish()?)?;
-                }
-            }
-            Page::Numbers => writeln!(out)?,
-            Page::Hidden => {}
-        }
-        Ok(())
-    }
 }

@@ -212,6 +212,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
                 Some(
                     generate::Error::EmptyPrompt
                         | generate::Error::UnknownToken { .. }
+                        | generate::Error::TooLong { .. }
                         | generate::Error::Setting(_)
                 )
             )

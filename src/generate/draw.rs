@@ -6,18 +6,12 @@
 //! could tip.
 
 use super::processors::greatest;
-use crate::tensor::random::{key_of, philox};
+use crate::ops::choose_token::noise;
+use crate::tensor::random::key_of;
 
 /// The key of all draws with a seed; `stream` tells several texts of one request apart.
 pub fn key(seed: u64, stream: u32) -> u32 {
     key_of(&[seed as u32, (seed >> 32) as u32, 0x5a3, stream])
-}
-
-/// Noise for a token at a place.
-pub fn noise(key: u32, place: u32, token: u32) -> f32 {
-    let [word, _] = philox(key, [token, place]);
-    let uniform = ((word >> 8) as f32 + 0.5) / (1 << 24) as f32;
-    -(-uniform.ln()).ln()
 }
 
 /// The token drawn for a place, by its probability.

@@ -14,7 +14,9 @@ mod translator;
 pub use crate::data::sampling::{Sampling, sample};
 pub use beams::{Beams, EarlyStopping, Hypothesis, Sought, search};
 pub use reader::{Pace, Work};
-pub use rows::{CausalRows, PairedRows, Room, Rows, Source, Text};
+pub use rows::{
+    CausalRows, Outcome, PairedRows, Room, Rows, SinglePairs, SingleRows, Source, Text, open_rows,
+};
 pub use session::{Event, Finish, Request, Session, Ticket, Told};
 pub use settings::{Overflow, Settings, end_tokens};
 pub use translator::{Lengths, Translator};

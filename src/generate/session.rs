@@ -16,10 +16,11 @@ mod stop;
 mod tests;
 
 use super::processors::{self, log_probabilities};
-use super::rows::{Rows, Source, Text};
+use super::rows::{Outcome, Rows, Source, Text};
 use super::settings::{Overflow, Settings};
 use super::{Error, Result, draw};
 use crate::data::tokenizer::Tokenizer;
+use crate::ops::choose_token::Choice;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use stop::Spoken;
@@ -168,10 +169,12 @@ impl Session {
             writing.slide(capacity);
         }
         let texts: Vec<Text> = self.writing.iter().map(|w| (w.row, &w.text[w.start..])).collect();
-        let scores = self.rows.scores(&texts)?;
+        let how: Vec<Option<Choice>> = self.writing.iter().map(Writing::choice).collect();
+        let outcomes = self.rows.next(&texts, &how)?;
         let mut events = vec![];
-        for (writing, mut scores) in self.writing.iter_mut().zip(scores) {
-            events.push(writing.choose(&mut scores, self.tokenizer.as_deref(), capacity)?);
+        for (writing, outcome) in self.writing.iter_mut().zip(outcomes) {
+            let (token, told) = writing.choose(outcome);
+            events.push(writing.take(token, told, self.tokenizer.as_deref(), capacity)?);
         }
         let ended = |ticket: Ticket| events.iter().any(|e: &Event| e.ticket == ticket && e.finish.is_some());
         self.writing.retain(|writing| !ended(writing.ticket));
@@ -216,20 +219,39 @@ impl Writing {
         }
     }
 
-    fn choose(
+    /// How the next token is chosen where the scores are; none where they are needed here.
+    fn choice(&self) -> Option<Choice> {
+        let Request { settings, logprobs, .. } = &self.request;
+        let place = self.text.len() as u32;
+        let here = settings.needs_host() || logprobs.is_some_and(|count| count > 0);
+        (!here).then(|| settings.choice(self.key, place, logprobs.is_some()))
+    }
+
+    /// The token, chosen already or from scores.
+    fn choose(&self, outcome: Outcome) -> (u32, Option<Told>) {
+        let Request { settings, logprobs, .. } = &self.request;
+        let mut scores = match outcome {
+            Outcome::Scores(scores) => scores,
+            Outcome::Chosen(token, chosen) => return (token, logprobs.map(|_| Told { chosen, top: vec![] })),
+        };
+        let plain = logprobs.map(|count| (count, log_probabilities(&scores)));
+        processors::process(&mut scores, &self.text, self.spoken.prompt, settings);
+        let token = match settings.draws() {
+            true => draw::draw(&scores, self.key, self.text.len() as u32),
+            false => processors::greatest(&scores),
+        };
+        (token, plain.map(|(count, all)| told(&all, count, token)))
+    }
+
+    /// Takes a token on, and says what it brings.
+    fn take(
         &mut self,
-        scores: &mut [f32],
+        token: u32,
+        told: Option<Told>,
         tokenizer: Option<&Tokenizer>,
         capacity: usize,
     ) -> Result<Event> {
         let settings = &self.request.settings;
-        let plain = self.request.logprobs.map(|count| (count, log_probabilities(scores)));
-        processors::process(scores, &self.text, self.spoken.prompt, settings);
-        let token = match settings.draws() {
-            true => draw::draw(scores, self.key, self.text.len() as u32),
-            false => processors::greatest(scores),
-        };
-        let told = plain.map(|(count, all)| told(&all, count, token));
         self.text.push(token);
         let count = self.text.len() - self.spoken.prompt;
         let ends = settings.ends.contains(&token);

@@ -2,6 +2,7 @@
 
 use super::{Error, Result};
 use crate::data::sampling::{Sampling, Unfit};
+use crate::ops::choose_token::Choice;
 use serde_json::{Map, Value as Json};
 use std::path::Path;
 
@@ -101,14 +102,31 @@ impl Settings {
         self.do_sample && self.temperature != 0.0
     }
 
-    /// True where a choice needs what was written before, so that scores are changed on the host.
-    pub fn needs_history(&self) -> bool {
-        self.repetition_penalty != 1.0
+    /// True where scores are changed on the host: where a choice needs what was written before, or a filter that devices do not have.
+    pub fn needs_host(&self) -> bool {
+        let filters = self.typical_p < 1.0 || self.epsilon_cutoff > 0.0 || self.eta_cutoff > 0.0;
+        (self.draws() && filters)
+            || self.repetition_penalty != 1.0
             || self.presence_penalty != 0.0
             || self.frequency_penalty != 0.0
             || self.no_repeat_ngram_size > 0
             || self.min_new_tokens > 0
             || !self.bad_words.is_empty()
+    }
+
+    /// How a device chooses the token at a place, drawn with this key.
+    pub fn choice(&self, key: u32, place: u32, told: bool) -> Choice {
+        if !self.draws() {
+            return Choice { told, ..Choice::BEST };
+        }
+        Choice {
+            temperature: self.temperature as f32,
+            top_k: u32::try_from(self.top_k).unwrap_or(0),
+            top_p: self.top_p as f32,
+            min_p: self.min_p as f32,
+            noise: Some([key, place]),
+            told,
+        }
     }
 
     /// Refuses what is out of range.

@@ -50,10 +50,20 @@ impl Translator {
 
     /// A translator for a model that is open.
     pub fn with(model: Opened, target: &Target, lengths: Lengths) -> Result<Translator> {
-        let family = model.family.as_ref();
-        let start = start_of(family)?;
         let deployment = Deployment::new(&model.weights).within(target);
-        let graphs = graphs(family, &deployment, lengths)?;
+        Translator::over(model.family.as_ref(), &deployment, model.tokenizer, target, lengths)
+    }
+
+    /// A translator for a model made ready.
+    pub fn over(
+        family: &dyn Family,
+        deployment: &Deployment,
+        tokenizer: Option<Tokenizer>,
+        target: &Target,
+        lengths: Lengths,
+    ) -> Result<Translator> {
+        let start = start_of(family)?;
+        let graphs = graphs(family, deployment, lengths)?;
         let (engine, plans) = deployment.engine(target, &graphs)?;
         let names = |plan: &Plan| plan.feeds.iter().map(|feed| feed.name.clone()).collect();
         Ok(Translator {
@@ -62,10 +72,15 @@ impl Translator {
             lengths,
             vocabulary: family.vocabulary(),
             start,
-            tokenizer: model.tokenizer,
+            tokenizer,
             device: target.describe(),
             mask: None,
         })
+    }
+
+    /// Bytes of device memory held.
+    pub fn memory_bytes(&self) -> u64 {
+        self.engine.memory_bytes()
     }
 
     /// Device and driver in words.

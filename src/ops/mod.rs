@@ -13,6 +13,7 @@ pub mod cache_order;
 pub mod cache_write;
 mod case;
 pub mod cast;
+pub mod choose_token;
 pub mod coded;
 pub mod coding_matmul;
 pub mod concat;
@@ -380,6 +381,7 @@ pub fn families() -> Vec<Family> {
         ("cache_write", cache_write::cases),
         ("cache_code", cache_code::cases),
         ("cache_order", cache_order::cases),
+        ("choose_token", choose_token::cases),
         ("attention_coded", attention::coded::cases),
         ("quantize_rows", quantize_rows::cases),
         ("quantize_columns", quantize_columns::cases),

@@ -1,5 +1,6 @@
 use super::*;
-use crate::generate::rows::{Rows, Text};
+use crate::generate::rows::{Outcome, Rows, Text};
+use crate::ops::choose_token::Choice;
 
 /// A model by a table: the scores of the next token follow from the last one.
 struct Table {
@@ -20,7 +21,7 @@ impl Rows for Table {
     fn held(&self, row: usize) -> &[u32] {
         &self.held[row]
     }
-    fn scores(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
+    fn next(&mut self, texts: &[Text], _: &[Option<Choice>]) -> Result<Vec<Outcome>> {
         for &(row, text) in texts {
             // What a row has taken over must be the beginning of its text: caches were put in order.
             assert!(
@@ -30,7 +31,7 @@ impl Rows for Table {
             );
             self.held[row] = text.to_vec();
         }
-        Ok(texts.iter().map(|(_, text)| (self.scores)(text[text.len() - 1])).collect())
+        Ok(texts.iter().map(|(_, text)| Outcome::Scores((self.scores)(text[text.len() - 1]))).collect())
     }
     fn order(&mut self, from: &[usize]) -> Result<()> {
         self.held = from.iter().map(|&row| self.held[row].clone()).collect();

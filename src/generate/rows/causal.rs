@@ -3,15 +3,17 @@
 //! Passes of several sizes share weights and caches: one reads many tokens of a row at a time, one a few, and others one token each
 //! of 1, 2, 4 .. rows, whichever these are.
 
-use super::{Rows, Text, check, shared};
+use super::{Outcome, Rows, Text, check, choice, shared};
 use crate::deploy::{self, Deployment};
-use crate::generate::Result;
+use crate::generate::{Pace, Result};
 use crate::graph::{Graph, Source};
 use crate::model::{Extent, Family, Mode, Reading, Seats};
 use crate::ops::cache_order::CacheOrderEmit;
+use crate::ops::choose_token::Choice;
 use crate::plan::{Engine, Plan};
 use crate::tensor::{DType, Tensor, Type};
 use crate::train::{self, Target};
+use std::time::Instant;
 
 /// Tokens that a pass reads of one row at a time, the most first; a shorter rest is filled up.
 const CHUNKS: [usize; 2] = [128, 16];
@@ -29,11 +31,12 @@ pub struct Room {
 pub struct CausalRows {
     engine: Box<dyn Engine>,
     passes: Vec<Pass>,
-    /// Number of the plan that puts caches in order.
+    /// Number of the plan that puts caches in order. Behind it stand those that read the scores that each pass has left.
     order: usize,
     held: Vec<Vec<u32>>,
     vocabulary: usize,
     capacity: usize,
+    pace: Pace,
 }
 
 /// One plan: so many rows, and tokens of each.
@@ -59,13 +62,13 @@ impl CausalRows {
             let seats = Some(Seats { caches: count, scored: 1 });
             let mode = Mode::Continue { capacity };
             let reading = Reading { seats, ..Reading::new(Extent { batch, context }, mode) };
-            deployment.graph_of(family, &reading, |graph, forward| {
-                graph.output("logits", forward.logits);
-                Ok(())
-            })
+            deployment.graph_of(family, &reading, |graph, forward| choice::write(graph, forward.logits))
         };
         let mut graphs = sizes.iter().map(graph).collect::<deploy::Result<Vec<_>>>()?;
         graphs.push(ordering_of(&states(&graphs[0]), count)?);
+        for [rows, _] in &sizes {
+            graphs.push(choice::reading(*rows, [count, family.vocabulary()])?);
+        }
         let (engine, plans) = deployment.engine(target, &graphs)?;
         let passes =
             sizes.iter().zip(&plans).map(|(&[rows, tokens], plan)| Pass { rows, tokens, feeds: names(plan) });
@@ -76,12 +79,14 @@ impl CausalRows {
             held: vec![vec![]; count],
             vocabulary: family.vocabulary(),
             capacity,
+            pace: Pace::default(),
         })
     }
 
     /// Reads tokens of rows behind what these hold, with the pass of that number: of each row as many as there are, up to what the pass
-    /// reads. Gives the scores after the last one of each.
-    fn read(&mut self, number: usize, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
+    /// reads. Gives the token after the last one of each, or its scores.
+    fn read(&mut self, number: usize, texts: &[Text], how: &[Option<Choice>]) -> Result<Vec<Outcome>> {
+        let start = Instant::now();
         let Pass { rows, tokens, .. } = self.passes[number];
         let (mut ids, mut positions, mut seats, mut scored) = (vec![], vec![], vec![], vec![]);
         // Rows that only fill the pass up do what the last one does, which writes the same once more.
@@ -100,7 +105,8 @@ impl CausalRows {
             "tokens" => Tensor::u32([rows, tokens], ids.clone()),
             "positions" => Tensor::u32([rows, tokens], positions.clone()),
             "position" => Tensor::u32([rows, 2], seats.clone()),
-            _ => Tensor::u32([rows], scored.clone()),
+            "scored" => Tensor::u32([rows], scored.clone()),
+            other => choice::feed(other, rows, how).expect("the graphs declare these inputs alone"),
         };
         let feeds: Vec<Tensor> = self.passes[number].feeds.iter().map(feed).collect();
         // Should the pass fail, nobody knows what it left.
@@ -111,8 +117,23 @@ impl CausalRows {
             held.extend(text[held.len()..].iter().take(tokens));
             self.held[row] = held;
         }
-        let all = results[0].real::<f32>().chunks(self.vocabulary);
-        Ok(all.take(texts.len()).map(<[f32]>::to_vec).collect())
+        let (count, time) = match tokens {
+            1 => (&mut self.pace.steps, &mut self.pace.stepping),
+            _ => (&mut self.pace.read, &mut self.pace.reading),
+        };
+        *count += scored[..texts.len()].iter().map(|at| *at as usize % tokens + 1).sum::<usize>();
+        let scores = match how.iter().any(Option::is_none) {
+            true => Some(self.engine.run(self.order + 1 + number, &[]).map_err(train::Error::from)?),
+            false => None,
+        };
+        *time += start.elapsed();
+        let outcome = |(row, how): (usize, &Option<Choice>)| match (how, &scores) {
+            (None, Some(scores)) => {
+                Outcome::Scores(scores[0].real::<f32>()[row * self.vocabulary..][..self.vocabulary].to_vec())
+            }
+            _ => Outcome::Chosen(results[0].as_u32()[row], results[1].real::<f32>()[row]),
+        };
+        Ok(how.iter().enumerate().map(outcome).collect())
     }
 
     /// The pass for a row of which so many tokens are to be read: the largest that they fill, or the smallest that has room for them.
@@ -150,16 +171,19 @@ impl Rows for CausalRows {
         &self.held[row]
     }
 
-    fn scores(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
+    fn next(&mut self, texts: &[Text], how: &[Option<Choice>]) -> Result<Vec<Outcome>> {
         check(self, texts)?;
-        let mut scores: Vec<Vec<f32>> = vec![vec![]; texts.len()];
+        let mut all: Vec<Outcome> = vec![Outcome::Chosen(0, 0.0); texts.len()];
         let mut last = vec![];
         for (at, &(row, text)) in texts.iter().enumerate() {
             let known = shared(&self.held[row], text);
             self.held[row].truncate(known);
             while text.len() - self.held[row].len() > 1 {
                 let number = self.chunk(text.len() - self.held[row].len());
-                scores[at] = self.read(number, &[(row, text)])?.swap_remove(0);
+                // Scores between chunks are of no use to anybody.
+                let ends = text.len() - self.held[row].len() <= self.passes[number].tokens;
+                let how = if ends { how[at] } else { Some(Choice::BEST) };
+                all[at] = self.read(number, &[(row, text)], &[how])?.swap_remove(0);
             }
             if self.held[row].len() < text.len() {
                 last.push(at);
@@ -168,10 +192,11 @@ impl Rows for CausalRows {
         let most = self.passes[self.step(usize::MAX)].rows;
         for part in last.chunks(most) {
             let texts: Vec<Text> = part.iter().map(|&at| texts[at]).collect();
-            let found = self.read(self.step(part.len()), &texts)?;
-            part.iter().zip(found).for_each(|(&at, found)| scores[at] = found);
+            let how: Vec<Option<Choice>> = part.iter().map(|&at| how[at]).collect();
+            let found = self.read(self.step(part.len()), &texts, &how)?;
+            part.iter().zip(found).for_each(|(&at, found)| all[at] = found);
         }
-        Ok(scores)
+        Ok(all)
     }
 
     fn order(&mut self, from: &[usize]) -> Result<()> {
@@ -184,6 +209,10 @@ impl Rows for CausalRows {
         self.engine.run(self.order, &[&from]).map_err(train::Error::from)?;
         self.held = held;
         Ok(())
+    }
+
+    fn pace(&self) -> Pace {
+        self.pace
     }
 
     fn memory_bytes(&self) -> u64 {

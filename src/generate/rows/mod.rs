@@ -4,16 +4,23 @@
 //! different lengths need no padding, come and go, and have the scores that they have alone.
 
 mod causal;
+mod choice;
 mod paired;
+mod single;
 #[cfg(test)]
 mod tests;
 
 pub use causal::{CausalRows, Room};
+pub use choice::Outcome;
 pub(super) use paired::start_of;
 pub use paired::{PairedRows, Source};
+pub use single::{SinglePairs, SingleRows};
 
-use super::{Error, Result};
-use crate::model::{self, Task};
+use super::{Error, Lengths, Pace, Result};
+use crate::deploy::Deployment;
+use crate::model::{self, Family, Task};
+use crate::ops::choose_token::Choice;
+use crate::train::Target;
 
 /// A row with the text that stands in it, or is to stand in it.
 pub type Text<'a> = (usize, &'a [u32]);
@@ -32,9 +39,19 @@ pub trait Rows {
     /// Tokens that a row holds.
     fn held(&self, row: usize) -> &[u32];
 
-    /// Scores `[V]` of the token after each of these texts, every one in another row. What a row holds of the beginning of its text is
-    /// not read again, and the rest of what it holds is forgotten.
-    fn scores(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>>;
+    /// The token after each of these texts, every one in another row: chosen as `how` says, or its scores where that says nothing. What
+    /// a row holds of the beginning of its text is not read again, and the rest of what it holds is forgotten.
+    fn next(&mut self, texts: &[Text], how: &[Option<Choice>]) -> Result<Vec<Outcome>>;
+
+    /// Scores `[V]` of the token after each of these texts.
+    fn scores(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
+        let all = self.next(texts, &vec![None; texts.len()])?;
+        let scores = all.into_iter().map(|outcome| match outcome {
+            Outcome::Scores(scores) => scores,
+            Outcome::Chosen(..) => unreachable!("nothing was to be chosen"),
+        });
+        Ok(scores.collect())
+    }
 
     /// Gives each row what row `from[row]` has read. Of an encoder-decoder the sources stay.
     fn order(&mut self, from: &[usize]) -> Result<()>;
@@ -51,8 +68,47 @@ pub trait Rows {
         Err(model::Error::Task { expected: Task::SecondText.describe().into(), got }.into())
     }
 
+    /// Of an encoder-decoder the token that stands before all written ones.
+    fn start(&self) -> Option<u32> {
+        None
+    }
+
+    /// Tokens as a source; only encoder-decoders that read tokens have such.
+    fn source_of(&self, tokens: &[u32]) -> Result<Source> {
+        let _ = tokens;
+        let got = Task::NextToken.describe();
+        Err(model::Error::Task { expected: Task::SecondText.describe().into(), got }.into())
+    }
+
+    /// How fast it has read and written so far.
+    fn pace(&self) -> Pace {
+        Pace::default()
+    }
+
     /// Bytes of device memory held.
     fn memory_bytes(&self) -> u64;
+}
+
+/// Rows for a model of any family that writes: `lengths` are those of an encoder-decoder, whose texts have as many tokens as its target.
+/// A recurrent model has rows that are read one after the other.
+pub fn open_rows(
+    family: &dyn Family,
+    deployment: &Deployment,
+    target: &Target,
+    room: Room,
+    lengths: Lengths,
+) -> Result<Box<dyn Rows>> {
+    let interface = family.interface();
+    let pair = interface.start.is_some();
+    if !pair {
+        interface.expect_causal()?;
+    }
+    Ok(match (pair, interface.sums_up) {
+        (false, false) => Box::new(CausalRows::new(family, deployment, target, room)?),
+        (false, true) => Box::new(SingleRows::new(family, deployment, target, room)?),
+        (true, false) => Box::new(PairedRows::new(family, deployment, target, room.rows, lengths)?),
+        (true, true) => Box::new(SinglePairs::new(family, deployment, target, room.rows, lengths)?),
+    })
 }
 
 /// Refuses texts that cannot be read: none, too long, with unknown tokens, in a row that is not there or is taken.

@@ -4,12 +4,13 @@
 //! token of every row.
 
 use super::causal::{names, ordering_of};
-use super::{Rows, Text, check, check_text, shared};
+use super::{Outcome, Rows, Text, check, check_text, choice, shared};
 use crate::deploy::{self, Deployment};
 use crate::generate::{Error, Lengths, Result};
 use crate::graph::Graph;
 use crate::model::{self, Extent, Family, Mode, Reading, Seats, Task};
 use crate::ops::cache_write::CacheWriteEmit;
+use crate::ops::choose_token::Choice;
 use crate::plan::Engine;
 use crate::tensor::{DType, Tensor, Type};
 use crate::train::{self, Target};
@@ -19,6 +20,7 @@ const READ: usize = 0;
 const WRITE: usize = 1;
 const ORDER: usize = 2;
 const SHARE: usize = 3;
+const SCORES: usize = 4;
 
 /// What an encoder reads of one source: its inputs by name, batch one, and how many of its places count.
 #[derive(Clone, Debug)]
@@ -59,7 +61,8 @@ impl PairedRows {
         let own = super::causal::states(&write);
         let own: Vec<_> = own.into_iter().filter(|(name, _)| !kept.iter().any(|(k, _)| k == name)).collect();
         let all = [own.clone(), kept].concat();
-        let graphs = [read, write, ordering_of(&own, rows)?, ordering_of(&all, rows)?];
+        let scores = choice::reading(rows, [rows, family.vocabulary()])?;
+        let graphs = [read, write, ordering_of(&own, rows)?, ordering_of(&all, rows)?, scores];
         let (engine, plans) = deployment.engine(target, &graphs)?;
         Ok(PairedRows {
             engine,
@@ -70,11 +73,6 @@ impl PairedRows {
             start,
             lengths,
         })
-    }
-
-    /// The token that stands before all written ones.
-    pub fn start(&self) -> u32 {
-        self.start
     }
 
     /// Most tokens of a source and of what is written.
@@ -92,8 +90,10 @@ impl PairedRows {
     }
 
     /// Reads one token of each of some rows; the others stay as they are.
-    fn step(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
+    fn step(&mut self, texts: &[Text], how: &[Option<Choice>]) -> Result<Vec<Outcome>> {
         let rows = self.held.len();
+        let mut choices = vec![Some(Choice::BEST); rows];
+        texts.iter().zip(how).for_each(|((row, _), how)| choices[*row] = *how);
         let (mut tokens, mut seats, mut positions) = (vec![0; rows], vec![0; 2 * rows], vec![0; rows]);
         for row in 0..rows {
             // A row that is not read on stands past the end, where nothing is written.
@@ -110,13 +110,30 @@ impl PairedRows {
             ("positions", Tensor::u32([rows, 1], positions)),
             ("position", Tensor::u32([rows, 2], seats)),
         ];
-        let results = self.run(WRITE, &given)?;
+        let results = self.run_choosing(&given, &choices)?;
         for &(row, text) in texts {
             let at = self.held[row].len();
             self.held[row].push(text[at]);
         }
-        let all = results[0].real::<f32>();
-        Ok(texts.iter().map(|(row, _)| all[row * self.vocabulary..][..self.vocabulary].to_vec()).collect())
+        let scores = match how.iter().any(Option::is_none) {
+            true => Some(self.engine.run(SCORES, &[]).map_err(train::Error::from)?),
+            false => None,
+        };
+        let outcome = |((row, _), how): (&Text, &Option<Choice>)| match (how, &scores) {
+            (None, Some(scores)) => {
+                Outcome::Scores(scores[0].real::<f32>()[row * self.vocabulary..][..self.vocabulary].to_vec())
+            }
+            _ => Outcome::Chosen(results[0].as_u32()[*row], results[1].real::<f32>()[*row]),
+        };
+        Ok(texts.iter().zip(how).map(outcome).collect())
+    }
+
+    /// Runs the plan that writes, with what chooses tokens of all rows.
+    fn run_choosing(&mut self, given: &[(&str, Tensor)], how: &[Option<Choice>]) -> Result<Vec<Tensor>> {
+        let of_choice = self.feeds[WRITE].clone();
+        let of_choice = of_choice.iter().filter_map(|n| Some((n.as_str(), choice::feed(n, how.len(), how)?)));
+        let all: Vec<(&str, Tensor)> = given.iter().cloned().chain(of_choice).collect();
+        self.run(WRITE, &all)
     }
 
     fn run(&mut self, plan: usize, given: &[(&str, Tensor)]) -> Result<Vec<Tensor>> {
@@ -162,7 +179,7 @@ impl Rows for PairedRows {
         &self.held[row]
     }
 
-    fn scores(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
+    fn next(&mut self, texts: &[Text], how: &[Option<Choice>]) -> Result<Vec<Outcome>> {
         check(self, texts)?;
         for &(row, text) in texts {
             if self.mask[row * self.lengths.source] == 0 {
@@ -171,15 +188,19 @@ impl Rows for PairedRows {
             let known = shared(&self.held[row], text);
             self.held[row].truncate(known);
         }
-        let mut scores: Vec<Vec<f32>> = vec![vec![]; texts.len()];
+        let mut all: Vec<Outcome> = vec![Outcome::Chosen(0, 0.0); texts.len()];
         loop {
             let left = |&at: &usize| self.held[texts[at].0].len() < texts[at].1.len();
             let ahead: Vec<usize> = (0..texts.len()).filter(left).collect();
             if ahead.is_empty() {
-                return Ok(scores);
+                return Ok(all);
             }
-            let found = self.step(&ahead.iter().map(|&at| texts[at]).collect::<Vec<_>>())?;
-            ahead.iter().zip(found).for_each(|(&at, found)| scores[at] = found);
+            // Scores before the last token are of no use to anybody.
+            let last = |at: usize| texts[at].1.len() == self.held[texts[at].0].len() + 1;
+            let how: Vec<Option<Choice>> =
+                ahead.iter().map(|&at| if last(at) { how[at] } else { Some(Choice::BEST) }).collect();
+            let found = self.step(&ahead.iter().map(|&at| texts[at]).collect::<Vec<_>>(), &how)?;
+            ahead.iter().zip(found).for_each(|(&at, found)| all[at] = found);
         }
     }
 
@@ -189,6 +210,14 @@ impl Rows for PairedRows {
 
     fn share(&mut self, from: &[usize]) -> Result<()> {
         self.arrange(SHARE, from)
+    }
+
+    fn start(&self) -> Option<u32> {
+        Some(self.start)
+    }
+
+    fn source_of(&self, tokens: &[u32]) -> Result<Source> {
+        self.tokens(tokens)
     }
 
     fn begin(&mut self, row: usize, source: &Source) -> Result<()> {
@@ -268,8 +297,5 @@ fn writing(family: &dyn Family, deployment: &Deployment, rows: usize, lengths: L
     let mode = Mode::Continue { capacity: lengths.target };
     let seats = Some(Seats { caches: rows, scored: 1 });
     let reading = Reading { padded: true, target: 1, seats, ..Reading::new(extent, mode) };
-    Ok(deployment.graph_of(family, &reading, |graph, forward| {
-        graph.output("logits", forward.logits);
-        Ok(())
-    })?)
+    Ok(deployment.graph_of(family, &reading, |graph, forward| choice::write(graph, forward.logits))?)
 }

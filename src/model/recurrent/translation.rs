@@ -271,7 +271,8 @@ impl Family for RecurrentTranslator {
 
     fn interface(&self) -> Interface {
         let [_, padding] = self.marks;
-        Interface { start: Some(self.marks), silent: Some(padding), ..Interface::of(Task::SecondText) }
+        let start = Some(self.marks);
+        Interface { start, silent: Some(padding), sums_up: true, ..Interface::of(Task::SecondText) }
     }
 
     fn read(&self, graph: &mut Graph, reading: &Reading) -> Result<Forward> {

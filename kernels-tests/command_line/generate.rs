@@ -1,0 +1,136 @@
+//! `kiln generate`: beams, several texts, penalties, stop texts, conversations, and what does not go together.
+
+use super::Bench;
+use serde_json::Value;
+
+fn trained() -> Bench {
+    let bench = Bench::new();
+    bench.train(&["--set", "train.steps=30"]).fine();
+    bench
+}
+
+fn sequences(json: &Value) -> Vec<Vec<u64>> {
+    serde_json::from_value(json["sequences"].clone()).unwrap()
+}
+
+#[test]
+fn beams_and_drawn_texts_are_given_with_their_scores_the_best_first() {
+    let bench = trained();
+    let run = |more: &[&str]| {
+        let given =
+            ["generate", "run", "--ids", "1,2,3", "--max-new-tokens", "5", "--device", "cpu", "--json"];
+        bench.kiln(&[&given[..], more].concat()).json()
+    };
+    let beams = run(&["--num-beams", "4", "--num-return-sequences", "3", "--length-penalty", "0.5"]);
+    let scores: Vec<f64> = serde_json::from_value(beams["scores"].clone()).unwrap();
+    assert!(scores.len() == 3 && scores[0] >= scores[1] && scores[1] >= scores[2] && scores[0] < 0.0);
+    let texts = sequences(&beams);
+    assert!(texts[0] != texts[1] && texts.iter().all(|ids| ids[..3] == [1, 2, 3]));
+    let greedy = run(&[]);
+    assert_eq!(greedy["scores"].as_array().unwrap().len(), 1);
+    let drawn = run(&["--do-sample", "--temperature", "2", "--num-return-sequences", "4", "--seed", "3"]);
+    assert_eq!(drawn, run(&["--temperature", "2", "--num-return-sequences", "4", "--seed", "3"]));
+    let mut texts = sequences(&drawn);
+    texts.sort();
+    texts.dedup();
+    assert!(texts.len() > 1, "{drawn}");
+    let apart = run(&["--no-repeat-ngram-size", "1", "--repetition-penalty", "1.2"]);
+    let mut ids = sequences(&apart).remove(0);
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 8, "{apart}");
+}
+
+#[test]
+fn several_prompts_have_the_texts_that_each_has_alone() {
+    let bench = trained();
+    let run = |prompts: &[&str], more: &[&str]| {
+        let mut arguments = vec!["generate", "run", "--max-new-tokens", "6", "--device", "cpu", "--json"];
+        prompts.iter().for_each(|prompt| arguments.extend(["--prompt", prompt]));
+        sequences(&bench.kiln(&[&arguments[..], more].concat()).json())
+    };
+    let prompts = ["7 sheep", "1", "over the red"];
+    for more in [&[][..], &["--num-beams", "3"], &["--do-sample", "--seed", "5"]] {
+        let alone: Vec<Vec<u64>> = prompts.iter().flat_map(|prompt| run(&[prompt], more)).collect();
+        let together = run(&prompts, more);
+        assert_eq!(together.len(), 3);
+        assert_eq!(together, alone, "{more:?}");
+    }
+    let text = bench.kiln(&[
+        "generate",
+        "run",
+        "--prompt",
+        "7",
+        "--prompt",
+        "8",
+        "--max-new-tokens",
+        "3",
+        "--device",
+        "cpu",
+    ]);
+    let lines = text.fine().out;
+    assert!(lines.starts_with('7') && lines.contains("\n8"), "{lines}");
+}
+
+#[test]
+fn a_stop_text_ends_it_and_is_not_shown_and_bad_words_never_come() {
+    let bench = trained();
+    let write = |more: &[&str]| {
+        let given =
+            ["generate", "run", "--prompt", "7 sheep jump", "--max-new-tokens", "12", "--device", "cpu"];
+        bench.kiln(&[&given[..], more].concat()).fine().out
+    };
+    let whole = write(&[]);
+    let behind: Vec<char> = whole["7 sheep jump".len()..].trim_end_matches('\n').chars().collect();
+    assert_eq!(behind.len(), 12);
+    let stop: String = behind[3..5].iter().collect();
+    let stopped = write(&["--stop-strings", &stop]);
+    let at = behind.windows(2).position(|pair| pair.iter().collect::<String>() == stop).unwrap();
+    let expected: String = behind[..at].iter().collect();
+    assert_eq!(stopped, format!("7 sheep jump{expected}\n"));
+    let bad = behind[0].to_string();
+    assert!(!write(&["--bad-words", &bad])["7 sheep jump".len()..].contains(&bad));
+}
+
+#[test]
+fn a_conversation_is_written_as_the_models_template_has_it() {
+    let bench = trained();
+    let folder = bench.path("run/checkpoints/step-000030");
+    let chat = [
+        "generate",
+        "run/checkpoints/step-000030",
+        "--chat",
+        "--prompt",
+        "7",
+        "--device",
+        "cpu",
+        "--max-new-tokens",
+        "2",
+    ];
+    bench.kiln(&chat).refused(2, &["chat template", "hint"]);
+    let template = "{% for message in messages %}{{ message['content'] }} sheep{% endfor %}{% if add_generation_prompt %} jump{% endif %}";
+    std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    let out = bench.kiln(&chat).fine().out;
+    assert!(out.starts_with("7 sheep jump") && out.trim_end_matches('\n').chars().count() == 14, "{out}");
+}
+
+#[test]
+fn what_does_not_go_together_is_refused_with_a_hint() {
+    let bench = trained();
+    let run = |more: &[&str]| {
+        let given = ["generate", "run", "--device", "cpu", "--max-new-tokens", "3", "--prompt"];
+        bench.kiln(&[&given[..], more].concat())
+    };
+    run(&["7", "--length-penalty", "2"]).refused(2, &["--length-penalty", "--num-beams"]);
+    run(&["7", "--num-return-sequences", "2"]).refused(2, &["--do-sample", "hint"]);
+    run(&["7", "--num-beams", "2", "--num-return-sequences", "3"]).refused(2, &["num_return_sequences is 3"]);
+    run(&["7", "--num-beams", "4", "--num-beam-groups", "3"]).refused(2, &["num_beam_groups is 3"]);
+    run(&["7", "--num-beams", "2", "--stop-strings", "x"]).refused(2, &["--stop-strings", "hint"]);
+    run(&["7", "--min-p", "2"]).refused(2, &["min_p is 2"]);
+    run(&["7", "--min-new-tokens", "9"]).refused(2, &["min_new_tokens is 9"]);
+    run(&["7", "--num-beams", "0"]).refused(2, &["num_beams is 0"]);
+    run(&["11 sheep jump over the old fence.", "--overflow", "stop"])
+        .refused(2, &["33 tokens", "16", "--overflow"]);
+    bench.kiln(&["generate", "run", "--ids", "1,x"]).refused(2, &["--ids", "\"x\""]);
+    bench.kiln(&["generate", "run", "--ids", "1", "--prompt", "7"]).refused(2, &["cannot be used with"]);
+}

@@ -1,0 +1,94 @@
+//! What texts begin with: as text, as token ids, or as what somebody says to an assistant.
+
+use crate::cli::Usage;
+use crate::data::chats::{Date, Template};
+use crate::data::tokenizer::{END_OF_TEXT, Tokenizer};
+use crate::generate::Error;
+use clap::Args;
+use serde_json::{Value as Json, json};
+use std::path::Path;
+
+/// What is to be continued.
+#[derive(Args)]
+pub struct Prompts {
+    /// The text to continue; given again, texts are written side by side. Absent: the token that ends or begins texts, or else a line
+    /// break.
+    #[arg(long, value_name = "TEXT", conflicts_with = "ids")]
+    prompt: Vec<String>,
+    /// The text to continue, as token ids. May be given again.
+    #[arg(long, value_name = "ID,ID")]
+    ids: Vec<String>,
+    /// The prompt is what a user says: it is written as the model's chat template has it.
+    #[arg(long, requires = "prompt")]
+    chat: bool,
+    /// Beside --chat: what the system says first.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+}
+
+impl Prompts {
+    /// True where they are given as token ids.
+    pub fn are_ids(&self) -> bool {
+        !self.ids.is_empty()
+    }
+
+    /// Token ids of every prompt, each at least one. `folder` is that of the model.
+    pub fn ids(&self, tokenizer: Option<&Tokenizer>, folder: &Path) -> anyhow::Result<Vec<Vec<u32>>> {
+        if self.are_ids() {
+            return self.ids.iter().map(|list| numbers(list)).collect();
+        }
+        let tokenizer = tokenizer.ok_or(Error::NoTokenizer)?;
+        if self.prompt.is_empty() {
+            return Ok(vec![opening(tokenizer)?]);
+        }
+        let template = if self.chat { Some(template(folder)?) } else { None };
+        let mut all = vec![];
+        for text in &self.prompt {
+            let ids = match &template {
+                Some(template) => tokenizer.encode(&self.rendered(template, text)?)?,
+                None => tokenizer.encode_with_special(text)?,
+            };
+            if ids.is_empty() {
+                return Err(Error::EmptyPrompt.into());
+            }
+            all.push(ids);
+        }
+        Ok(all)
+    }
+
+    fn rendered(&self, template: &Template, text: &str) -> anyhow::Result<String> {
+        let say = |role: &str, text: &str| json!({ "role": role, "content": text });
+        let system = self.system.iter().map(|text| say("system", text));
+        let messages: Vec<Json> = system.chain([say("user", text)]).collect();
+        Ok(template.render(&messages, true)?)
+    }
+}
+
+fn numbers(list: &str) -> anyhow::Result<Vec<u32>> {
+    let parse = |word: &str| {
+        let wrong = || Usage(format!("--ids has {word:?}, expected whole numbers with commas between them"));
+        word.trim().parse::<u32>().map_err(|_| wrong())
+    };
+    let ids = list.split(',').map(parse).collect::<Result<Vec<_>, _>>()?;
+    if ids.is_empty() { Err(Error::EmptyPrompt.into()) } else { Ok(ids) }
+}
+
+/// What stands before a text of which nothing is given.
+fn opening(tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
+    let ids = match tokenizer.token_id(END_OF_TEXT) {
+        Some(id) => vec![id],
+        None => match tokenizer.opening()? {
+            opening if opening.is_empty() => tokenizer.encode("\n")?,
+            opening => opening,
+        },
+    };
+    if ids.is_empty() { Err(Error::EmptyPrompt.into()) } else { Ok(ids) }
+}
+
+fn template(folder: &Path) -> anyhow::Result<Template> {
+    let found = Template::of_folder(folder, Date::today())?;
+    found.ok_or_else(|| {
+        let text = "the model's folder has no chat template, which --chat asks for\n  hint: leave --chat out, or put chat_template.jinja into the folder";
+        Usage(text.into()).into()
+    })
+}
