@@ -78,6 +78,8 @@ fn every_floor_uses_only_floors_below_it() {
     let mut faults = vec![];
     for file in &files {
         let inside = file.strip_prefix(&root).expect("found under src");
+        // The package of the ground floors, whose names are the same from above.
+        let inside = inside.strip_prefix("base").unwrap_or(inside);
         let floor = inside.components().next().expect("has a name").as_os_str().to_string_lossy();
         let floor = floor.trim_end_matches(".rs");
         if matches!(floor, "lib" | "main") {

@@ -15,15 +15,13 @@ pub mod formats;
 pub mod generate;
 #[cfg(feature = "gpu")]
 pub mod gpu;
-pub mod graph;
 pub mod metrics;
 pub mod model;
 pub mod ngram;
-pub mod ops;
 pub mod passes;
-pub mod plan;
-pub mod tensor;
 pub mod train;
+
+pub use kiln_base::{graph, ops, plan, tensor};
 
 /// The README's Rust is compiled with the documentation's tests.
 #[cfg(doctest)]
