@@ -7,6 +7,8 @@ use super::reflect::{Reflection, reflect};
 use super::{Error, Result};
 use crate::ops::launch::Kernel;
 use crate::tensor::DType;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex};
 
 /// Every file of `shaders/` as (stem, text), sorted by stem.
 pub const SHADERS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
@@ -29,8 +31,20 @@ pub fn shader(stem: &str) -> Result<&'static str> {
     row.map(|(_, text)| *text).ok_or_else(|| Error::NoShader { shader: stem.into() })
 }
 
-/// Assembles a kernel and reads its interface.
-pub fn assemble(kernel: &Kernel) -> Result<Assembled> {
+/// Assembles a kernel and reads its interface; a kernel that this process has assembled before is not parsed again.
+pub fn assemble(kernel: &Kernel) -> Result<Arc<Assembled>> {
+    static DONE: LazyLock<Mutex<HashMap<Kernel, Arc<Assembled>>>> = LazyLock::new(Default::default);
+    let done = || DONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(known) = done().get(kernel) {
+        return Ok(known.clone());
+    }
+    // Not under the lock: kernels are assembled on all threads.
+    let assembled = Arc::new(parse(kernel)?);
+    done().insert(kernel.clone(), assembled.clone());
+    Ok(assembled)
+}
+
+fn parse(kernel: &Kernel) -> Result<Assembled> {
     let text = text(kernel)?;
     let invalid = |message: String| Error::Shader { shader: kernel.shader, message };
     let module = naga::front::wgsl::parse_str(&text).map_err(|e| invalid(e.emit_to_string(&text)))?;

@@ -5,6 +5,7 @@ use super::reflect::Reflection;
 use super::{Error, Gpu, Result};
 use crate::ops::launch::{Kernel, Scalar};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -85,7 +86,7 @@ impl Pipelines {
 
     fn make(&self, gpu: &Gpu, kernel: &Kernel) -> Result<Pipeline> {
         let assembled = assemble(kernel)?;
-        let reflection = assembled.reflection;
+        let reflection = assembled.reflection.clone();
         fits(gpu, kernel, &reflection)?;
         let (buffers, compute) = gpu.guarded(|| {
             let kinds: Vec<_> = reflection.written.iter().map(|&written| storage(written)).collect();
@@ -98,7 +99,7 @@ impl Pipelines {
             });
             let source = wgpu::ShaderModuleDescriptor {
                 label: Some(kernel.shader),
-                source: wgpu::ShaderSource::Wgsl(assembled.text.into()),
+                source: wgpu::ShaderSource::Wgsl(Cow::Owned(assembled.text.clone())),
             };
             // SAFETY: kernels are part of this program, take their sizes from the planner and are run with guard words
             // around every buffer by the conformance harness; their loops end and their divisors are not zero.

@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_interface_is_read_from_the_shader() {
-        let reflection = assemble(&Kernel::new("dropout").constant("LANES", 32)).unwrap().reflection;
+        let reflection = assemble(&Kernel::new("dropout").constant("LANES", 32)).unwrap().reflection.clone();
         assert_eq!(reflection.written, [false, false, true]);
         assert_eq!(reflection.workgroup, [32, 1, 1]);
         let names: Vec<_> = reflection.fields.iter().map(|f| (f.name.as_str(), f.offset)).collect();
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn parameters_are_packed_by_name_in_any_order() {
-        let reflection = assemble(&Kernel::new("dropout")).unwrap().reflection;
+        let reflection = assemble(&Kernel::new("dropout")).unwrap().reflection.clone();
         let given =
             [param("threshold", 3u32), param("count", 1u32), param("scale", 0.5f32), param("salt", 2u32)];
         let bytes = reflection.pack("dropout", &given).unwrap();
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_missing_unknown_doubled_or_mistyped_parameter_is_named() {
-        let reflection = assemble(&Kernel::new("dropout")).unwrap().reflection;
+        let reflection = assemble(&Kernel::new("dropout")).unwrap().reflection.clone();
         let all =
             [param("count", 1u32), param("salt", 2u32), param("threshold", 3u32), param("scale", 0.5f32)];
         let mut extra = all.to_vec();
