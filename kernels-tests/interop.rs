@@ -163,6 +163,7 @@ fn folders(python: &str, golden: &Path) -> Result<(), Failed> {
         "gpt2-score",
         "mistral-score",
         "gpt-neox-score",
+        "whisper",
     ];
     let through = ["gpt2", "llama-gqa", "qwen2", "qwen3", "gpt-neox-parallel"];
     let cases: Vec<(&str, bool)> =

@@ -149,7 +149,7 @@ pub fn config_of(adapter: &Adapter, family: &dyn Family, base: &Path) -> Result<
 fn task_of(task: Task) -> Option<&'static str> {
     match task {
         Task::NextToken => Some("CAUSAL_LM"),
-        Task::SecondText => Some("SEQ_2_SEQ_LM"),
+        Task::SecondText | Task::Transcript => Some("SEQ_2_SEQ_LM"),
         Task::SequenceClass { .. } => Some("SEQ_CLS"),
         Task::TokenClass { .. } => Some("TOKEN_CLS"),
         Task::States => Some("FEATURE_EXTRACTION"),

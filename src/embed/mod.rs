@@ -95,9 +95,10 @@ impl Embedder {
         let mut opened = exchange::open(path)?;
         let tokenizer = opened.tokenizer.take();
         let tokenizer = tokenizer.ok_or_else(|| Error::NoTokenizer { model: path.to_path_buf() })?;
-        if opened.family.interface().task == Task::SecondText {
+        let task = opened.family.interface().task;
+        if matches!(task, Task::SecondText | Task::Transcript) {
             let expected = "one that reads a single text".to_string();
-            return Err(model::Error::Task { expected, got: Task::SecondText.describe() }.into());
+            return Err(model::Error::Task { expected, got: task.describe() }.into());
         }
         Ok(Embedder { opened, tokenizer, settings, target, batch: batch.max(1), engines: BTreeMap::new() })
     }

@@ -3,7 +3,7 @@
 use super::llama::{Dialect, Llama, gated_width};
 use super::{
     Activation, Archive, Bart, Bert, Config, Encoder, Error, Family, Gpt2, GptNeoX, Positions,
-    RecurrentModel, RecurrentTranslator, Result, RowMlp, T5,
+    RecurrentModel, RecurrentTranslator, Result, RowMlp, T5, Whisper,
 };
 use crate::ops::recurrent::Cell;
 use serde_json::{Map, Value as Json};
@@ -249,6 +249,13 @@ const FAMILIES: &[Entry] = &[
         build: |design| Ok(Box::new(Bart::from_design(Positions::Sinusoidal, design)?)),
     },
     Entry {
+        name: "whisper",
+        architectures: &["WhisperForConditionalGeneration", "WhisperModel"],
+        usual: BART,
+        read: |config| Ok(Box::new(Whisper::from_config(config)?)),
+        build: |_| Err(heard()),
+    },
+    Entry {
         name: "lstm",
         architectures: &["LstmForCausalLM"],
         usual: RECURRENT,
@@ -328,6 +335,16 @@ pub fn from_config(config: &Config) -> Result<Box<dyn Family>> {
         return Err(config.refuse("model_type", expected));
     }
     (entry.read)(config)
+}
+
+/// Why there is no new model that hears: recipes have text alone to learn from.
+fn heard() -> Error {
+    Error::Setting {
+        place: "the recipe".into(),
+        key: "family".into(),
+        expected: "one that learns from text; a whisper is opened from a folder".into(),
+        got: "whisper".into(),
+    }
 }
 
 fn unknown(place: &str, got: String) -> Error {

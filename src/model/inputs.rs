@@ -1,6 +1,7 @@
 //! What a model is fed, under the names of transformers: checked, and turned into the inputs of a graph.
 
 mod rows;
+mod sound;
 mod table;
 
 pub use rows::Row;
@@ -36,7 +37,7 @@ pub struct Inputs {
     target: usize,
     /// By the name in a graph, [B, T] or [B, S].
     numbers: BTreeMap<&'static str, Vec<u32>>,
-    /// Of a model of rows its columns, F32 [B, columns].
+    /// Of a model of rows its columns, F32 [B, columns]; of one that hears its sounds, F32 [B, bands, frames].
     features: Option<Tensor>,
     /// For the loss, as the graph reads them.
     targets: Option<Tensor>,
@@ -60,26 +61,34 @@ impl Inputs {
         if interface.columns > 0 {
             return Inputs::of_table(given, family);
         }
-        let known = |name: &&String| *name == LABELS || NAMES.iter().any(|[theirs, _]| theirs == name);
+        let hears = interface.sound.is_some();
+        let known = |name: &&String| {
+            [LABELS, sound::NAME].contains(&name.as_str()) || NAMES.iter().any(|[theirs, _]| theirs == name)
+        };
         if let Some(name) = given.keys().find(|name| !known(name)) {
             let names = NAMES.map(|[theirs, _]| theirs).join(", ");
-            return Err(refuse(name, format!("one of {names}, {LABELS} (behind --prefix)"), "not known"));
+            let expected = format!("one of {names}, {}, {LABELS} (behind --prefix)", sound::NAME);
+            return Err(refuse(name, expected, "not known"));
         }
         let shape = |name: &str| match given.get(name).map(|raw| &raw.shape[..]) {
             Some(&[rows, columns]) if rows > 0 && columns > 0 => Ok([rows, columns]),
             Some(other) => Err(refuse(name, "of shape [B, T], neither of them 0", format!("{other:?}"))),
             None => Err(refuse(name, "there, as the model reads it", "absent")),
         };
-        let [batch, context] = shape("input_ids")?;
+        let features = sound::read(given, interface.sound)?;
+        let [batch, context] = match (&features, interface.sound) {
+            (Some(features), Some(sound)) => [features.shape[0], sound.positions()],
+            _ => shape("input_ids")?,
+        };
         let mut inputs = Inputs {
             interface,
             extent: Extent { batch, context },
             target: context,
+            features,
             numbers: BTreeMap::new(),
-            features: None,
             targets: None,
         };
-        let second = interface.task == Task::SecondText;
+        let second = hears || interface.task == Task::SecondText;
         if second {
             let from = if given.contains_key("decoder_input_ids") { "decoder_input_ids" } else { LABELS };
             inputs.target = shape(from)?[1];
@@ -91,6 +100,9 @@ impl Inputs {
                 "kinds" => interface.kinds,
                 _ => family.vocabulary(),
             };
+            if hears && !theirs.starts_with("decoder_") {
+                return Err(refuse(theirs, format!("absent: the model reads {}", sound::NAME), "given"));
+            }
             if theirs.starts_with("decoder_") && !second {
                 return Err(refuse(theirs, "absent: the model has no decoder beside an encoder", "given"));
             }
@@ -229,7 +241,7 @@ impl Inputs {
         let (shape, limit) = match self.interface.task {
             Task::States => return Err(refuse(LABELS, "absent: the model has no head", "given")),
             Task::NextToken | Task::HiddenToken => (vec![batch, context], vocabulary),
-            Task::SecondText => (vec![batch, self.target], vocabulary),
+            Task::SecondText | Task::Transcript => (vec![batch, self.target], vocabulary),
             Task::TokenClass { classes } => (vec![batch, context], classes),
             Task::SequenceClass { classes, labels: Labels::One } => (vec![batch], classes),
             Task::SequenceClass { classes, .. } => {
@@ -253,7 +265,8 @@ impl Inputs {
             let expected = format!("from 0 to {}, or {NO_LABEL}", limit - 1);
             return Err(out_of_range(LABELS, &labels, at, raw, &expected));
         }
-        if let Some([start, padding]) = self.interface.start {
+        if let Some([start, padding]) = self.interface.start.or(self.interface.sound.map(|sound| sound.start))
+        {
             let shifted = labels.chunks(self.target).flat_map(|row| {
                 let before =
                     row[..row.len() - 1].iter().map(|&label| if label < 0 { padding } else { label as u32 });

@@ -31,6 +31,7 @@ mod score;
 mod sides;
 mod t5;
 mod weights;
+mod whisper;
 
 pub use activation::Activation;
 pub use archive::{Archive, INDEX_FILE, WEIGHTS_FILE};
@@ -48,7 +49,7 @@ pub use inputs::{Inputs, Row};
 pub use llama::{Dialect, Llama};
 pub use mlp::Mlp;
 pub use quantized::{Convention, Quantized, Stored, turn};
-pub use reading::{Forward, Interface, Labels, Reading, Seats, Task};
+pub use reading::{Forward, Interface, Labels, Reading, Seats, Sound, Task};
 pub use recurrent::{RecurrentModel, RecurrentStack, RecurrentTranslator, Run};
 pub use resize::{Sizes, resized};
 pub use rope::{Rope, Scaling};
@@ -56,6 +57,7 @@ pub use row_mlp::{Column, RowMlp, columns_of, with_columns};
 pub use score::Score;
 pub use t5::T5;
 pub use weights::Weights;
+pub use whisper::Whisper;
 
 use crate::graph::Graph;
 use crate::ops::Value;
@@ -148,6 +150,7 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// - of a packed reading `segments` and `places` U32 [B, T]: the number of each token's text, and its position there;
     /// - of a reading with kinds `kinds` U32 [B, T];
     /// - of a model with a second sequence `target_tokens` U32 [B, S], and of a padded reading `target_mask` U32 [B, S];
+    /// - of a model that hears `features` F32 `[B, bands, frames]` in place of tokens, with two frames for each position of the reading;
     /// - of a decoder that judges whole texts `lasts` U32 `[B]`, the row of [N, C] of each text's last token;
     /// - in [`Mode::Train`] for `tokens` `order: U32 [N]` and `starts: U32 [V + 1]`, the positions sorted by token as
     ///   [`sort_positions`](crate::ops::embedding::sort_positions) gives them, and the same as `places.order`, `places.starts` and

@@ -91,6 +91,8 @@ pub enum Task {
     HiddenToken,
     /// Scores of the next token of a second sequence.
     SecondText,
+    /// Scores of the next token of what is said in a sound.
+    Transcript,
     /// For each sequence scores of so many classes.
     SequenceClass {
         /// Classes, K.
@@ -114,6 +116,7 @@ impl Task {
             Task::NextToken => "a causal language model",
             Task::HiddenToken => "a masked language model",
             Task::SecondText => "an encoder-decoder",
+            Task::Transcript => "a model that hears and writes",
             Task::SequenceClass { .. } => "a classifier of sequences",
             Task::TokenClass { .. } => "a classifier of tokens",
             Task::States => "an encoder without a head",
@@ -153,6 +156,8 @@ pub struct Interface {
     pub counted_from: Option<u32>,
     /// The token that is passed over where the last one of a text is sought, which is judged.
     pub padding: Option<u32>,
+    /// It hears a sound in the place of a first sequence.
+    pub sound: Option<Sound>,
     /// It keeps texts apart that stand side by side in a sequence.
     pub packs: bool,
     /// The token before the first one of a second sequence, and the one that fills it up.
@@ -180,11 +185,30 @@ impl Interface {
             silent: None,
             counted_from: None,
             padding: None,
+            sound: None,
             packs: false,
             start: None,
             sums_up: false,
             columns: 0,
         }
+    }
+}
+
+/// What a model hears: bands of a spectrogram, and so many frames of them, no more and no fewer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sound {
+    /// Bands.
+    pub bands: usize,
+    /// Frames.
+    pub frames: usize,
+    /// The token before the first one that is written, and the one that fills up what is written.
+    pub start: [u32; 2],
+}
+
+impl Sound {
+    /// Positions that its frames become.
+    pub fn positions(&self) -> usize {
+        self.frames / super::whisper::FRAMES
     }
 }
 
@@ -212,7 +236,8 @@ impl Forward {
     /// All of it under the names that transformers has, each with the shape that it has there.
     pub fn named(&self, graph: &Graph, task: Task, reading: &Reading) -> Vec<(String, Value, Vec<usize>)> {
         let Extent { batch, context } = reading.extent;
-        let own = if task == Task::SecondText { reading.target } else { context };
+        let beside = matches!(task, Task::SecondText | Task::Transcript);
+        let own = if beside { reading.target } else { context };
         let width = |value: Value| graph.kind(value).shape.last();
         let spread = |value: Value, times: usize| vec![batch, times, width(value)];
         let mut all = vec![];
@@ -226,7 +251,7 @@ impl Forward {
         if let Some(pooled) = self.pooled {
             all.push(("pooler_output".into(), pooled, vec![batch, width(pooled)]));
         }
-        let prefix = if task == Task::SecondText { "decoder_" } else { "" };
+        let prefix = if beside { "decoder_" } else { "" };
         for (number, &value) in self.hidden.iter().enumerate() {
             all.push((format!("{prefix}hidden_states.{number}"), value, spread(value, own)));
         }

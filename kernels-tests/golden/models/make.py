@@ -24,16 +24,17 @@ def awake(model):
     return model.eval()
 
 
-def write(name, model, batches):
+def write(name, model, batches, **more):
     folder = f"{HERE}/{name}"
     model.save_pretrained(folder)
     inputs, expected, gradients = {}, {}, {}
     for prefix, (batch, whole) in batches.items():
-        inputs |= {f"{prefix}.{key}": value.contiguous() for key, value in batch.items()}
+        inputs |= {f"{prefix}.{key}": value.clone() for key, value in batch.items()}
         model.zero_grad()
         out = model(**batch, output_hidden_states=whole, use_cache=False)
         expected[f"{prefix}.logits"] = out.logits
-        expected[f"{prefix}.loss"] = out.loss.reshape(1)
+        if out.loss is not None:
+            expected[f"{prefix}.loss"] = out.loss.reshape(1)
         if whole:
             for kind in ["hidden_states", "encoder_hidden_states", "decoder_hidden_states"]:
                 for number, state in enumerate(getattr(out, kind, None) or ()):
@@ -42,7 +43,7 @@ def write(name, model, batches):
             for key, parameter in model.named_parameters():
                 if parameter.grad is not None:
                     gradients[key] = parameter.grad.clone()
-    plain = {key: value.detach().clone().contiguous() for key, value in expected.items()}
+    plain = {key: value.detach().clone().contiguous() for key, value in (expected | more).items()}
     save_file(inputs, f"{folder}/inputs.safetensors")
     save_file(plain, f"{folder}/expected.safetensors")
     save_file(gradients, f"{folder}/grads.safetensors")
@@ -85,6 +86,34 @@ def llama(**more):
                 max_position_embeddings=16, **more)
 
 
+def whisper(name, model, **more):
+    """Two sounds of 24 frames; 5 and 3 tokens of what is said in them."""
+    config = tf.WhisperConfig(
+        vocab_size=VOCABULARY, num_mel_bins=5, d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=24,
+        decoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=20, max_source_positions=12, max_target_positions=10,
+        dropout=0.0, pad_token_id=PADDING, bos_token_id=1, eos_token_id=1, decoder_start_token_id=0, **more)
+    config._attn_implementation = "eager"
+    model = awake(model(config))
+    with torch.no_grad():
+        # Else a token that is read is what is written next, as one table is both.
+        model.model.decoder.embed_positions.weight *= 4
+        for projection in ["v_proj", "out_proj"]:
+            getattr(model.model.decoder.layers[0].encoder_attn, projection).weight *= 3
+    generator = torch.Generator().manual_seed(9)
+    labels = torch.randint(3, VOCABULARY, (2, 5), generator=generator)
+    labels[1, 3:] = -100
+    batch = {"input_features": torch.randn(2, 5, 24, generator=generator), "labels": labels}
+    told = {key: value for key, value in batch.items() if key != "labels"}
+    told["decoder_input_ids"] = torch.tensor([[0, 7, 4, 9], [0, 5, 2, 2]])
+    told["decoder_attention_mask"] = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    said = torch.zeros(2, 1, dtype=torch.long)
+    with torch.no_grad():
+        for _ in range(8):
+            scores = model(input_features=batch["input_features"], decoder_input_ids=said).logits[:, -1]
+            said = torch.cat([said, scores.argmax(-1, keepdim=True)], 1)
+    write(name, model, {"eval": (batch, True), "told": (told, False)}, greedy=said)
+
+
 CASES = {
     "gpt2-score": lambda name: judge(name, tf.GPT2Config, tf.GPT2ForSequenceClassification, n_embd=16, n_layer=2, n_head=2,
                                      n_positions=16, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
@@ -97,6 +126,7 @@ CASES = {
     "gpt-neox-score": lambda name: judge(name, tf.GPTNeoXConfig, tf.GPTNeoXForSequenceClassification, hidden_size=16,
                                          num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
                                          max_position_embeddings=16, rotary_pct=0.5, hidden_dropout=0.0),
+    "whisper": lambda name: whisper(name, tf.WhisperForConditionalGeneration),
 }
 
 if __name__ == "__main__":

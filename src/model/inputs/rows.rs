@@ -17,6 +17,10 @@ impl Inputs {
     /// Texts side by side, none longer than the extent; rows beyond them repeat the last one. Targets are not among them.
     pub fn of_rows(family: &dyn Family, rows: &[Row], extent: Extent) -> Result<Inputs> {
         let interface = family.interface();
+        if interface.sound.is_some() {
+            let expected = "one that reads texts".to_string();
+            return Err(Error::Task { expected, got: interface.task.describe() });
+        }
         let Extent { batch, context } = extent;
         let padding = interface.silent.or(interface.padding).unwrap_or(0);
         let (mut tokens, mut mask, mut kinds) = (vec![], vec![], vec![]);
