@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 /// Run one batch through a model and write scores, loss and hidden states, and the gradients if asked for.
 ///
 /// The batch is a safetensors file of whole numbers under the names that transformers has: input_ids, attention_mask, token_type_ids,
-/// labels, decoder_input_ids, decoder_attention_mask, as the model reads them; and floats, input_features, for one that hears. The results have the names that transformers has,
-/// too: logits, loss, hidden_states.0 .. [B, T, C]; last_hidden_state and pooler_output of an encoder without a head;
-/// encoder_hidden_states and decoder_hidden_states. A causal model's labels are shifted by one inside, and labels of -100 do not
-/// count. Dropout is off.
+/// labels, decoder_input_ids, decoder_attention_mask, as the model reads them; and floats, input_features, for one that hears. The
+/// results have the names that transformers has, too: logits, loss, hidden_states.0 .. [B, T, C]; last_hidden_state and pooler_output
+/// of an encoder without a head; encoder_hidden_states and decoder_hidden_states. A causal model's labels are shifted by one inside,
+/// and labels of -100 do not count. Dropout is off.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  kiln forward --model llama --inputs batch.safetensors --output out.safetensors\n  kiln forward bert --inputs b.safetensors -o out.safetensors --gradients g.safetensors"

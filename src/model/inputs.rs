@@ -136,6 +136,7 @@ impl Inputs {
             mode,
             padded: counted || holds("mask", 0) || holds("target_mask", 0),
             packed: false,
+            heard: self.interface.sound.is_some(),
             kinds: self.numbers.get("kinds").is_some_and(|all| all.iter().any(|&kind| kind > 0)),
             target: self.target,
             seats: None,

@@ -150,7 +150,7 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// - of a packed reading `segments` and `places` U32 [B, T]: the number of each token's text, and its position there;
     /// - of a reading with kinds `kinds` U32 [B, T];
     /// - of a model with a second sequence `target_tokens` U32 [B, S], and of a padded reading `target_mask` U32 [B, S];
-    /// - of a model that hears `features` F32 `[B, bands, frames]` in place of tokens, with two frames for each position of the reading;
+    /// - of a reading that is heard `features` F32 `[B, bands, frames]` in the place of tokens, with two frames for each position of the reading;
     /// - of a decoder that judges whole texts `lasts` U32 `[B]`, the row of [N, C] of each text's last token;
     /// - in [`Mode::Train`] for `tokens` `order: U32 [N]` and `starts: U32 [V + 1]`, the positions sorted by token as
     ///   [`sort_positions`](crate::ops::embedding::sort_positions) gives them, and the same as `places.order`, `places.starts` and

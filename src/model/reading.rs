@@ -20,6 +20,8 @@ pub struct Reading {
     pub packed: bool,
     /// The input `kinds` tells tokens of one part of a sequence from those of another; without it all are of the first kind.
     pub kinds: bool,
+    /// A sound is heard in the place of a first sequence of tokens.
+    pub heard: bool,
     /// Tokens in each second sequence, of models that predict one from another.
     pub target: usize,
     /// Each sequence stands at a position of its own in a cache that it names; in [`Mode::Continue`].
@@ -44,6 +46,7 @@ impl Reading {
             padded: false,
             packed: false,
             kinds: false,
+            heard: false,
             target: extent.context,
             seats: None,
         }

@@ -114,6 +114,10 @@ impl Whisper {
         if reading.packed {
             reading.check(self.written)?;
         }
+        if !reading.heard {
+            let expected = "one that reads tokens alone".to_string();
+            return Err(Error::Task { expected, got: Task::Transcript.describe() });
+        }
         match reading.extent.context {
             got if got == self.heard => Ok(()),
             got => {
