@@ -134,3 +134,32 @@ fn what_does_not_go_together_is_refused_with_a_hint() {
     bench.kiln(&["generate", "run", "--ids", "1,x"]).refused(2, &["--ids", "\"x\""]);
     bench.kiln(&["generate", "run", "--ids", "1", "--prompt", "7"]).refused(2, &["cannot be used with"]);
 }
+
+#[test]
+fn a_draft_an_expression_a_context_and_caches_in_fewer_bits() {
+    let bench = trained();
+    let write = |more: &[&str]| {
+        let given = ["generate", "run", "--prompt", "7 sheep", "--max-new-tokens", "8", "--device", "cpu"];
+        bench.kiln(&[&given[..], more].concat())
+    };
+    let plain = write(&[]).fine().out;
+    let helped = write(&["--assistant-model", "run", "--num-assistant-tokens", "3"]).fine();
+    assert_eq!(helped.out, plain);
+    assert!(helped.err.contains("tokens were right"), "{}", helped.err);
+    assert_eq!(write(&["--cache", "f16"]).fine().out.chars().count(), plain.chars().count());
+    let out = write(&["--regex", "( sheep| fence){1,2}\\."]).fine().out;
+    assert!(
+        [" sheep.", " fence."].iter().any(|end| out.trim_end().ends_with(end)) || out.len() == 16,
+        "{out}"
+    );
+    let behind = &out.trim_end_matches('\n')["7 sheep".len()..];
+    assert!(behind.starts_with(" sheep") || behind.starts_with(" fence"), "{out}");
+    write(&["--context", "8 sheep jump. ", "--context-alpha", "1"]).fine();
+    write(&["--regex", "a(b"]).refused(2, &["a(b", "unclosed"]);
+    write(&["--regex", "Ü+"]).refused(2, &["Ü+", "no token"]);
+    write(&["--context-alpha", "1"]).refused(2, &["--context"]);
+    write(&["--context", "8", "--context-alpha", "-1"]).refused(2, &[]);
+    write(&["--assistant-model", "run", "--num-beams", "2"]).refused(2, &["--assistant-model", "hint"]);
+    bench.train(&["--set", "data.tokenizer=bpe:300", "--out", "other"]).fine();
+    write(&["--assistant-model", "other"]).refused(2, &["the draft knows 300 tokens", "hint"]);
+}

@@ -8,10 +8,11 @@ use super::Usage;
 use super::folder::{Beside, ModelFolder};
 use super::ngram;
 use crate::data::tokenizer::{END_OF_TEXT, Tokenizer};
-use crate::deploy::Deployment;
+use crate::deploy::{self, Deployment};
 use crate::exchange::{self, Opened};
 use crate::generate::{
-    Lengths, Overflow, Pace, Request, Room, Rows, Session, Settings, Sought, end_tokens, open_rows, search,
+    Agreed, CausalRows, Lengths, Overflow, Pace, Request, Room, Rows, Session, Settings, Sought,
+    SpeculativeRows, end_tokens, open_rows, search,
 };
 use crate::ngram::{Model, is_ngram};
 use crate::train::Target;
@@ -59,6 +60,8 @@ pub struct Generate {
 enum Cache {
     /// As they are.
     F32,
+    /// In 16 bits, where the device computes with them.
+    F16,
     /// As 8-bit codes with a scale for each token and head, for heads of a multiple of four elements.
     Int8,
 }
@@ -98,7 +101,10 @@ impl Generate {
         let settings = self.flags.settings(model.tokenizer.as_ref(), &ends)?;
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         let each = beams.as_ref().map_or(self.flags.texts(), |beams| beams.num_beams);
-        let rows = self.rows(&model, &target, &prompts, each)?;
+        let prompts = self.flags.in_context(model.tokenizer.as_ref(), prompts, &settings)?;
+        let (prompts, settings): (Vec<_>, Vec<_>) = prompts.into_iter().unzip();
+        let seconds = settings.iter().any(|settings| settings.contrast.is_some());
+        let rows = self.rows(&model, &target, &prompts, if seconds { 2 * each } else { each })?;
         target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
         let tokenizer = model.tokenizer.map(Arc::new);
         let mut writer = Writer { json: self.json, tokenizer, settings, pair, prompts, session: None };
@@ -113,6 +119,12 @@ impl Generate {
         };
         if let Some(session) = &mut writer.session {
             eprintln!("{}", said_of(&session.rows().pace()));
+            if let Some(agreed) = session.rows().agreed() {
+                let Agreed { proposed, accepted, passes } = agreed;
+                eprintln!(
+                    "draft    {accepted} of {proposed} tokens were right, in {passes} passes of the model"
+                );
+            }
         }
         writer.print(&written)
     }
@@ -127,12 +139,13 @@ impl Generate {
     ) -> anyhow::Result<Box<dyn Rows>> {
         let family = model.family.as_ref();
         let mut deployment = Deployment::new(&model.weights).within(target);
-        if self.cache == Cache::Int8 {
+        if self.cache != Cache::F32 {
             if family.interface().start.is_some() {
-                let text = "--cache int8 is for decoders alone\n  hint: this model is an encoder-decoder: leave it out";
+                let text = "--cache f16 and int8 are for decoders alone\n  hint: this model is an encoder-decoder: leave it out";
                 return Err(Usage(text.into()).into());
             }
-            deployment = deployment.with_coded_cache();
+            let kept = if self.cache == Cache::F16 { deploy::Cache::Halves } else { deploy::Cache::Codes };
+            deployment = deployment.with_cache(kept);
         }
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
         let most = (MOST_ROWS / each.max(1)).max(1).min(prompts.len()) * each.max(1);
@@ -143,7 +156,21 @@ impl Generate {
         };
         let tokens = longest.saturating_add(self.flags.max_new_tokens);
         let lengths = Lengths { source: longest, target: count.max(1) };
-        Ok(open_rows(family, &deployment, target, Room { rows: most, tokens }, lengths)?)
+        let room = Room { rows: most, tokens };
+        let Some(assistant) = &self.flags.assistant_model else {
+            return Ok(open_rows(family, &deployment, target, room, lengths)?);
+        };
+        let draft = exchange::open_to_run(&super::folder::resolve(assistant, false)?, &[])?;
+        let both = [family, draft.family.as_ref()].map(|family| family.interface());
+        if both.iter().any(|of| of.start.is_some() || of.sums_up) {
+            let text =
+                "--assistant-model is for decoders alone: neither encoder-decoders nor recurrent models";
+            return Err(Usage(text.into()).into());
+        }
+        let ahead = Deployment::new(&draft.weights).within(target);
+        let own = CausalRows::verifying(family, &deployment, target, room, self.flags.ahead() + 1)?;
+        let draft = CausalRows::new(draft.family.as_ref(), &ahead, target, room)?;
+        Ok(Box::new(SpeculativeRows::new(own, draft)?))
     }
 
     /// Continues the prompt with a model of runs.
@@ -184,7 +211,8 @@ impl Generate {
 struct Writer {
     json: bool,
     tokenizer: Option<Arc<Tokenizer>>,
-    settings: Settings,
+    /// Of each prompt.
+    settings: Vec<Settings>,
     /// The model is an encoder-decoder: prompts are what its encoder reads.
     pair: bool,
     prompts: Vec<Vec<u32>>,
@@ -198,9 +226,9 @@ impl Writer {
         if self.pair {
             return Ok(());
         }
-        for prompt in &mut self.prompts {
+        for (prompt, settings) in self.prompts.iter().zip(&self.settings) {
             let given = prompt.len();
-            if given > capacity && self.settings.overflow == Overflow::Slide {
+            if given > capacity && settings.overflow == Overflow::Slide {
                 eprintln!(
                     "the prompt has {given} tokens, the model sees {capacity}: only the last {capacity} are used"
                 );
@@ -220,12 +248,12 @@ impl Writer {
         let start = session.rows().start();
         let single = self.prompts.len() * each == 1;
         let mut texts = std::collections::BTreeMap::new();
-        for prompt in &self.prompts {
+        for (prompt, settings) in self.prompts.iter().zip(&self.settings) {
             let source = if self.pair { Some(session.rows().source_of(prompt)?) } else { None };
             for stream in 0..each as u32 {
                 let begins = start.map_or_else(|| prompt.clone(), |start| vec![start]);
                 let logprobs = self.json.then_some(0);
-                let settings = self.settings.clone();
+                let settings = settings.clone();
                 let request =
                     Request { prompt: begins.clone(), source: source.clone(), settings, stream, logprobs };
                 let written = Written { ids: begins, text: String::new(), score: 0.0 };
@@ -266,12 +294,14 @@ impl Writer {
         beams: &crate::generate::Beams,
     ) -> anyhow::Result<Vec<Written>> {
         let rows = session.rows();
+        // What beams have is the same for all prompts.
+        let settings = &self.settings[0];
         let start = rows.start();
         let mut all = vec![];
         for part in self.prompts.chunks((rows.count() / beams.num_beams).max(1)) {
             let mut begins = vec![];
             for (number, prompt) in part.iter().enumerate() {
-                let seen = prompt.len().min(if self.settings.overflow == Overflow::Slide {
+                let seen = prompt.len().min(if settings.overflow == Overflow::Slide {
                     rows.capacity()
                 } else {
                     usize::MAX
@@ -295,12 +325,12 @@ impl Writer {
                     stream: (all.len() + number) as u32,
                 })
                 .collect();
-            for (found, begin) in search(rows, &sought, &self.settings, beams)?.into_iter().zip(&begins) {
+            for (found, begin) in search(rows, &sought, settings, beams)?.into_iter().zip(&begins) {
                 for text in found {
                     let own: Vec<u32> = text.ids[begin.len()..]
                         .iter()
                         .copied()
-                        .filter(|token| !self.settings.ends.contains(token))
+                        .filter(|token| !settings.ends.contains(token))
                         .collect();
                     let shown = self.tokenizer.as_ref().map_or(Ok(String::new()), |t| t.decode(&own))?;
                     all.push(Written { ids: text.ids, text: shown, score: text.score });

@@ -213,6 +213,8 @@ fn is_usage(error: &anyhow::Error) -> bool {
                     generate::Error::EmptyPrompt
                         | generate::Error::UnknownToken { .. }
                         | generate::Error::TooLong { .. }
+                        | generate::Error::Pattern { .. }
+                        | generate::Error::Draft { .. }
                         | generate::Error::Setting(_)
                 )
             )

@@ -6,7 +6,9 @@ pub use forward::{Outcome, forward};
 
 use crate::graph::{Graph, Source, ValueInfo};
 use crate::model::{self, Extent, Family, Forward, Mode, Reading, Weights};
-use crate::passes::{self, CodedCache, Coding, Epilogue, Fuse, Group, Pass, Pieces, Report, Residual, Tidy};
+use crate::passes::{
+    self, CodedCache, Coding, Epilogue, Fuse, Group, HalfCache, Pass, Pieces, Report, Residual, Tidy,
+};
 use crate::plan::{Engine, Plan, Residents};
 use crate::train::{self, Frozen, Target, frozen};
 
@@ -24,18 +26,30 @@ pub enum Error {
 /// Result of making a model ready.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// How keys and values of what was read are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cache {
+    /// In 32 bits.
+    #[default]
+    Full,
+    /// In 16 bits, where the device computes with them.
+    Halves,
+    /// As 8-bit codes with a scale for each token and head, for heads of a multiple of four elements.
+    Codes,
+}
+
 /// Weights on their way to a device: how graphs read them, and the tensors that are uploaded, by parameter.
 #[derive(Clone, Debug)]
 pub struct Deployment {
     weights: Frozen,
-    coded_cache: bool,
+    cache: Cache,
     most_bytes: u64,
 }
 
 impl Deployment {
     /// What is uploaded of a model's weights.
     pub fn new(weights: &Weights) -> Deployment {
-        Deployment { weights: Frozen::of(weights, ""), coded_cache: false, most_bytes: u64::MAX }
+        Deployment { weights: Frozen::of(weights, ""), cache: Cache::Full, most_bytes: u64::MAX }
     }
 
     /// Cuts tables, and scores that a loss reads, into pieces that a device can bind.
@@ -50,7 +64,12 @@ impl Deployment {
 
     /// Keeps keys and values of what was read as 8-bit codes: a fourth of the memory, for heads of a multiple of four elements.
     pub fn with_coded_cache(self) -> Deployment {
-        Deployment { coded_cache: true, ..self }
+        self.with_cache(Cache::Codes)
+    }
+
+    /// Keeps keys and values of what was read in another way.
+    pub fn with_cache(self, cache: Cache) -> Deployment {
+        Deployment { cache, ..self }
     }
 
     /// A forward pass over the weights as they are stored; `results` names what is wanted of it. With `group`, matmuls of one
@@ -102,7 +121,11 @@ impl Deployment {
         let mut list: Vec<&dyn Pass> = vec![&quantize, &Tidy, &Residual, &Fuse];
         if matches!(mode, Mode::Continue { .. }) {
             list.extend([&Coding as &dyn Pass, &Group]);
-            list.extend(self.coded_cache.then_some(&CodedCache as &dyn Pass));
+            match self.cache {
+                Cache::Full => {}
+                Cache::Halves => list.push(&HalfCache),
+                Cache::Codes => list.push(&CodedCache),
+            }
         }
         list.push(&Epilogue);
         let (graph, more) = passes::run(&list, graph).map_err(train::Error::from)?;

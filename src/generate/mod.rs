@@ -2,6 +2,7 @@
 
 pub mod beams;
 pub mod draw;
+mod grammar;
 pub mod processors;
 mod reader;
 mod rows;
@@ -13,12 +14,14 @@ mod translator;
 
 pub use crate::data::sampling::{Sampling, sample};
 pub use beams::{Beams, EarlyStopping, Hypothesis, Sought, search};
+pub use grammar::Grammar;
 pub use reader::{Pace, Work};
 pub use rows::{
-    CausalRows, Outcome, PairedRows, Room, Rows, SinglePairs, SingleRows, Source, Text, open_rows,
+    Agreed, CausalRows, Outcome, PairedRows, Room, Rows, SinglePairs, SingleRows, Source, SpeculativeRows,
+    Text, open_rows,
 };
 pub use session::{Event, Finish, Request, Session, Ticket, Told};
-pub use settings::{Overflow, Settings, end_tokens};
+pub use settings::{Contrast, Overflow, Settings, end_tokens};
 pub use translator::{Lengths, Translator};
 
 use crate::data::sampling::Unfit;
@@ -94,6 +97,24 @@ pub enum Error {
     Source {
         /// The input that is not there.
         input: String,
+    },
+    /// An expression that is none, or that nothing can be written by.
+    #[error("the expression {pattern:?} cannot be used: {reason}")]
+    Pattern {
+        /// The expression.
+        pattern: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A draft that knows other tokens than its model.
+    #[error(
+        "the draft knows {got} tokens, its model {vocabulary}\n  hint: both need the same tokenizer; a pruned or distilled copy of the model has it"
+    )]
+    Draft {
+        /// Tokens of the model.
+        vocabulary: usize,
+        /// Tokens of the draft.
+        got: usize,
     },
     /// A sampling setting out of range.
     #[error(transparent)]

@@ -33,6 +33,9 @@ pub fn by_history(scores: &mut [f32], text: &[u32], prompt: usize, settings: &Se
     if written.len() < settings.min_new_tokens {
         settings.ends.iter().for_each(|&end| ban(scores, end));
     }
+    if let Some(grammar) = &settings.grammar {
+        grammar.restrict(scores, written, &settings.ends);
+    }
 }
 
 /// Temperature and filters, which make the distribution that is drawn from.

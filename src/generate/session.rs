@@ -62,6 +62,10 @@ pub enum Finish {
     Length,
     /// The model has no room for more.
     Full,
+    /// It matches what it must match, and nothing may follow.
+    Complete,
+    /// It does not match what it must match, and the tokenizer has no token for what must follow.
+    Stuck,
 }
 
 /// Log-probabilities at a place, before settings changed them.
@@ -94,6 +98,8 @@ struct Writing {
     ticket: Ticket,
     request: Request,
     row: usize,
+    /// The row of the same text without its context.
+    second: Option<usize>,
     /// All tokens, the prompt among them.
     text: Vec<u32>,
     /// The first token that the model still sees.
@@ -143,6 +149,18 @@ impl Session {
         let seen =
             if settings.overflow == Overflow::Slide { prompt.len().min(capacity) } else { prompt.len() };
         super::rows::check_text(&prompt[prompt.len() - seen..], vocabulary, capacity)?;
+        if let Some(contrast) = &settings.contrast {
+            super::rows::check_text(&contrast.without, vocabulary, capacity)?;
+            if self.rows.count() < 2 {
+                return Err(Error::Row { row: 1, rows: 1 });
+            }
+        }
+        if let Some(grammar) =
+            settings.grammar.as_ref().filter(|grammar| !grammar.is_open(&[], &settings.ends))
+        {
+            let reason = "the tokenizer has no token to begin it with".to_string();
+            return Err(Error::Pattern { pattern: grammar.pattern().to_string(), reason });
+        }
         self.next += 1;
         let ticket = Ticket(self.next);
         self.waiting.push_back((ticket, request));
@@ -168,12 +186,17 @@ impl Session {
         for writing in &mut self.writing {
             writing.slide(capacity);
         }
-        let texts: Vec<Text> = self.writing.iter().map(|w| (w.row, &w.text[w.start..])).collect();
-        let how: Vec<Option<Choice>> = self.writing.iter().map(Writing::choice).collect();
-        let outcomes = self.rows.next(&texts, &how)?;
+        let without: Vec<(usize, Vec<u32>)> = self.writing.iter().filter_map(Writing::without).collect();
+        let mut texts: Vec<Text> = self.writing.iter().map(|w| (w.row, &w.text[w.start..])).collect();
+        texts.extend(without.iter().map(|(row, text)| (*row, &text[text.len().saturating_sub(capacity)..])));
+        let mut how: Vec<Option<Choice>> = self.writing.iter().map(Writing::choice).collect();
+        how.resize(texts.len(), None);
+        let mut outcomes = self.rows.next(&texts, &how)?;
+        let mut seconds = outcomes.split_off(self.writing.len()).into_iter();
         let mut events = vec![];
         for (writing, outcome) in self.writing.iter_mut().zip(outcomes) {
-            let (token, told) = writing.choose(outcome);
+            let second = writing.second.and_then(|_| seconds.next());
+            let (token, told) = writing.choose(writing.contrasted(outcome, second));
             events.push(writing.take(token, told, self.tokenizer.as_deref(), capacity)?);
         }
         let ended = |ticket: Ticket| events.iter().any(|e: &Event| e.ticket == ticket && e.finish.is_some());
@@ -184,19 +207,28 @@ impl Session {
     /// Gives free rows to those who wait, in the order in which they came.
     fn seat(&mut self) -> Result<()> {
         while let Some((_, request)) = self.waiting.front() {
-            let free = (0..self.rows.count()).filter(|row| self.writing.iter().all(|w| w.row != *row));
+            let is_free = |row: &usize| self.writing.iter().all(|w| w.row != *row && w.second != Some(*row));
+            let free: Vec<usize> = (0..self.rows.count()).filter(is_free).collect();
+            if request.settings.contrast.is_some() && free.len() < 2 {
+                return Ok(());
+            }
             let common = |row: &usize| {
                 let held = self.rows.held(*row).iter().zip(&request.prompt);
                 held.take_while(|(held, token)| held == token).count()
             };
             // Of equals the one that holds least: what others have read may be of use yet.
-            let best = free.max_by_key(|row| (common(row), std::cmp::Reverse(self.rows.held(*row).len())));
+            let best = free
+                .iter()
+                .copied()
+                .max_by_key(|row| (common(row), std::cmp::Reverse(self.rows.held(*row).len())));
             let Some(row) = best else { return Ok(()) };
+            let second =
+                request.settings.contrast.as_ref().and_then(|_| free.into_iter().find(|r| *r != row));
             let (ticket, request) = self.waiting.pop_front().expect("it was looked at");
             if let Some(source) = &request.source {
                 self.rows.begin(row, source)?;
             }
-            self.writing.push(Writing::new(ticket, request, row));
+            self.writing.push(Writing { second, ..Writing::new(ticket, request, row) });
         }
         Ok(())
     }
@@ -207,7 +239,7 @@ impl Writing {
         let text = std::mem::take(&mut request.prompt);
         let key = draw::key(request.settings.seed, request.stream);
         let spoken = Spoken::new(&text);
-        Writing { ticket, request, row, text, start: 0, key, spoken }
+        Writing { ticket, request, row, second: None, text, start: 0, key, spoken }
     }
 
     /// Where the text has filled the context, its older half is forgotten.
@@ -216,6 +248,25 @@ impl Writing {
         if seen > capacity {
             let written = self.text.len() > self.spoken.prompt;
             self.start = self.text.len() - if written { capacity.div_ceil(2) } else { capacity };
+        }
+    }
+
+    /// The text without its context, and its row.
+    fn without(&self) -> Option<(usize, Vec<u32>)> {
+        let contrast = self.request.settings.contrast.as_ref()?;
+        let written = &self.text[self.spoken.prompt..];
+        Some((self.second?, [&contrast.without[..], written].concat()))
+    }
+
+    /// Scores less what is owed to everything but the context.
+    fn contrasted(&self, outcome: Outcome, second: Option<Outcome>) -> Outcome {
+        match (outcome, second, &self.request.settings.contrast) {
+            (Outcome::Scores(mut scores), Some(Outcome::Scores(without)), Some(contrast)) => {
+                let alpha = contrast.alpha as f32;
+                scores.iter_mut().zip(without).for_each(|(s, w)| *s = (1.0 + alpha) * *s - alpha * w);
+                Outcome::Scores(scores)
+            }
+            (outcome, _, _) => outcome,
         }
     }
 
@@ -243,6 +294,14 @@ impl Writing {
         (token, plain.map(|(count, all)| told(&all, count, token)))
     }
 
+    /// Why nothing may follow, where the text must match something.
+    fn closed(&self) -> Option<Finish> {
+        let Settings { grammar, ends, .. } = &self.request.settings;
+        let written = &self.text[self.spoken.prompt..];
+        let grammar = grammar.as_ref().filter(|grammar| !grammar.is_open(written, ends))?;
+        Some(if grammar.matches(written) { Finish::Complete } else { Finish::Stuck })
+    }
+
     /// Takes a token on, and says what it brings.
     fn take(
         &mut self,
@@ -260,7 +319,7 @@ impl Writing {
             _ if ends => Some(Finish::End(token)),
             _ if count >= settings.max_new_tokens => Some(Finish::Length),
             _ if full => Some(Finish::Full),
-            _ => None,
+            _ => self.closed(),
         };
         let mut text = String::new();
         if let Some(tokenizer) = tokenizer {

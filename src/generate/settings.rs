@@ -1,10 +1,11 @@
 //! How a text is written: every setting under the name that transformers has for it.
 
-use super::{Error, Result};
+use super::{Error, Grammar, Result};
 use crate::data::sampling::{Sampling, Unfit};
 use crate::ops::choose_token::Choice;
 use serde_json::{Map, Value as Json};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What becomes of a text that fills the model's context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -14,6 +15,16 @@ pub enum Overflow {
     Stop,
     /// Its older half is forgotten and the rest read anew; of a longer prompt the last tokens count.
     Slide,
+}
+
+/// What a text owes to its context is made to count for more (context-aware decoding, Shi et al. 2023): scores are `(1 + alpha)` times those
+/// behind the prompt less `alpha` times those behind the same without its context.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contrast {
+    /// The prompt without its context.
+    pub without: Vec<u32>,
+    /// How much; zero is nothing.
+    pub alpha: f64,
 }
 
 /// How one text is written.
@@ -53,6 +64,10 @@ pub struct Settings {
     pub ends: Vec<u32>,
     /// Texts that end it (`stop_strings`), for which there must be a tokenizer. They are not given out.
     pub stop: Vec<String>,
+    /// What is written must match this as a whole.
+    pub grammar: Option<Arc<Grammar>>,
+    /// What the text owes to its context counts for more; takes a second row.
+    pub contrast: Option<Contrast>,
     /// Seed of the draws. The same seed gives the same text, whatever is written beside it.
     pub seed: u64,
     /// What becomes of a text that fills the context.
@@ -80,6 +95,8 @@ impl Settings {
             bad_words: vec![],
             ends: vec![],
             stop: vec![],
+            grammar: None,
+            contrast: None,
             seed: 0,
             overflow: Overflow::Stop,
         }
@@ -106,6 +123,8 @@ impl Settings {
     pub fn needs_host(&self) -> bool {
         let filters = self.typical_p < 1.0 || self.epsilon_cutoff > 0.0 || self.eta_cutoff > 0.0;
         (self.draws() && filters)
+            || self.grammar.is_some()
+            || self.contrast.is_some()
             || self.repetition_penalty != 1.0
             || self.presence_penalty != 0.0
             || self.frequency_penalty != 0.0
@@ -172,6 +191,10 @@ impl Settings {
         ];
         if let Some((setting, got, _, expected)) = rules.into_iter().find(|(_, _, fits, _)| !fits) {
             return Err(Error::Setting(Unfit { setting, expected, got: got.to_string() }));
+        }
+        if let Some(contrast) = self.contrast.as_ref().filter(|c| !c.alpha.is_finite() || c.alpha < 0.0) {
+            let (expected, got) = ("zero or more", contrast.alpha.to_string());
+            return Err(Error::Setting(Unfit { setting: "context_alpha", expected, got }));
         }
         match self.stop.iter().any(String::is_empty) {
             true => {

@@ -5,23 +5,7 @@ use crate::tensor::{DType, Tensor};
 
 /// Small models of every family, by name.
 pub(super) fn families(context: usize) -> Vec<(&'static str, Box<dyn Family>)> {
-    let plain = Design {
-        layers: 2,
-        heads: 4,
-        width: 16,
-        context,
-        vocabulary: 23,
-        activation: Activation::Silu,
-        hidden: Some(24),
-        norm_epsilon: 1e-5,
-        dropout: 0.0,
-        bias: true,
-        tie: true,
-        kv_heads: None,
-        head_size: None,
-        rope_theta: None,
-        window: None,
-    };
+    let plain = design(context, 23);
     let grouped = Design { kv_heads: Some(2), bias: false, ..plain.clone() };
     let windowed = Design { window: Some(5), ..grouped.clone() };
     let designs = [
@@ -33,6 +17,31 @@ pub(super) fn families(context: usize) -> Vec<(&'static str, Box<dyn Family>)> {
         ("gpt_neox", Design { heads: 2, ..plain }),
     ];
     designs.map(|(name, design)| (name, build(name, &design).unwrap())).into()
+}
+
+/// A small GPT-2 that knows so many tokens.
+pub(super) fn with_vocabulary(context: usize, vocabulary: usize) -> Box<dyn Family> {
+    build("gpt2", &design(context, vocabulary)).unwrap()
+}
+
+fn design(context: usize, vocabulary: usize) -> Design {
+    Design {
+        layers: 2,
+        heads: 4,
+        width: 16,
+        context,
+        vocabulary,
+        activation: Activation::Silu,
+        hidden: Some(24),
+        norm_epsilon: 1e-5,
+        dropout: 0.0,
+        bias: true,
+        tie: true,
+        kv_heads: None,
+        head_size: None,
+        rope_theta: None,
+        window: None,
+    }
 }
 
 /// Weights far from those of a new model, which hardly looks at its tokens.

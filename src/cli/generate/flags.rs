@@ -3,8 +3,10 @@
 use crate::cli::Usage;
 use crate::data::sampling::Sampling;
 use crate::data::tokenizer::Tokenizer;
-use crate::generate::{Beams, EarlyStopping, Error, Overflow, Settings};
+use crate::generate::{Beams, Contrast, EarlyStopping, Error, Grammar, Overflow, Settings};
 use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// How a text is written.
 #[derive(Args)]
@@ -57,6 +59,21 @@ pub struct Flags {
     /// End where this was written, which is not shown. May be given again.
     #[arg(long, value_name = "TEXT")]
     stop_strings: Vec<String>,
+    /// What is written must match this regular expression as a whole.
+    #[arg(long, value_name = "PATTERN")]
+    regex: Option<String>,
+    /// Put this before every prompt, and make what the text owes to it count for more.
+    #[arg(long, value_name = "TEXT")]
+    context: Option<String>,
+    /// Beside --context: how much more it counts; 0 is nothing. [default: 0.5]
+    #[arg(long, value_name = "NUMBER", requires = "context")]
+    context_alpha: Option<f64>,
+    /// Let this smaller model, such as a pruned or distilled copy, write ahead; the text stays what the model writes alone.
+    #[arg(long, value_name = "MODEL")]
+    pub assistant_model: Option<PathBuf>,
+    /// Beside --assistant-model: tokens that it writes ahead. [default: 5]
+    #[arg(long, value_name = "COUNT", requires = "assistant_model")]
+    num_assistant_tokens: Option<usize>,
     /// Write so many texts at once, and keep the likeliest as wholes.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     num_beams: usize,
@@ -139,6 +156,9 @@ impl Flags {
             ("--no-repeat-ngram-size", self.no_repeat_ngram_size > 0),
             ("--bad-words", !self.bad_words.is_empty()),
             ("--stop-strings", !self.stop_strings.is_empty()),
+            ("--regex", self.regex.is_some()),
+            ("--context", self.context.is_some()),
+            ("--assistant-model", self.assistant_model.is_some()),
             ("--num-beams", self.num_beams > 1),
             ("--num-return-sequences", self.num_return_sequences > 1),
         ];
@@ -158,7 +178,12 @@ impl Flags {
                 }
             }
         }
+        let grammar = match &self.regex {
+            Some(pattern) => Some(Arc::new(Grammar::regex(pattern, tokenizer.ok_or(Error::NoTokenizer)?)?)),
+            None => None,
+        };
         let settings = Settings {
+            grammar,
             min_new_tokens: self.min_new_tokens,
             min_p: self.min_p.unwrap_or(0.0),
             typical_p: self.typical_p.unwrap_or(1.0),
@@ -177,6 +202,36 @@ impl Flags {
         };
         settings.check()?;
         Ok(settings)
+    }
+
+    /// Puts the context before prompts: of each the settings with which it is written, and the whole prompt.
+    pub fn in_context(
+        &self,
+        tokenizer: Option<&Tokenizer>,
+        prompts: Vec<Vec<u32>>,
+        settings: &Settings,
+    ) -> anyhow::Result<Vec<(Vec<u32>, Settings)>> {
+        let Some(context) = &self.context else {
+            return Ok(prompts.into_iter().map(|prompt| (prompt, settings.clone())).collect());
+        };
+        if self.num_beams > 1 {
+            let text = "--context does not go with --num-beams\n  hint: leave one of them out";
+            return Err(Usage(text.into()).into());
+        }
+        let before = tokenizer.ok_or(Error::NoTokenizer)?.encode_with_special(context)?;
+        let alpha = self.context_alpha.unwrap_or(0.5);
+        let with = |prompt: Vec<u32>| {
+            let contrast = Some(Contrast { without: prompt.clone(), alpha });
+            let settings = Settings { contrast, ..settings.clone() };
+            settings.check()?;
+            Ok(([&before[..], &prompt].concat(), settings))
+        };
+        prompts.into_iter().map(with).collect()
+    }
+
+    /// Tokens that a draft writes ahead.
+    pub fn ahead(&self) -> usize {
+        self.num_assistant_tokens.unwrap_or(5)
     }
 
     /// How many texts each prompt gives.
@@ -205,6 +260,11 @@ impl Flags {
                 return usage("--num-return-sequences is 0, expected at least 1".into());
             }
             return Ok(None);
+        }
+        if self.assistant_model.is_some() {
+            return usage(
+                "--assistant-model does not go with --num-beams\n  hint: leave one of them out".into(),
+            );
         }
         if !self.stop_strings.is_empty() {
             return usage(

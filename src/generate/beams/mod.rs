@@ -157,10 +157,7 @@ impl Group {
         let candidates = self.candidates(scores, taken);
         let length = self.running[0].ids.len() + 1 - self.prompt;
         let full = length >= self.settings.max_new_tokens;
-        let stops: Vec<bool> = candidates
-            .iter()
-            .map(|beam| full || self.settings.ends.contains(beam.ids.last().expect("a token was added")))
-            .collect();
+        let stops: Vec<bool> = candidates.iter().map(|beam| full || self.stops(beam)).collect();
         self.end(&candidates, &stops, length);
         let size = self.beams.num_beams;
         let mut next: Vec<Beam> = candidates
@@ -173,6 +170,14 @@ impl Group {
         self.running = next;
         self.settle(length, stops.iter().all(|stops| *stops));
         self.running.iter().map(|beam| beam.from).collect()
+    }
+
+    /// Whether a text ends with its last token.
+    fn stops(&self, beam: &Beam) -> bool {
+        let ends = &self.settings.ends;
+        let grammar = self.settings.grammar.as_ref().filter(|_| beam.sum > LEAST);
+        let closed = grammar.is_some_and(|grammar| !grammar.is_open(&beam.ids[self.prompt..], ends));
+        closed || ends.contains(beam.ids.last().expect("a token was added"))
     }
 
     /// The best continuations of all beams together: enough that some go on whatever ends.

@@ -5,7 +5,7 @@
 
 use super::{Outcome, Rows, Text, check, choice, shared};
 use crate::deploy::{self, Deployment};
-use crate::generate::{Pace, Result};
+use crate::generate::{Error, Pace, Result};
 use crate::graph::{Graph, Source};
 use crate::model::{Extent, Family, Mode, Reading, Seats};
 use crate::ops::cache_order::CacheOrderEmit;
@@ -33,10 +33,12 @@ pub struct CausalRows {
     passes: Vec<Pass>,
     /// Number of the plan that puts caches in order. Behind it stand those that read the scores that each pass has left.
     order: usize,
+    /// What reads some tokens of one row and chooses one after each of them, and the number of its plan.
+    verify: Option<(Pass, usize)>,
     held: Vec<Vec<u32>>,
     vocabulary: usize,
     capacity: usize,
-    pace: Pace,
+    pub(super) pace: Pace,
 }
 
 /// One plan: so many rows, and tokens of each.
@@ -55,27 +57,52 @@ impl CausalRows {
         target: &Target,
         room: Room,
     ) -> Result<CausalRows> {
+        CausalRows::verifying(family, deployment, target, room, 0)
+    }
+
+    /// The same for rows of which up to `verified` tokens are read at once, with the token that follows each: what a draft needs.
+    pub fn verifying(
+        family: &dyn Family,
+        deployment: &Deployment,
+        target: &Target,
+        room: Room,
+        verified: usize,
+    ) -> Result<CausalRows> {
         let capacity = room.tokens.clamp(1, family.context());
         let count = room.rows.max(1);
         let sizes = sizes(count, capacity);
-        let graph = |&[batch, context]: &[usize; 2]| {
-            let seats = Some(Seats { caches: count, scored: 1 });
-            let mode = Mode::Continue { capacity };
-            let reading = Reading { seats, ..Reading::new(Extent { batch, context }, mode) };
-            deployment.graph_of(family, &reading, |graph, forward| choice::write(graph, forward.logits))
+        let reading = |[batch, context]: [usize; 2], scored: usize| {
+            let seats = Some(Seats { caches: count, scored });
+            Reading { seats, ..Reading::new(Extent { batch, context }, Mode::Continue { capacity }) }
+        };
+        let graph = |&size: &[usize; 2]| {
+            deployment
+                .graph_of(family, &reading(size, 1), |graph, forward| choice::write(graph, forward.logits))
         };
         let mut graphs = sizes.iter().map(graph).collect::<deploy::Result<Vec<_>>>()?;
         graphs.push(ordering_of(&states(&graphs[0]), count)?);
         for [rows, _] in &sizes {
             graphs.push(choice::reading(*rows, [count, family.vocabulary()])?);
         }
+        let verified = verified.min(capacity);
+        if verified > 1 {
+            graphs.push(deployment.graph_of(
+                family,
+                &reading([1, verified], verified),
+                |graph, forward| choice::write_tokens(graph, forward.logits),
+            )?);
+        }
         let (engine, plans) = deployment.engine(target, &graphs)?;
+        let last = plans.len() - 1;
+        let verify =
+            (verified > 1).then(|| (Pass { rows: 1, tokens: verified, feeds: names(&plans[last]) }, last));
         let passes =
             sizes.iter().zip(&plans).map(|(&[rows, tokens], plan)| Pass { rows, tokens, feeds: names(plan) });
         Ok(CausalRows {
             engine,
             passes: passes.collect(),
             order: sizes.len(),
+            verify,
             held: vec![vec![]; count],
             vocabulary: family.vocabulary(),
             capacity,
@@ -134,6 +161,48 @@ impl CausalRows {
             _ => Outcome::Chosen(results[0].as_u32()[row], results[1].real::<f32>()[row]),
         };
         Ok(how.iter().enumerate().map(outcome).collect())
+    }
+
+    /// Tokens that [`CausalRows::verify`] reads at most.
+    pub fn verified(&self) -> usize {
+        self.verify.as_ref().map_or(0, |(pass, _)| pass.tokens)
+    }
+
+    /// The tokens that follow a text's last ones, chosen as `how` says of each: the last choice is of the token behind the whole text.
+    pub(super) fn verify(&mut self, (row, text): Text, how: &[Choice]) -> Result<Vec<(u32, f32)>> {
+        check(self, &[(row, text)])?;
+        let begun = text.len() + 1 - how.len();
+        let Some((pass, number)) = self.verify.clone().filter(|(pass, _)| how.len() <= pass.tokens) else {
+            return Err(Error::Row { row: how.len(), rows: self.verified() });
+        };
+        let known = shared(&self.held[row], text).min(begun - 1);
+        self.held[row].truncate(known);
+        if known < begun - 1 {
+            self.next(&[(row, &text[..begun - 1])], &[Some(Choice::BEST)])?;
+        }
+        let start = Instant::now();
+        let first = begun - 1;
+        let mut ids = text[first..].to_vec();
+        ids.resize(pass.tokens, 0);
+        let choices: Vec<Option<Choice>> = how.iter().map(|how| Some(*how)).collect();
+        let feed = |name: &String| match name.as_str() {
+            "tokens" => Tensor::u32([1, pass.tokens], ids.clone()),
+            "positions" => {
+                Tensor::u32([1, pass.tokens], (first..first + pass.tokens).map(|p| p as u32).collect())
+            }
+            "position" => Tensor::u32([1, 2], vec![first as u32, row as u32]),
+            other => {
+                choice::feed(other, pass.tokens, &choices).expect("the graphs declare these inputs alone")
+            }
+        };
+        let feeds: Vec<Tensor> = pass.feeds.iter().map(feed).collect();
+        self.held[row].clear();
+        let results =
+            self.engine.run(number, &feeds.iter().collect::<Vec<_>>()).map_err(train::Error::from)?;
+        self.held[row] = text.to_vec();
+        self.pace.stepping += start.elapsed();
+        let (tokens, told) = (results[0].as_u32(), results[1].real::<f32>());
+        Ok((0..how.len()).map(|place| (tokens[place], told[place])).collect())
     }
 
     /// The pass for a row of which so many tokens are to be read: the largest that they fill, or the smallest that has room for them.

@@ -23,15 +23,21 @@ const SCORES: &str = "scores";
 const NUMBERS: &str = "choice.numbers";
 const WORDS: &str = "choice.words";
 
-/// Adds the choice of tokens to a pass; its results are tokens, then log-probabilities.
+/// Adds the choice of tokens to a pass, which keeps its scores; its results are tokens, then log-probabilities.
 pub(super) fn write(graph: &mut Graph, scores: Value) -> deploy::Result<()> {
+    write_tokens(graph, scores)?;
+    graph.output(SCORES, scores);
+    Ok(())
+}
+
+/// The same without the scores.
+pub(super) fn write_tokens(graph: &mut Graph, scores: Value) -> deploy::Result<()> {
     let rows = graph.kind(scores).shape.rows();
     let numbers = graph.input(NUMBERS, Type::f32([rows, 4]));
     let words = graph.input(WORDS, Type::new(DType::U32, [rows, 4]));
     let [token, told] = graph.choose_token(scores, numbers, words).map_err(model::Error::from)?;
     graph.output("choice.token", token);
     graph.output("choice.told", told);
-    graph.output(SCORES, scores);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod causal;
 mod choice;
 mod paired;
 mod single;
+mod speculative;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ pub use choice::Outcome;
 pub(super) use paired::start_of;
 pub use paired::{PairedRows, Source};
 pub use single::{SinglePairs, SingleRows};
+pub use speculative::{Agreed, SpeculativeRows};
 
 use super::{Error, Lengths, Pace, Result};
 use crate::deploy::Deployment;
@@ -78,6 +80,11 @@ pub trait Rows {
         let _ = tokens;
         let got = Task::NextToken.describe();
         Err(model::Error::Task { expected: Task::SecondText.describe().into(), got }.into())
+    }
+
+    /// How often a draft was right, where there is one.
+    fn agreed(&self) -> Option<Agreed> {
+        None
     }
 
     /// How fast it has read and written so far.

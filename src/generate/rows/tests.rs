@@ -1,7 +1,8 @@
 use super::*;
 use crate::deploy::Deployment;
 use crate::generate::tests::{assert_close, families, lively, text, whole};
-use crate::generate::{CausalRows, Room};
+use crate::generate::{Agreed, CausalRows, Outcome, Room, SpeculativeRows};
+use crate::ops::choose_token::Choice;
 use crate::train::Target;
 
 const CONTEXT: usize = 48;
@@ -63,4 +64,82 @@ fn what_cannot_be_read_is_refused_and_leaves_the_rows_as_they_are() {
     assert!(matches!(rows.scores(&[(2, &[1])]), Err(Error::Row { row: 2, rows: 2 })));
     assert!(matches!(rows.scores(&[(1, &[1]), (1, &[1])]), Err(Error::Row { row: 1, .. })));
     assert_eq!(rows.held(1), [1, 2, 3]);
+}
+
+#[test]
+fn a_draft_changes_nothing_of_what_is_written_drawn_or_not() {
+    for number in [0, 1, 5] {
+        let (name, family) = families(CONTEXT).remove(number);
+        let weights = lively(&*family);
+        // A draft that is mostly right, and one that hardly ever is.
+        let mut near = weights.clone();
+        for (at, spec) in family.parameters().iter().enumerate().filter(|(_, spec)| spec.shape.len() > 1) {
+            let mut weight = near.get(&spec.name).unwrap().clone();
+            let mut random = crate::tensor::random::Stream::new(&[at as u32]);
+            weight.real_mut::<f32>().iter_mut().for_each(|x| *x += 0.01 * random.normal() as f32);
+            near.set(spec.name.clone(), weight);
+        }
+        let far = crate::model::initial(&family.parameters(), 9);
+        let room = Room { rows: 2, tokens: CONTEXT };
+        for (draft, least) in [(&near, 0.5), (&far, 0.0)] {
+            let deployment = Deployment::new(&weights);
+            let made = CausalRows::verifying(&*family, &deployment, &Target::Host, room, 5).unwrap();
+            let draft = CausalRows::new(&*family, &Deployment::new(draft), &Target::Host, room).unwrap();
+            let mut helped = SpeculativeRows::new(made, draft).unwrap();
+            let mut plain = rows_of(&*family, &weights, 2);
+            for noise in [None, Some([77, 0])] {
+                let mut texts = [text(7), text(20)[9..].to_vec()];
+                while texts[0].len() < CONTEXT {
+                    let how: Vec<Option<Choice>> = texts
+                        .iter()
+                        .map(|text| {
+                            let noise = noise.map(|[key, _]: [u32; 2]| [key, text.len() as u32]);
+                            Some(Choice { noise, top_k: 9, ..Choice::BEST })
+                        })
+                        .collect();
+                    let given: Vec<Text> = texts.iter().enumerate().map(|(r, t)| (r, &t[..])).collect();
+                    let got = helped.next(&given, &how).unwrap();
+                    assert_eq!(got, plain.next(&given, &how).unwrap(), "{name} at {}", texts[0].len());
+                    for (text, outcome) in texts.iter_mut().zip(got) {
+                        let Outcome::Chosen(token, _) = outcome else { panic!("a choice was asked for") };
+                        text.push(token);
+                    }
+                    if texts[1].len() == CONTEXT {
+                        texts[1].truncate(9);
+                    }
+                }
+            }
+            let Agreed { proposed, accepted, passes } = helped.agreed;
+            let share = accepted as f64 / proposed as f64;
+            assert!(share >= least && proposed > 0 && passes > 0, "{name}: {accepted} of {proposed}");
+            assert!(least == 0.0 || passes < 110, "{name}: {passes} passes");
+        }
+    }
+    let (_, one) = families(CONTEXT).remove(0);
+    let weights = lively(&*one);
+    let own = rows_of(&*one, &weights, 1);
+    let grown = crate::generate::tests::with_vocabulary(CONTEXT, 29);
+    let other = rows_of(&*grown, &lively(&*grown), 1);
+    assert!(matches!(SpeculativeRows::new(own, other), Err(Error::Draft { vocabulary: 23, got: 29 })));
+}
+
+#[test]
+fn caches_in_16_bits_give_almost_the_same_scores() {
+    for (name, family) in families(CONTEXT) {
+        let weights = lively(&*family);
+        let deployment = Deployment::new(&weights).with_cache(crate::deploy::Cache::Halves);
+        let room = Room { rows: 2, tokens: CONTEXT };
+        let mut rows = CausalRows::new(&*family, &deployment, &Target::Host, room).unwrap();
+        let all = text(CONTEXT);
+        let mut differs = false;
+        for count in [30, 31, 32] {
+            let got = rows.scores(&[(1, &all[..count])]).unwrap().remove(0);
+            let expected = whole(&*family, &weights, &all[..count]).pop().unwrap();
+            differs |= got != expected;
+            for (got, expected) in got.iter().zip(&expected) {
+                assert!((got - expected).abs() < 0.02 * expected.abs().max(1.0), "{name}: {got} {expected}");
+            }
+        }
+        assert!(differs, "{name}");
+    }
 }

@@ -144,3 +144,57 @@ fn log_probabilities_are_those_of_the_model_and_a_text_may_be_given_up() {
     let unknown = session.admit(Request::new(vec![77], Settings::greedy(1)));
     assert!(matches!(unknown, Err(Error::UnknownToken { token: 77, .. })));
 }
+
+#[test]
+fn a_text_matches_its_expression_and_ends_when_nothing_may_follow() {
+    let (mut session, _) = session(1, 2);
+    let tokenizer = session.tokenizer.clone().unwrap();
+    let write = |session: &mut Session, pattern: &str, beams: bool| {
+        let grammar = Some(Arc::new(super::super::Grammar::regex(pattern, &tokenizer).unwrap()));
+        let settings = Settings { grammar, ..Settings::greedy(12) };
+        if beams {
+            let sought = [super::super::Sought { prompt: &text(5), row: 0, stream: 0 }];
+            let beams = super::super::Beams::of(2);
+            let found = super::super::search(session.rows(), &sought, &settings, &beams).unwrap();
+            return (tokenizer.decode(&found[0][0].ids[5..]).unwrap(), None);
+        }
+        session.admit(Request::new(text(5), settings)).unwrap();
+        let (_, text, finish) = run(session).into_values().next().unwrap();
+        (text, finish)
+    };
+    for (pattern, length) in [("abc|bcd", 3), ("[acegik]{5}", 5), ("(ab){2}c", 5)] {
+        let whole = regex_automata::meta::Regex::new(&format!("^(?:{pattern})$")).unwrap();
+        let (text, finish) = write(&mut session, pattern, false);
+        assert!(whole.is_match(&text) && text.len() == length, "{pattern}: {text}");
+        assert_eq!(finish, Some(Finish::Complete));
+        let (text, _) = write(&mut session, pattern, true);
+        assert!(whole.is_match(&text), "{pattern}: {text}");
+    }
+    // There is no letter z among the tokens.
+    assert_eq!(write(&mut session, "abz", false), ("ab".into(), Some(Finish::Stuck)));
+    let grammar = Some(Arc::new(super::super::Grammar::regex("z", &tokenizer).unwrap()));
+    let refused = session.admit(Request::new(text(5), Settings { grammar, ..Settings::greedy(3) }));
+    assert!(matches!(refused, Err(Error::Pattern { .. })));
+}
+
+#[test]
+fn what_is_owed_to_the_context_counts_for_more() {
+    let (mut session, greedy) = session(1, 3);
+    let (context, question) = (text(9), vec![4, 8, 15]);
+    let whole = [&context[..], &question].concat();
+    let mut write = |alpha: f64, others: usize| {
+        for i in 0..others {
+            session.admit(Request::new(text(4 + i), Settings::greedy(9))).unwrap();
+        }
+        let contrast = Some(super::super::Contrast { without: question.clone(), alpha });
+        let settings = Settings { contrast, ..Settings::greedy(8) };
+        let ticket = session.admit(Request::new(whole.clone(), settings)).unwrap();
+        run(&mut session).remove(&ticket).unwrap().0
+    };
+    // Nothing owed is the plain text; beside others, which take rows that it waits for, it stays what it is.
+    assert_eq!(write(0.0, 0), greedy(&whole, 8));
+    assert_eq!(write(0.0, 3), greedy(&whole, 8));
+    let more = write(3.0, 0);
+    assert_eq!(more, write(3.0, 2));
+    assert_ne!(more, greedy(&whole, 8));
+}
