@@ -118,7 +118,13 @@ impl Grammar {
             }
         }
         // A match is told one byte later: a state that only says that one ended before leads nowhere.
-        Some(state)
+        let told = state.is_match() && !self.is_match(cache, state) && !self.goes_on(cache, state);
+        (!told).then_some(state)
+    }
+
+    fn goes_on(&self, cache: &mut Cache, state: LazyStateID) -> bool {
+        let next = |byte| self.automaton.next_state(cache, state, byte);
+        (0..=255).map(next).any(|next| next.is_ok_and(|next| !next.is_dead() && !next.is_quit()))
     }
 
     fn is_match(&self, cache: &mut Cache, state: LazyStateID) -> bool {
