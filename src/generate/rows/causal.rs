@@ -163,7 +163,7 @@ impl CausalRows {
         Ok(how.iter().enumerate().map(outcome).collect())
     }
 
-    /// Tokens that [`CausalRows::verify`] reads at most.
+    /// Tokens of a row that are read at once where a draft is judged; zero where none can be.
     pub fn verified(&self) -> usize {
         self.verify.as_ref().map_or(0, |(pass, _)| pass.tokens)
     }
