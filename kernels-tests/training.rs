@@ -29,6 +29,8 @@ mod recurrent;
 mod rows;
 #[path = "training/second.rs"]
 mod second;
+#[path = "training/sequel.rs"]
+mod sequel;
 
 use kiln::graph::{Feeds, Graph};
 use kiln::model::Mode;

@@ -153,7 +153,7 @@ fn task_of(task: Task) -> Option<&'static str> {
         Task::SequenceClass { .. } => Some("SEQ_CLS"),
         Task::TokenClass { .. } => Some("TOKEN_CLS"),
         Task::States => Some("FEATURE_EXTRACTION"),
-        Task::HiddenToken => None,
+        Task::HiddenToken | Task::NextSentence | Task::Pretraining => None,
     }
 }
 

@@ -69,7 +69,8 @@ where
     fn read(&self, graph: &mut Graph, reading: &Reading) -> model::Result<Forward> {
         let mut plain = Graph::new();
         let forward = self.plain.read(&mut plain, reading)?;
-        let streams = forward.hidden.iter().chain(&forward.encoded).chain(&forward.pooled);
+        let beside = forward.pooled.iter().chain(&forward.follows);
+        let streams = forward.hidden.iter().chain(&forward.encoded).chain(beside);
         let wanted: Vec<Value> = [forward.logits].iter().chain(streams).copied().collect();
         wanted.iter().enumerate().for_each(|(at, &value)| plain.output(at.to_string(), value));
         let mut rest = self.bring(graph, plain, reading.mode == Mode::Train)?.into_iter();
@@ -77,7 +78,8 @@ where
             logits: rest.next().expect("the first that was wanted"),
             hidden: rest.by_ref().take(forward.hidden.len()).collect(),
             encoded: rest.by_ref().take(forward.encoded.len()).collect(),
-            pooled: rest.next(),
+            pooled: forward.pooled.and_then(|_| rest.next()),
+            follows: rest.next(),
         })
     }
 

@@ -28,6 +28,7 @@ pub mod random;
 pub mod records;
 pub mod replay;
 pub mod sampling;
+pub mod sequel;
 pub mod similar;
 pub mod sources;
 pub mod spirals;

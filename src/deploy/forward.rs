@@ -89,7 +89,7 @@ impl Draft {
             results.push((name, shape));
         }
         if inputs.has_labels() || gradients {
-            let loss = task.loss(&mut graph, forward.logits, 0.0)?;
+            let loss = forward.loss(&mut graph, task, 0.0)?;
             graph.output("loss", loss);
             results.push(("loss".into(), vec![1]));
         }

@@ -195,6 +195,8 @@ const FAMILIES: &[Entry] = &[
         name: "bert",
         architectures: &[
             "BertForMaskedLM",
+            "BertForPreTraining",
+            "BertForNextSentencePrediction",
             "BertForSequenceClassification",
             "BertForTokenClassification",
             "BertModel",

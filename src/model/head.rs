@@ -19,6 +19,8 @@ pub enum Head {
         /// Names of the classes.
         names: Vec<String>,
     },
+    /// Scores of hidden tokens, and of whether a text follows another.
+    Pretraining,
     /// Nothing: vectors of tokens.
     None,
 }
@@ -38,6 +40,7 @@ impl Head {
         match self {
             Head::Sequence { .. } => "ForSequenceClassification",
             Head::Tokens { .. } => "ForTokenClassification",
+            Head::Pretraining => "ForPreTraining",
             Head::None => "Model",
         }
     }
@@ -72,6 +75,7 @@ pub fn problem_type(labels: Labels) -> &'static str {
 pub fn class_names(family: &dyn Family) -> Vec<String> {
     let classes = match family.interface().task {
         Task::SequenceClass { classes, .. } | Task::TokenClass { classes } => classes,
+        Task::NextSentence => 2,
         _ => 0,
     };
     let config = family.config();
@@ -101,6 +105,9 @@ pub fn with_head(family: &dyn Family, head: &Head) -> Result<Box<dyn Family>> {
         }
         let padding = padding_of(&keys, family.vocabulary());
         keys.insert(PADDING.into(), padding.into());
+    }
+    if *head == Head::Pretraining && family.name() != "bert" {
+        return Err(refuse("a bert, which alone learns whether a text follows another"));
     }
     keys.retain(|key, _| !OF_CLASSES.contains(&key.as_str()));
     keys.insert("architectures".into(), json!([format!("{own}{}", head.class())]));

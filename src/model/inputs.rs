@@ -9,7 +9,9 @@ pub use rows::Row;
 use super::layers::sorting;
 use super::row_mlp::FEATURES;
 use super::score::{LASTS, lasts};
-use super::{Archive, Error, Extent, Family, IGNORED, Interface, Labels, Mode, Reading, Result, Task};
+use super::{
+    Archive, Error, Extent, FOLLOWS, Family, IGNORED, Interface, Labels, Mode, Reading, Result, Task,
+};
 use crate::formats::Raw;
 use crate::graph::{Feeds, Graph};
 use crate::ops::embedding::sort_positions;
@@ -28,6 +30,7 @@ const NAMES: [[&str; 2]; 5] = [
     ["decoder_attention_mask", "target_mask"],
 ];
 const LABELS: &str = "labels";
+const PAIRS: &str = "next_sentence_label";
 
 /// A batch for a model, of which everything fits.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub struct Inputs {
     features: Option<Tensor>,
     /// For the loss, as the graph reads them.
     targets: Option<Tensor>,
+    /// Of a model that scores pairs beside tokens, I32 \[B\].
+    follows: Option<Tensor>,
 }
 
 impl Inputs {
@@ -62,8 +67,11 @@ impl Inputs {
             return Inputs::of_table(given, family);
         }
         let hears = interface.sound.is_some();
+        let pretrains = interface.task == Task::Pretraining;
         let known = |name: &&String| {
-            [LABELS, sound::NAME].contains(&name.as_str()) || NAMES.iter().any(|[theirs, _]| theirs == name)
+            [LABELS, sound::NAME].contains(&name.as_str())
+                || *name == PAIRS && pretrains
+                || NAMES.iter().any(|[theirs, _]| theirs == name)
         };
         if let Some(name) = given.keys().find(|name| !known(name)) {
             let names = NAMES.map(|[theirs, _]| theirs).join(", ");
@@ -87,6 +95,7 @@ impl Inputs {
             features,
             numbers: BTreeMap::new(),
             targets: None,
+            follows: None,
         };
         let second = hears || interface.task == Task::SecondText;
         if second {
@@ -111,10 +120,28 @@ impl Inputs {
         if let Some(raw) = given.get(LABELS) {
             inputs.label(raw, family.vocabulary())?;
         }
+        if let Some(raw) = given.get(PAIRS) {
+            inputs.expect_shape(PAIRS, &raw.shape, &[batch])?;
+            let all = whole(PAIRS, raw)?;
+            if let Some(at) = all.iter().position(|label| ![0, 1].contains(label)) {
+                return Err(out_of_range(PAIRS, &all, at, raw, "0 (it follows) or 1"));
+            }
+            inputs.follows = Some(Tensor::i32([batch], all.into_iter().map(|label| label as i32).collect()));
+        }
+        if pretrains && inputs.targets.is_some() != inputs.follows.is_some() {
+            let expected = format!("there beside the other of {LABELS} and {PAIRS}: the loss is of both");
+            let lacks = if inputs.targets.is_some() { PAIRS } else { LABELS };
+            return Err(refuse(lacks, expected, "absent"));
+        }
         match second && !inputs.numbers.contains_key("target_tokens") {
             true => Err(refuse("decoder_input_ids", "there, or labels in their place", "absent")),
             false => Ok(inputs),
         }
+    }
+
+    /// The same with what is right: of tokens or sequences, and of pairs beside tokens.
+    pub fn with_targets(self, targets: Tensor, follows: Option<Tensor>) -> Inputs {
+        Inputs { targets: Some(targets), follows, ..self }
     }
 
     /// Size of the batch.
@@ -153,6 +180,8 @@ impl Inputs {
             } else if name == "targets" {
                 let absent = || refuse(LABELS, "there, as a loss is asked for", "absent");
                 feeds.set(name, self.targets.clone().ok_or_else(absent)?);
+            } else if let (FOLLOWS, Some(follows)) = (name, &self.follows) {
+                feeds.set(name, follows.clone());
             } else if name == LASTS {
                 let lasts = self.lasts()?;
                 // The rows are those of this batch, also where the graph is that of another one.
@@ -241,7 +270,8 @@ impl Inputs {
         let Extent { batch, context } = self.extent;
         let (shape, limit) = match self.interface.task {
             Task::States => return Err(refuse(LABELS, "absent: the model has no head", "given")),
-            Task::NextToken | Task::HiddenToken => (vec![batch, context], vocabulary),
+            Task::NextToken | Task::HiddenToken | Task::Pretraining => (vec![batch, context], vocabulary),
+            Task::NextSentence => (vec![batch], 2),
             Task::SecondText | Task::Transcript => (vec![batch, self.target], vocabulary),
             Task::TokenClass { classes } => (vec![batch, context], classes),
             Task::SequenceClass { classes, labels: Labels::One } => (vec![batch], classes),

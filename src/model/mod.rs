@@ -49,7 +49,7 @@ pub use inputs::{Inputs, Row};
 pub use llama::{Dialect, Llama};
 pub use mlp::Mlp;
 pub use quantized::{Convention, Quantized, Stored, turn};
-pub use reading::{Forward, Interface, Labels, Reading, Seats, Sound, Task};
+pub use reading::{FOLLOWS, Forward, Interface, Labels, Reading, Seats, Sound, Task};
 pub use recurrent::{RecurrentModel, RecurrentStack, RecurrentTranslator, Run};
 pub use resize::{Sizes, resized};
 pub use rope::{Rope, Scaling};

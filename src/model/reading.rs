@@ -1,10 +1,15 @@
 //! What a forward pass is written for, and what a model is for.
 
-use super::{Error, Extent, Mode, Result};
+use super::{Error, Extent, IGNORED, Mode, Result};
 use crate::graph::Graph;
 use crate::ops::Value;
+use crate::ops::cross_entropy::{CrossEntropy, CrossEntropyEmit};
 use crate::ops::losses::{LossEmit, Reduction};
-use crate::tensor::Type;
+use crate::ops::pointwise::PointwiseEmit;
+use crate::tensor::{DType, Type};
+
+/// Input that tells whether the second part of each sequence follows the first: zero if so, one if not.
+pub const FOLLOWS: &str = "follows";
 
 /// What a forward pass reads: sizes of the batch, and which inputs there are beside the tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,6 +108,10 @@ pub enum Task {
         /// What labels mean.
         labels: Labels,
     },
+    /// For each sequence scores of whether its second part follows the first, and of whether it does not.
+    NextSentence,
+    /// At each position scores of the token that stands there and, beside them, those of [`Task::NextSentence`].
+    Pretraining,
     /// For each token scores of so many classes.
     TokenClass {
         /// Classes, K.
@@ -121,6 +130,8 @@ impl Task {
             Task::SecondText => "an encoder-decoder",
             Task::Transcript => "a model that hears and writes",
             Task::SequenceClass { .. } => "a classifier of sequences",
+            Task::NextSentence => "a model that tells whether one text follows another",
+            Task::Pretraining => "a masked language model that tells whether one text follows another",
             Task::TokenClass { .. } => "a classifier of tokens",
             Task::States => "an encoder without a head",
         }
@@ -228,12 +239,28 @@ pub struct Forward {
     pub encoded: Vec<Value>,
     /// One vector for each sequence, [B, C], where the model makes one beside its scores.
     pub pooled: Option<Value>,
+    /// Of [`Task::Pretraining`] the scores of pairs, [B, 2].
+    pub follows: Option<Value>,
 }
 
 impl Forward {
     /// Of a model with one stream.
     pub fn new(logits: Value, hidden: Vec<Value>) -> Forward {
-        Forward { logits, hidden, encoded: vec![], pooled: None }
+        Forward { logits, hidden, encoded: vec![], pooled: None, follows: None }
+    }
+
+    /// Adds the mean loss of a model's task, as [`Task::loss`] has it. Where pairs are scored beside tokens the sum of both means, with a
+    /// further input [`FOLLOWS`] I32 \[B\].
+    pub fn loss(&self, graph: &mut Graph, task: Task, smoothing: f32) -> Result<Value> {
+        let loss = task.loss(graph, self.logits, smoothing)?;
+        let Some(follows) = self.follows else { return Ok(loss) };
+        let rows = graph.kind(follows).shape[0];
+        let targets = graph.input(FOLLOWS, Type::new(DType::I32, [rows]));
+        let settings = CrossEntropy { ignore_index: IGNORED, ..CrossEntropy::default() };
+        super::layers::located(graph, "loss", |graph| {
+            let pairs = graph.cross_entropy(follows, targets, settings)?;
+            graph.add(loss, pairs)
+        })
     }
 
     /// All of it under the names that transformers has, each with the shape that it has there.
@@ -246,8 +273,14 @@ impl Forward {
         let mut all = vec![];
         match task {
             Task::States => all.push(("last_hidden_state".into(), self.logits, spread(self.logits, own))),
-            Task::SequenceClass { .. } => {
+            Task::SequenceClass { .. } | Task::NextSentence => {
                 all.push(("logits".into(), self.logits, vec![batch, width(self.logits)]));
+            }
+            Task::Pretraining => {
+                all.push(("prediction_logits".into(), self.logits, spread(self.logits, own)));
+                let follows =
+                    self.follows.map(|value| ("seq_relationship_logits".into(), value, vec![batch, 2]));
+                all.extend(follows);
             }
             _ => all.push(("logits".into(), self.logits, spread(self.logits, own))),
         }

@@ -79,6 +79,10 @@ impl Job {
         if let Some(lesson) = &self.lesson {
             return lesson.feeds(&prepared.batch, extent.batch);
         }
+        if let Some(sequel) = &self.sequel {
+            let key = [self.recipe.train.seed, step * self.recipe.train.passes() as u64 + pass as u64];
+            return sequel.feeds(&prepared.batch, extent.batch, key);
+        }
         if let Some(chats) = &self.chats {
             return Ok(chats.feeds(&prepared.batch, extent.batch));
         }

@@ -5,6 +5,7 @@ use super::distill::cache::Cache;
 use super::lesson::{self, Lesson};
 use super::recipe::{self, Recipe};
 use super::second::{self, Second};
+use super::sequel::{self, Sequel};
 pub use super::step::{Step, language_loss};
 use super::streaming::Streams;
 use super::texts::Texts;
@@ -52,6 +53,8 @@ pub struct Job {
     pub second: Option<Second>,
     /// Examples with labels, where those are learned from.
     pub lesson: Option<Lesson>,
+    /// Pairs of stretches, where it is learnt whether one follows the other.
+    pub sequel: Option<Sequel>,
     /// Conversations, where these are learnt from.
     pub chats: Option<Chats>,
     /// What a teacher has said that ran ahead.
@@ -71,6 +74,9 @@ impl Job {
     pub fn prepare(recipe: Recipe, tokenizer: Option<Tokenizer>) -> Result<Job> {
         if recipe.data.examples.is_some() {
             return lesson::prepare(recipe, tokenizer);
+        }
+        if sequel::following_of(&recipe).is_some() {
+            return sequel::prepare(recipe, tokenizer);
         }
         let pairs = second::read_pairs(&recipe.data.pairs)?;
         let script = Script::read(&recipe)?;
@@ -142,6 +148,19 @@ impl Job {
         Job { lesson: Some(lesson), ..plain }
     }
 
+    /// A job that learns what follows what.
+    pub(super) fn of_sequel(
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        store: Store,
+        family: Box<dyn Family>,
+        beside: Beside,
+        sequel: Sequel,
+    ) -> Job {
+        let plain = Job::plain(recipe, Some(tokenizer), store, family, beside);
+        Job { sequel: Some(sequel), ..plain }
+    }
+
     /// A job with nothing but what each has.
     fn plain(
         recipe: Recipe,
@@ -160,6 +179,7 @@ impl Job {
             hider: None,
             second: None,
             lesson: None,
+            sequel: None,
             chats: None,
             ahead: None,
             streams: None,
@@ -175,7 +195,7 @@ impl Job {
 
     /// Tokens in a window of the text, of which one sequence is made.
     fn window(&self) -> usize {
-        if self.lesson.is_some() || self.chats.is_some() {
+        if self.lesson.is_some() || self.chats.is_some() || self.sequel.is_some() {
             return 1;
         }
         self.second.as_ref().map_or(self.extent().context, Second::window)
@@ -191,6 +211,9 @@ impl Job {
     pub(super) fn numbers(&self) -> usize {
         if let Some(lesson) = &self.lesson {
             return lesson.numbers();
+        }
+        if let Some(sequel) = &self.sequel {
+            return sequel.numbers();
         }
         if let Some(chats) = &self.chats {
             return chats.numbers();
@@ -277,6 +300,9 @@ impl Job {
         if let Some(lesson) = &self.lesson {
             return Ok(lesson.evaluation(&self.recipe));
         }
+        if let Some(sequel) = &self.sequel {
+            return Ok(sequel.evaluation(&self.recipe));
+        }
         let rows = self.extent().batch;
         let hide = |(number, batch): (usize, &Batch)| match &self.hider {
             Some(hider) => hider.hide(batch, &[EVALUATION_KEY, number as u32]),
@@ -319,7 +345,9 @@ impl Job {
 
 /// Weights of the model as the recipe has it before any step: loaded, or drawn from the seed.
 pub(super) fn base_of(recipe: &Recipe, family: &dyn Family) -> Result<Weights> {
-    let read = |folder: &Path, family: &dyn Family| match lesson::is_headed(recipe) {
+    let read = |folder: &Path, family: &dyn Family| match lesson::is_headed(recipe)
+        || sequel::following_of(recipe).is_some()
+    {
         true => {
             let anew = begins_anew(recipe, model::open(folder)?.as_ref());
             model::read_with_head(folder, family, recipe.train.seed, anew)
@@ -328,7 +356,7 @@ pub(super) fn base_of(recipe: &Recipe, family: &dyn Family) -> Result<Weights> {
     };
     match &recipe.model {
         recipe::Model::Load { folder, keep_layers: Some(kept), .. } => {
-            let whole = lesson::headed(recipe, model::open(folder)?)?;
+            let whole = headed(recipe, model::open(folder)?)?;
             Ok(read(folder, whole.as_ref())?.keep_layers(kept))
         }
         recipe::Model::Load { folder, .. } => Ok(read(folder, family)?),
@@ -360,12 +388,15 @@ pub fn feeds_of(batch: &Batch, extent: Extent) -> Feeds {
 
 /// The model of a recipe over a tokenizer. A new one that guesses hidden tokens knows one more, where the tokenizer has no mask, and a
 /// RoBERTa one for padding; a new encoder-decoder as many more as it has tokens with a meaning of their own.
-fn family_for(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Box<dyn Family>> {
+pub(super) fn family_for(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<Box<dyn Family>> {
     let known = tokenizer.vocabulary_size();
     let family = family_of(recipe, known)?;
     let built = matches!(&recipe.model, recipe::Model::Build(_));
     let new = matches!(&recipe.model, recipe::Model::Build(shape) if shape.vocabulary.is_none());
     match family.interface().task {
+        Task::NextSentence | Task::Pretraining if new => {
+            family_of(recipe, known + sequel::tokens_beside(tokenizer))
+        }
         Task::HiddenToken if new => {
             let padding = usize::from(family.interface().counted_from.is_some());
             family_of(recipe, known + usize::from(mask_of(tokenizer).is_none()) + padding)
@@ -415,9 +446,17 @@ pub(super) fn tokenizer_of(recipe: &Recipe, text: &mut Texts) -> Result<Tokenize
     })
 }
 
+/// A family with what the recipe puts on it.
+fn headed(recipe: &Recipe, plain: Box<dyn Family>) -> Result<Box<dyn Family>> {
+    match sequel::following_of(recipe) {
+        Some(_) => sequel::headed(plain),
+        None => lesson::headed(recipe, plain),
+    }
+}
+
 /// The architecture of a recipe's model, over a tokenizer of so many tokens.
 pub fn family_of(recipe: &Recipe, vocabulary: usize) -> Result<Box<dyn Family>> {
-    lesson::headed(recipe, plain_family(recipe, vocabulary)?)
+    headed(recipe, plain_family(recipe, vocabulary)?)
 }
 
 /// The same with the head that it has, or that a new one usually has.

@@ -271,9 +271,10 @@ impl<'a> Lane<'a> {
             return Ok(());
         }
         let job = self.job;
-        let mut mean = |batches: &[Batch]| match &job.lesson {
-            Some(lesson) => lesson.measure(&mut self.trainer, batches, job.extent().batch),
-            None => {
+        let mut mean = |batches: &[Batch]| match (&job.lesson, &job.sequel) {
+            (Some(lesson), _) => lesson.measure(&mut self.trainer, batches, job.extent().batch),
+            (None, Some(sequel)) => sequel.measure(&mut self.trainer, batches, job.extent().batch),
+            (None, None) => {
                 let feeds = batches.iter().enumerate().map(|(n, batch)| job.evaluation_feeds(n, batch));
                 let loss = self.trainer.evaluate(feeds)?;
                 let figures = match &job.chats {
@@ -387,10 +388,11 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
     say(&format!("device   {}", target.describe()));
     say(&format!("model    {}", job.family.describe()));
-    let data = match (&job.lesson, &job.chats) {
-        (Some(lesson), _) => lesson.describe(),
-        (None, Some(chats)) => chats.describe(),
-        (None, None) => format!(
+    let data = match (&job.lesson, &job.sequel, &job.chats) {
+        (Some(lesson), ..) => lesson.describe(),
+        (None, Some(sequel), _) => sequel.describe(),
+        (None, None, Some(chats)) => chats.describe(),
+        (None, None, None) => format!(
             "{} training and {} validation tokens",
             job.store.training.tokens.len(),
             job.store.validation.tokens.len()
@@ -401,6 +403,7 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     };
     say(&format!("data     {data}{}", job.tokenizer.as_ref().map_or(String::new(), tokens)));
     job.lesson.iter().flat_map(|lesson| &lesson.told).for_each(|line| say(line));
+    job.sequel.iter().flat_map(|sequel| &sequel.told).for_each(|line| say(line));
     job.chats.iter().filter_map(Chats::bad).for_each(|bad| say(&format!("warning: {bad}")));
     let stretches = &job.store.stretches;
     for (stretch, share) in stretches.iter().zip(shares(stretches)).filter(|_| stretches.len() > 1) {

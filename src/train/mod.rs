@@ -27,6 +27,7 @@ mod reduced;
 pub mod run;
 pub mod schedule;
 pub mod second;
+pub mod sequel;
 mod step;
 mod streaming;
 mod target;

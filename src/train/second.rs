@@ -38,6 +38,7 @@ pub fn tokens_beside(objective: Option<&Objective>) -> usize {
         None => 2,
         Some(Objective::Infilling { .. }) => 3,
         Some(Objective::Spans { .. }) => 2 + SENTINELS,
+        Some(Objective::NextSentence { .. } | Objective::SentenceOrder { .. }) => 0,
     }
 }
 
@@ -45,7 +46,9 @@ pub fn tokens_beside(objective: Option<&Objective>) -> usize {
 fn target_length(recipe: &Recipe, objective: Option<&Objective>, source: usize) -> usize {
     match objective {
         None => recipe.train.target.unwrap_or(source),
-        Some(Objective::Infilling { .. }) => source,
+        Some(
+            Objective::Infilling { .. } | Objective::NextSentence { .. } | Objective::SentenceOrder { .. },
+        ) => source,
         Some(&Objective::Spans { share, mean }) => {
             let spans = Spans { share, mean, first_sentinel: 0, sentinels: usize::MAX };
             let [_, target] = spans.lengths(window_of(&spans, source));
@@ -136,6 +139,11 @@ impl Second {
                 let mask = mask_of(tokenizer).or(beyond(tokenizer, vocabulary, 3));
                 let mask = mask.ok_or_else(|| lacks("a mask such as <mask>", "infilling"))?;
                 Way::Infilling(Infilling { share, mean, mask, shuffle, ends: ends_of(tokenizer) })
+            }
+            Some(Objective::NextSentence { .. } | Objective::SentenceOrder { .. }) => {
+                let problem =
+                    format!("this data.objective is for bert, {} is an encoder-decoder", family.name());
+                return Err(Error::Mismatch { folder: "recipe".into(), problem });
             }
         };
         Ok(Second { way, lengths, marks, vocabulary })

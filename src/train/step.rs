@@ -7,6 +7,7 @@ use super::layout::Class;
 use super::lesson;
 use super::recipe::{self, Recipe};
 use super::second;
+use super::sequel;
 use super::trainer::{Settings, Weight};
 use super::{Beside, Error, Reduced, Result};
 use crate::data::windows::IGNORED;
@@ -40,9 +41,15 @@ impl Step {
         }
         let train = &recipe.train;
         let writers = |family: &dyn Family| -> Result<Vec<Graph>> {
+            let of_pairs = sequel::writers(recipe, family, extent)?;
             let of_chats = chats::writers(recipe, family, extent)?;
-            Ok([writers(family, beside, extent)?, lesson::writers(recipe, family, extent)?, of_chats]
-                .concat())
+            Ok([
+                writers(family, beside, extent)?,
+                lesson::writers(recipe, family, extent)?,
+                of_pairs,
+                of_chats,
+            ]
+            .concat())
         };
         let (parameters, writers) = match &beside.adapters {
             Some(adapters) => (adapters.parameters(), writers(&adapters.adapted(family))?),
@@ -98,6 +105,9 @@ impl Step {
             }
             // What is measured is how well the student reads the text, as without a teacher.
             Some(teacher) if mode == Mode::Train => teacher.loss(family, graph, extent, smoothing),
+            _ if sequel::following_of(recipe).is_some() => {
+                sequel::loss(family, graph, extent, mode, smoothing)
+            }
             _ if recipe.data.examples.is_some() => lesson::loss(recipe, family, graph, extent, mode),
             _ if family.interface().task == Task::SecondText => {
                 second::loss(family, graph, &Reading { mode, ..reading }, smoothing)

@@ -71,6 +71,19 @@ impl Texts {
         }
     }
 
+    /// Documents that are trained on, and those that are held back: the last share of all, or those of the other text.
+    pub fn documents(&self) -> [Vec<&str>; 2] {
+        let mut training = self.training.texts();
+        let held = match &self.validation {
+            Some(validation) => validation.texts(),
+            None => {
+                let count = (training.len() as f64 * self.share).round() as usize;
+                training.split_off(training.len() - count.min(training.len()))
+            }
+        };
+        [training, held]
+    }
+
     /// A byte-level BPE trained on the text, or the one that an earlier run has trained on it.
     pub fn byte_pair(&mut self, vocabulary: usize) -> Result<Tokenizer> {
         let train = |text: &str| Tokenizer::train_byte_pair(text, vocabulary);

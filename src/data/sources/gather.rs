@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::rows::{Bad, Manner, Mark, Rows};
 use super::{File, Format, Source, find};
+use crate::data::sequel::paragraphs;
 use crate::data::store::{Part, Store, Stretch, shift, split};
 use crate::data::text::{Document, Text};
 use crate::data::tokenizer::Tokenizer;
@@ -171,6 +172,19 @@ impl Gathered {
     /// All documents one after the other, with line ends between them: what a tokenizer is made from.
     pub fn text(&self) -> &str {
         self.whole.text()
+    }
+
+    /// Each document; of plain texts what stands between empty lines.
+    pub fn texts(&self) -> Vec<&str> {
+        let whole = self.text();
+        let of = |source: &Documents| -> Vec<&str> {
+            let texts = source.ranges.iter().map(|range| &whole[range.clone()]);
+            match source.is_text {
+                true => texts.flat_map(paragraphs).collect(),
+                false => texts.collect(),
+            }
+        };
+        self.sources.iter().flat_map(of).collect()
     }
 
     /// How many documents there are.

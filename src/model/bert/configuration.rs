@@ -182,6 +182,8 @@ fn class_of(task: Task) -> &'static str {
         Task::SequenceClass { .. } => "ForSequenceClassification",
         Task::TokenClass { .. } => "ForTokenClassification",
         Task::States => "Model",
+        Task::NextSentence => "ForNextSentencePrediction",
+        Task::Pretraining => "ForPreTraining",
         _ => "ForMaskedLM",
     }
 }
@@ -196,6 +198,12 @@ fn task_of(dialect: Encoder, config: &Config) -> Result<Task> {
     }
     if is("ForTokenClassification") {
         return Ok(Task::TokenClass { classes });
+    }
+    if is("ForNextSentencePrediction") {
+        return Ok(Task::NextSentence);
+    }
+    if is("ForPreTraining") {
+        return Ok(Task::Pretraining);
     }
     Ok(if is("ForMaskedLM") { Task::HiddenToken } else { Task::States })
 }

@@ -1,7 +1,7 @@
 //! The forward pass of BERT and its relatives.
 
 use super::super::layers::{Layers, located};
-use super::super::{Extent, Family, Forward, Mode, Reading, Result};
+use super::super::{Extent, Family, Forward, Mode, Reading, Result, Task};
 use super::Bert;
 use crate::graph::Graph;
 use crate::ops::Value;
@@ -31,7 +31,11 @@ impl Bert {
             hidden.push(x);
         }
         let (logits, pooled) = self.head(graph, &mut layers, extent, x)?;
-        Ok(Forward { pooled, ..Forward::new(logits, hidden) })
+        let follows = match self.task {
+            Task::Pretraining => Some(self.follows(graph, &layers, extent, x)?),
+            _ => None,
+        };
+        Ok(Forward { pooled, follows, ..Forward::new(logits, hidden) })
     }
 
     /// [N, C] from rows by token, position and kind.

@@ -9,12 +9,16 @@ use crate::ops::matmul::{Form, MatmulEmit};
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::slice::SliceEmit;
 
+/// Module that scores whether a text follows another.
+const FOLLOWING: &str = "cls.seq_relationship";
+
 impl Bert {
     /// The module that makes one vector of a text beside its scores, if there is one.
     pub(super) fn pooler(&self) -> Option<String> {
         let has = match self.task {
             Task::States => self.dialect.has_pooler() && self.pools,
             Task::SequenceClass { .. } => self.dialect == Encoder::Bert,
+            Task::NextSentence | Task::Pretraining => true,
             _ => false,
         };
         has.then(|| format!("{}pooler.dense", self.prefix()))
@@ -26,6 +30,9 @@ impl Bert {
         match self.task {
             Task::HiddenToken if self.tie => vec![guess.transform, guess.norm],
             Task::HiddenToken => vec![guess.transform, guess.norm, guess.decoder],
+            Task::Pretraining if self.tie => vec![guess.transform, guess.norm, FOLLOWING],
+            Task::Pretraining => vec![guess.transform, guess.norm, guess.decoder, FOLLOWING],
+            Task::NextSentence => vec![FOLLOWING],
             Task::SequenceClass { .. } => self.dialect.text_head().to_vec(),
             Task::TokenClass { .. } => vec!["classifier"],
             _ => vec![],
@@ -39,16 +46,20 @@ impl Bert {
         modules.extend(pooler.as_deref());
         let within =
             |module: &&str| parameter.strip_prefix(*module).is_some_and(|rest| rest.starts_with('.'));
-        modules.iter().any(within) || self.task == Task::HiddenToken && parameter == self.dialect.guess().bias
+        modules.iter().any(within) || self.guesses() && parameter == self.dialect.guess().bias
     }
 
     pub(super) fn head_parameters(&self, list: &mut Vec<ParameterSpec>) {
         let c = self.width;
-        if let (Some(pooler), Task::States) = (self.pooler(), self.task) {
+        let parts = matches!(self.task, Task::States | Task::NextSentence | Task::Pretraining);
+        if let Some(pooler) = self.pooler().filter(|_| parts) {
             self.linear_parameters(&pooler, [c, c], list);
         }
+        if matches!(self.task, Task::NextSentence | Task::Pretraining) {
+            self.linear_parameters(FOLLOWING, [2, c], list);
+        }
         match self.task {
-            Task::HiddenToken => {
+            Task::HiddenToken | Task::Pretraining => {
                 let guess = self.dialect.guess();
                 self.linear_parameters(guess.transform, [c, c], list);
                 self.norm_parameters(guess.norm, list);
@@ -78,7 +89,8 @@ impl Bert {
         x: Value,
     ) -> Result<(Value, Option<Value>)> {
         match self.task {
-            Task::HiddenToken => Ok((self.guess(graph, layers, x)?, None)),
+            Task::HiddenToken | Task::Pretraining => Ok((self.guess(graph, layers, x)?, None)),
+            Task::NextSentence => Ok((self.follows(graph, layers, extent, x)?, None)),
             Task::SequenceClass { .. } => Ok((self.classify(graph, layers, extent, x)?, None)),
             Task::TokenClass { .. } => {
                 let x = layers.dropout(graph, "dropout", self.dropout.classifier, x)?;
@@ -104,6 +116,26 @@ impl Bert {
         let (module, leaf) = guess.bias.rsplit_once('.').expect("the name has a module");
         let bias = layers.find(module, leaf);
         located(graph, guess.decoder, |graph| graph.linear(Form::Nt, x, table, bias))
+    }
+
+    /// Scores [B, 2] of whether the second part of each text follows the first, from the vector of the first token.
+    pub(super) fn follows(
+        &self,
+        graph: &mut Graph,
+        layers: &Layers,
+        extent: Extent,
+        x: Value,
+    ) -> Result<Value> {
+        let pooler = self.pooler().expect("a model that scores pairs has one");
+        let first = self.first_tokens(graph, extent, x)?;
+        let pooled = layers.linear(graph, &pooler, Form::Nt, first)?;
+        let pooled = layers.activate(graph, &pooler, Activation::Tanh, pooled)?;
+        layers.linear(graph, FOLLOWING, Form::Nt, pooled)
+    }
+
+    /// True where hidden tokens are guessed.
+    pub(super) fn guesses(&self) -> bool {
+        matches!(self.task, Task::HiddenToken | Task::Pretraining)
     }
 
     fn classify(&self, graph: &mut Graph, layers: &mut Layers, extent: Extent, x: Value) -> Result<Value> {

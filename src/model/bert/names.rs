@@ -195,7 +195,7 @@ impl Bert {
         let heads = ["cls.", "lm_head.", "vocab_", "classifier.", "pre_classifier.", "qa_outputs."];
         let is_head = heads.iter().any(|start| stored.starts_with(start));
         let has = self.head_modules().iter().any(|module| stored.starts_with(&format!("{module}.")));
-        let is_bias = self.task == Task::HiddenToken && stored == guess.bias;
+        let is_bias = self.guesses() && stored == guess.bias;
         // An unknown name is handed on, so that it is listed as one that the model does not have.
         let left_out = is_head && !has && !is_bias;
         (!is_tied && !is_again && !left_out).then_some(stored)

@@ -42,6 +42,14 @@ impl Inputs {
         if interface.kinds > 1 {
             numbers.insert("kinds", kinds);
         }
-        Ok(Inputs { interface, extent, target: context, numbers, features: None, targets: None })
+        Ok(Inputs {
+            interface,
+            extent,
+            target: context,
+            numbers,
+            features: None,
+            targets: None,
+            follows: None,
+        })
     }
 }

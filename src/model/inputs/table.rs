@@ -22,6 +22,7 @@ impl Inputs {
             numbers: BTreeMap::new(),
             features: Some(Tensor::f32([rows, interface.columns], numbers)),
             targets: None,
+            follows: None,
         })
     }
 

@@ -43,7 +43,7 @@ impl Classes {
         let names = class_names(family);
         match family.interface().task {
             Task::SequenceClass { labels, .. } => Some(Classes { names, labels }),
-            Task::TokenClass { .. } => Some(Classes { names, labels: Labels::One }),
+            Task::TokenClass { .. } | Task::NextSentence => Some(Classes { names, labels: Labels::One }),
             _ => None,
         }
     }

@@ -16,7 +16,7 @@ pub use classes::{Classes, Target};
 pub use row::firsts;
 pub use scores::{Scores, Tally};
 
-pub(super) use prepare::{headed, is_headed, prepare};
+pub(super) use prepare::{headed, is_headed, prepare, store_of};
 
 use super::recipe::{Kind, Recipe, Similarity};
 use super::trainer::Trainer;
@@ -207,7 +207,7 @@ impl Lesson {
 }
 
 /// Numbers of examples in batches; the last one may have fewer.
-fn batches(numbers: Vec<usize>, rows: usize) -> Vec<Batch> {
+pub(super) fn batches(numbers: Vec<usize>, rows: usize) -> Vec<Batch> {
     let batch = |numbers: &[usize]| Batch {
         tokens: numbers.iter().map(|&number| number as u32).collect(),
         targets: vec![0; numbers.len()],

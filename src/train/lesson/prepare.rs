@@ -276,7 +276,7 @@ fn rows_of(given: &Examples, files: &[PathBuf]) -> Result<Vec<Row>> {
 }
 
 /// Numbers of examples as parts of a text. Windows end before the last number, as there must be a next one.
-pub(super) fn store_of(training: usize, all: usize) -> Store {
+pub(in crate::train) fn store_of(training: usize, all: usize) -> Store {
     let part = |range: std::ops::Range<usize>| {
         let count = range.len();
         let numbers = if count == 0 { range } else { range.start..range.end + 1 };
