@@ -34,8 +34,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "embed",
         &[
-            "tensor", "ops", "graph", "passes", "plan", "data", "formats", "model", "train", "deploy",
-            "exchange",
+            "tensor", "ops", "graph", "passes", "plan", "data", "formats", "metrics", "model", "train",
+            "deploy", "exchange",
         ],
     ),
     (

@@ -152,4 +152,9 @@ fn a_pass_of_a_recipe_trains_adapters_and_leaves_a_plain_model() {
     bench.kiln(&all).fine();
     assert!(bench.path("small/model.safetensors").is_file() && !bench.path("small/adapters.json").exists());
     assert!(loss(&bench, &["small"]) < loss(&bench, &["base"]));
+    let apart =
+        std::fs::read_to_string(bench.path("passes.toml")).unwrap().replacen("rank = 4", "merge = false", 1);
+    bench.write("apart.toml", apart);
+    let all = ["compress", "base", "-r", "apart.toml", "-o", "other", "--device", "cpu"];
+    bench.kiln(&all).refused(2, &["adapter.merge", "gives one model", "kiln train"]);
 }

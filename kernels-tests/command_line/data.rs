@@ -176,3 +176,20 @@ fn a_streamed_run_that_stops_and_goes_on_equals_one_that_never_stopped() {
         .kiln(&["train", "--resume", "parts", "--set", "train.steps=50", "--device", "cpu"])
         .refused(1, &["not these 3 any more"]);
 }
+
+#[test]
+fn rows_that_a_stream_passed_over_are_told_in_the_end_once_however_often_their_file_is_read() {
+    let bench = bench();
+    let sets = [
+        "data.text=[\"bad.jsonl\"]",
+        "data.streaming={ buffer = 5 }",
+        "data.skip_bad=true",
+        "train.steps=120",
+        "train.evaluate.every=120",
+        STEADY,
+    ];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let told = bench.train(&[&sets[..], &["--out", "told"]].concat()).fine().err;
+    assert_eq!(told.matches("1 bad row passed over").count(), 1, "{told}");
+    assert!(told.contains("bad.jsonl, line 31: expected text for `text`"), "{told}");
+}

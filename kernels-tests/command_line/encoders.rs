@@ -178,3 +178,68 @@ fn a_folder_of_another_architecture_or_with_other_weights_is_refused_by_name() {
         &["intermediate.dense", "[64, 16]", "[63, 16]"],
     );
 }
+
+#[test]
+fn an_encoder_is_measured_by_texts_that_are_alike_and_an_encoder_decoder_by_pairs_or_text() {
+    let bench = Bench::new();
+    let word = |at: usize| ["red", "blue", "green", "old"][at % 4];
+    let rows: String =
+        (0..32).map(|at| format!("{} {at}\tthe {} one\t{}\n", word(at), word(at), at % 4)).collect();
+    bench.write("alike.tsv", format!("anchor\tpositive\tscore\n{rows}"));
+    bench.write(
+        "alike.toml",
+        "[model]\nfamily = \"bert\"\nlayers = 1\nheads = 2\nwidth = 16\ncontext = 16\n[data]\nsimilar = [\"alike.tsv\"]\n\
+         [train]\nsteps = 30\nbatch = 8\nlearning_rate = 1e-2\nevaluate = { every = 30, batches = 2 }\n[run]\nfolder = \"run\"\n",
+    );
+    let of = |arguments: &[&str]| bench.kiln(&[arguments, &["--device", "cpu"]].concat());
+    of(&["train", "alike.toml"]).fine();
+    let measured = of(&["evaluate", "run", "--data", "alike.tsv", "--json"]).json();
+    let figure = |name: &str| measured[name].as_f64().unwrap_or_else(|| panic!("{name}: {measured}"));
+    assert_eq!(measured["examples"], 32);
+    assert!(figure("loss") < 8f64.ln() && figure("accuracy") > 0.2, "{measured}");
+    assert!((-1.0..=1.0).contains(&figure("spearman")) && figure("reciprocal_rank") >= figure("accuracy"));
+    // A batch of one leaves nothing to be told from.
+    let alone = of(&["evaluate", "run", "--data", "alike.tsv", "--batch", "1", "--json"]).json();
+    assert_eq!((alone["loss"].as_f64(), alone["accuracy"].as_f64()), (Some(0.0), Some(1.0)));
+    assert_eq!(alone["spearman"], measured["spearman"], "cosines do not know their batch");
+    of(&["evaluate", "run", "--data", "alike.tsv", "--tokenizer", "char"])
+        .refused(2, &["this is an encoder"]);
+    bench.write("lone.tsv", "anchor\na\n");
+    of(&["evaluate", "run", "--data", "lone.tsv"]).refused(1, &["lone.tsv, line 2: there is no `positive`"]);
+
+    let pairs: String = (0..24).map(|at| format!("{}\t{}\n", word(at), word(at + 1))).collect();
+    bench.write("pairs.tsv", &pairs);
+    bench.write(
+        "pairs.toml",
+        "[model]\nfamily = \"t5\"\nlayers = 1\nheads = 2\nwidth = 16\ncontext = 32\n[data]\npairs = [\"pairs.tsv\"]\n\
+         held = 1\n",
+    );
+    of(&["train", "pairs.toml"]).refused(2, &["held"]);
+    bench.write(
+        "pairs.toml",
+        "[model]\nfamily = \"t5\"\nlayers = 1\nheads = 2\nwidth = 16\ncontext = 32\n[data]\npairs = [\"pairs.tsv\"]\n\
+         validation = 0.5\n[train]\nsteps = 10\nbatch = 12\ncontext = 8\ntarget = 8\nlearning_rate = 1e-2\n\
+         evaluate = { every = 10, batches = 1 }\n[run]\nfolder = \"second\"\n",
+    );
+    let told: serde_json::Value = of(&["train", "pairs.toml", "--json"]).json();
+    // The validation part is the last half of the file.
+    bench.write("last.tsv", pairs.lines().skip(12).map(|line| format!("{line}\n")).collect::<String>());
+    let measured = of(&["evaluate", "second", "--data", "last.tsv", "--batch", "5", "--json"]).json();
+    let near = |a: f64, b: f64| (a - b).abs() < 1e-4;
+    assert!(
+        near(measured["loss"].as_f64().unwrap(), told["val_loss"].as_f64().unwrap()),
+        "{measured} {told}"
+    );
+    assert!(near(measured["perplexity"].as_f64().unwrap(), measured["loss"].as_f64().unwrap().exp()));
+    assert_eq!(measured["examples"], 12);
+    let cut = of(&["evaluate", "second", "--data", "last.tsv", "--context", "4"]).fine();
+    assert!(
+        cut.err.contains("of 12 pairs are longer") && cut.out.contains("perplexity"),
+        "{} {}",
+        cut.err,
+        cut.out
+    );
+    bench.write("plain.txt", "red old green blue red old green blue ".repeat(8));
+    // This model has two tokens of its own, and none that stands for a span.
+    of(&["evaluate", "second", "--data", "plain.txt"]).refused(1, &["spans"]);
+}

@@ -4,9 +4,13 @@ use super::classify::ColumnNames;
 use super::folder::{Beside, ModelFolder, resolve};
 use super::{Usage, count, ngram};
 use crate::data::tokenizer::Spec;
-use crate::data::{labelled, tagged};
-use crate::evaluate::{Classifier, Request, RowClassifier, Score, evaluate_with};
+use crate::data::{labelled, similar, tagged};
+use crate::embed::{Embedder, Settings};
+use crate::evaluate::{
+    Asked, Classifier, Request, RowClassifier, Score, Written, evaluate_second, evaluate_with,
+};
 use crate::exchange::{Opened, open_to_run};
+use crate::model::Task;
 use crate::ngram::is_ngram;
 use crate::train::Target;
 use crate::train::lesson::{Classes, Scores};
@@ -17,13 +21,15 @@ use std::path::{Path, PathBuf};
 
 /// Measure how well a model predicts a text: loss, perplexity, bits per byte; or how often a classifier is right.
 ///
-/// Of a classifier the files are examples as in training, and printed are loss, accuracy and F1, or what suits its labels.
+/// Of a classifier the files are examples as in training, and printed are loss, accuracy and F1, or what suits its labels. Of an
+/// encoder-decoder they are pairs (.tsv, .jsonl), or text that is damaged as its paper says; of an encoder texts that are alike, of
+/// which each is to be found among --batch of them, with correlations where rows have a `score`.
 /// Every token of the text but the first is predicted once, in stretches of the context. With --windows only the windows at
 /// eval_val_offsets of the validation part are. Several models are measured one after the other and shown beside each other; one
 /// of them may be a model of runs (`kiln ngram`).
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate runs/small runs/large counted --data unseen.txt\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate runs/reviews --data unseen.tsv --json\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
+    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate runs/small runs/large counted --data unseen.txt\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate runs/reviews --data unseen.tsv --json\n  kiln evaluate runs/t5 --data pairs.tsv\n  kiln evaluate all-MiniLM-L6-v2 --data alike.tsv --batch 32\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
 )]
 pub struct Evaluate {
     #[command(flatten)]
@@ -72,9 +78,11 @@ impl Evaluate {
         let adapters = self.beside.resolve()?;
         if self.others.is_empty() && !is_ngram(&first) {
             let opened = open_to_run(&first, &adapters)?;
-            return match Classes::of(opened.family.as_ref()) {
-                Some(_) => self.classify(opened, &first),
-                None => show(&self.score_opened(opened, &first)?, self.json),
+            return match (Classes::of(opened.family.as_ref()), opened.family.interface().task) {
+                (Some(_), _) => self.classify(opened, &first),
+                (None, Task::SecondText) => self.second(&opened, &first),
+                (None, Task::States) => self.alike(&first, &adapters),
+                (None, _) => show(&self.score_opened(opened, &first)?, self.json),
             };
         }
         if self.others.is_empty() {
@@ -121,6 +129,65 @@ impl Evaluate {
         let score = evaluate_with(family.as_ref(), &weights, tokenizer.as_ref(), &request, &target)?;
         target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
         Ok(score)
+    }
+
+    /// Prints the figures of an encoder-decoder.
+    fn second(&self, opened: &Opened, model: &Path) -> anyhow::Result<()> {
+        self.refuse_of_text("an encoder-decoder")?;
+        let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
+        eprintln!("device   {}", target.describe());
+        let asked = Asked { files: &self.data, batch: self.batch, context: self.context };
+        let written = evaluate_second(opened, model, &asked, &target)?;
+        target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
+        if written.cut > 0 {
+            let Written { cut, examples, .. } = written;
+            eprintln!("cut      {cut} of {examples} pairs are longer than what is read, and lose their ends");
+        }
+        let Written { loss, perplexity, tokens, examples, .. } = written;
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let all =
+                json!({ "loss": loss, "perplexity": perplexity, "tokens": tokens, "examples": examples });
+            writeln!(out, "{all}")?;
+            return Ok(());
+        }
+        writeln!(out, "loss           {loss:.4} nats per token")?;
+        writeln!(out, "perplexity     {perplexity:.4}")?;
+        writeln!(out, "tokens         {tokens}")?;
+        writeln!(out, "examples       {examples}")?;
+        Ok(())
+    }
+
+    /// Prints how well an encoder's vectors tell texts that are alike from others.
+    fn alike(&self, model: &Path, adapters: &[PathBuf]) -> anyhow::Result<()> {
+        self.refuse_of_text("an encoder")?;
+        if !adapters.is_empty() {
+            return Err(
+                Usage("--adapter is not for vectors\n  hint: merge it: kiln adapter merge".into()).into()
+            );
+        }
+        let rows = similar::read(&self.data, &self.columns.columns())?;
+        let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
+        eprintln!("device   {}", target.describe());
+        let mut settings = Settings::beside(model)?;
+        settings.most_tokens =
+            self.context.map_or(settings.most_tokens, |most| most.min(settings.most_tokens));
+        let mut embedder = Embedder::open(model, settings, target, self.batch)?;
+        let scores = embedder.measure(&rows, self.batch)?;
+        embedder.target().told().iter().for_each(|report| eprintln!("kernels  {report}"));
+        self.print(&scores)
+    }
+
+    /// Refuses what is for models that predict text.
+    fn refuse_of_text(&self, what: &str) -> anyhow::Result<()> {
+        match self.windows.is_some() || self.tokenizer.is_some() {
+            true => {
+                let text =
+                    format!("--windows and --tokenizer are for models that continue text, this is {what}");
+                Err(Usage(text).into())
+            }
+            false => Ok(()),
+        }
     }
 
     /// Prints the figures of a model that classifies.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value as Json;
+
 use crate::data::Result;
 use crate::data::labelled::Columns;
 use crate::data::records::{self, Record};
@@ -9,12 +11,15 @@ use crate::data::records::{self, Record};
 const FIRST: &[&str] = &["anchor", "query", "text", "sentence", "sentence1", "premise"];
 const SECOND: &[&str] = &["positive", "answer", "second", "text2", "sentence2", "hypothesis"];
 const THIRD: &[&str] = &["negative", "hard_negative", "sentence3"];
+const SCORE: &[&str] = &["score", "similarity_score"];
 
 /// Texts of which the second is like the first, and the third, if there is one, is not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Similar {
     /// Two or three texts.
     pub texts: Vec<String>,
+    /// How alike the first two are, where the row says so.
+    pub score: Option<f64>,
     record: Record,
 }
 
@@ -46,10 +51,23 @@ pub fn read(paths: &[PathBuf], columns: &Columns) -> Result<Vec<Similar>> {
                     record.refuse(format!("expected {expected} texts as in the first row, got {got}"))
                 );
             }
-            all.push(Similar { texts, record });
+            let score = score_of(&record)?;
+            all.push(Similar { texts, score, record });
         }
     }
     Ok(all)
+}
+
+/// How alike the texts of a row are; an empty column says nothing.
+fn score_of(record: &Record) -> Result<Option<f64>> {
+    let number = match record.find(SCORE) {
+        None => return Ok(None),
+        Some((_, Json::String(text))) if text.trim().is_empty() => return Ok(None),
+        Some((_, Json::String(text))) => text.trim().parse().ok(),
+        Some((_, value)) => value.as_f64(),
+    };
+    let number = number.filter(|number: &f64| number.is_finite());
+    number.map(Some).ok_or_else(|| record.refuse("expected a number for the score".into()))
 }
 
 fn names<'a>(given: &'a Option<String>, usual: &[&'static str]) -> Vec<&'a str> {
@@ -77,6 +95,10 @@ mod tests {
         assert!(error.contains("line 2: expected 2 texts as in the first row, got 3"), "{error}");
         let error = read_text("a.tsv", "anchor\tpositive\na\t \n").unwrap_err().to_string();
         assert!(error.contains("line 2: a text is empty"), "{error}");
+        let scored = read_text("a.tsv", "sentence1\tsentence2\tscore\na\tb\t3.5\nc\td\t\n").unwrap();
+        assert_eq!((scored[0].score, scored[1].score), (Some(3.5), None));
+        let error = read_text("a.tsv", "anchor\tpositive\tscore\na\tb\tmuch\n").unwrap_err().to_string();
+        assert!(error.contains("line 2: expected a number for the score"), "{error}");
         let error = read_text("a.tsv", "anchor\tother\na\tb\n").unwrap_err().to_string();
         assert!(error.contains("no `positive` or"), "{error}");
     }

@@ -3,6 +3,7 @@
 //! Which pooling a model was trained for stands in the files that sentence-transformers leaves beside it: `1_Pooling/config.json`,
 //! `modules.json` (whether vectors are brought to length one) and `sentence_bert_config.json` (how many tokens are read).
 
+mod alike;
 mod settings;
 
 pub use settings::{Pooling, Settings};

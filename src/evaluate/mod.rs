@@ -2,9 +2,11 @@
 
 mod classifier;
 mod rows;
+mod second;
 
 pub use classifier::{Classifier, probabilities};
 pub use rows::RowClassifier;
+pub use second::{Asked, Written, evaluate_second};
 
 use crate::data;
 use crate::data::replay::{EVALUATION_VALIDATION, Replay};

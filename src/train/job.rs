@@ -284,6 +284,11 @@ impl Job {
         })
     }
 
+    /// What a person should know in the end of rows that were passed over while text was streamed.
+    pub(super) fn passed_over(&self) -> Option<String> {
+        self.streams.as_ref()?.passed_over().told()
+    }
+
     /// Whether the text is streamed: then what is held is only measured.
     pub fn is_streamed(&self) -> bool {
         self.streams.is_some()

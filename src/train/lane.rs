@@ -161,6 +161,9 @@ impl<'a> Lane<'a> {
         if self.job.recipe.run.profile && !interrupted {
             self.profile()?;
         }
+        if let Some(told) = self.job.passed_over() {
+            self.progress.println(&format!("warning: {told}"));
+        }
         self.progress.finish();
         Ok(self.summary(interrupted))
     }

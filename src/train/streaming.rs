@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Result;
 use super::recipe::{Recipe, Tokenizer as Wanted, Validation};
-use crate::data::sources::{Settings, Source, gather};
+use crate::data::sources::{Bad, Settings, Source, gather};
 use crate::data::store::Store;
 use crate::data::stream::{self, Library, Streamed};
 use crate::data::tokenizer::Tokenizer;
@@ -99,6 +99,13 @@ impl Streams {
         let (separator, buffer) = (recipe.data.separator, self.buffer);
         let settings = stream::Settings { separator, buffer, context, rows, seed };
         Ok(Streamed::new(&self.libraries, tokenizer, &settings)?)
+    }
+
+    /// Rows that could not be read and were passed over so far.
+    pub fn passed_over(&self) -> Bad {
+        let mut all = Bad::default();
+        self.libraries.iter().for_each(|(library, _)| all.add(&library.passed_over()));
+        all
     }
 
     /// In words.

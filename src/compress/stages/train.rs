@@ -49,6 +49,24 @@ pub struct Train {
 }
 
 impl Train {
+    /// A recipe of passes gives one model: what an adapter has learnt is in its weights for the passes behind it.
+    fn refuse_unmerged(&self) -> Result<()> {
+        let tables: &[Value] = match &self.adapter {
+            Some(Value::Array(list)) => list,
+            Some(one) => std::slice::from_ref(one),
+            None => &[],
+        };
+        match tables.iter().find_map(|table| table.get("merge")) {
+            None => Ok(()),
+            Some(got) => Err(Error::Setting {
+                setting: "adapter.merge",
+                expected: "absent: a recipe of passes gives one model, so what is learnt is merged into it\n  hint: an adapter that stays one is trained by `kiln train` with [adapter], on the model that the recipe gives"
+                    .to_string(),
+                got: got.to_string(),
+            }),
+        }
+    }
+
     fn drops_layers(&self) -> bool {
         self.model.contains_key("keep_layers")
     }
@@ -105,6 +123,7 @@ impl Stage for Train {
     }
 
     fn check(&self) -> Result<()> {
+        self.refuse_unmerged()?;
         // Keys and ranges are the training recipe's; which folders there will be does not matter to them.
         let start = Path::new("start");
         self.recipe(self.data.clone(), 0, start, start, Table::new()).map(drop)

@@ -5,7 +5,7 @@
 //! checkpoint needs is the place of the reader, the places of the documents in the buffer, and how many were drawn.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -43,6 +43,8 @@ pub struct Library {
     held: f64,
     /// A hash of names and sizes: places belong to these files.
     pub hash: String,
+    /// Rows of each file that could not be read and were passed over, as far as it was read.
+    passed: Mutex<BTreeMap<u32, Bad>>,
 }
 
 impl Library {
@@ -60,7 +62,7 @@ impl Library {
         }
         let hash = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let manner = Manner { skip_bad, in_pieces: true, ..Manner::default() };
-        Ok(Library { sources: sources.to_vec(), files, manner, held, hash })
+        Ok(Library { sources: sources.to_vec(), files, manner, held, hash, passed: Mutex::default() })
     }
 
     /// How many files there are.
@@ -71,6 +73,23 @@ impl Library {
     fn rows(&self, file: u32, mark: Mark) -> Result<Rows> {
         let (source, file) = &self.files[file as usize];
         Rows::open(file, &self.sources[*source], self.manner, mark)
+    }
+
+    /// Rows that could not be read and were passed over, of all files that documents were drawn from.
+    pub fn passed_over(&self) -> Bad {
+        let mut all = Bad::new(self.manner.skip_bad);
+        let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        passed.values().for_each(|bad| all.add(bad));
+        all
+    }
+
+    /// Remembers those of a file. Each epoch meets the same ones again.
+    fn pass_over(&self, file: u32, bad: &Bad) {
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = passed.entry(file).or_default();
+        if bad.count > known.count {
+            known.clone_from(bad);
+        }
     }
 
     /// Whether a document is held back: the same ones in every run, whatever its seed.
@@ -223,7 +242,12 @@ impl Documents {
                 Some(rows) => rows,
                 None => self.rows.insert(self.library.rows(file, self.mark)?),
             };
-            match rows.next_row()? {
+            let before = rows.bad.count;
+            let row = rows.next_row()?;
+            if rows.bad.count > before {
+                self.library.pass_over(file, &rows.bad);
+            }
+            match row {
                 None => (self.file, self.mark, self.rows) = (self.file + 1, Mark::default(), None),
                 Some(row) => {
                     self.mark = row.next;

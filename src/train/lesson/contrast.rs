@@ -83,7 +83,7 @@ pub(super) fn weights(texts: &[&Encoded], pooling: Pooling, length: usize) -> Te
 
 /// Gathers how well second texts are found.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Finds {
+pub struct Finds {
     loss: f64,
     count: usize,
     first: usize,
@@ -111,6 +111,7 @@ impl Finds {
         }
     }
 
+    /// All figures.
     pub fn finish(self) -> Scores {
         let share = |sum: f64| sum / self.count as f64;
         let figures =

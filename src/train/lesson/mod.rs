@@ -13,6 +13,7 @@ pub mod spans;
 mod table;
 
 pub use classes::{Classes, Target};
+pub use contrast::Finds;
 pub use row::firsts;
 pub use scores::{Scores, Tally};
 
@@ -26,7 +27,6 @@ use crate::data::windows::Batch;
 use crate::graph::{Feeds, Graph};
 use crate::model::{self, Extent, Family, Inputs, Mode, Reading, Row};
 use crate::ops::Value;
-use contrast::Finds;
 
 /// Name of the result in the graph that measures: scores of classes, or vectors.
 const RESULT: &str = "result";
