@@ -30,6 +30,8 @@ mod ngram;
 mod prune;
 #[path = "command_line/quantize.rs"]
 mod quantize;
+#[path = "command_line/transcribe.rs"]
+mod transcribe;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

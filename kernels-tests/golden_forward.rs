@@ -4,6 +4,9 @@
 mod golden;
 
 use golden::Tensors;
+use kiln::exchange;
+use kiln::train::Target;
+use kiln::transcribe::{Rules, Task, Transcriber};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,7 +26,7 @@ fn main() {
     if names.is_empty() {
         names.push("gpt2".into());
     }
-    let adapter = kiln::train::Target::open("gpu").is_ok() || std::env::var_os("KILN_REQUIRE_GPU").is_some();
+    let adapter = Target::open("gpu").is_ok() || std::env::var_os("KILN_REQUIRE_GPU").is_some();
     let mut trials = vec![];
     for name in names {
         let case = folder.join(&name);
@@ -45,6 +48,12 @@ fn main() {
             trials.push(trial.with_ignored_flag(device == "gpu" && !adapter));
         }
     }
+    for device in ["gpu", "cpu"] {
+        let case = own.join("whisper");
+        let trial =
+            Trial::test(format!("whisper: greedily written, {device}"), move || check_written(&case, device));
+        trials.push(trial.with_ignored_flag(device == "gpu" && !adapter));
+    }
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -56,6 +65,29 @@ fn folders_in(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// What is written of each sound of a batch, without an end: as many tokens as transformers has written.
+fn check_written(case: &Path, device: &str) -> Result<(), Failed> {
+    let opened = exchange::open(case)?;
+    // The rules of the folder have an end, and the case has none.
+    let mut transcriber = Transcriber::with(opened, Rules::default(), &Target::open(device)?)?;
+    let heard = golden::tensors(&case.join("inputs.safetensors"), "eval.input_features")?;
+    let expected = golden::tensors(&case.join("expected.safetensors"), "greedy")?;
+    let (heard, expected) = (&heard[""], &expected[""]);
+    let (sounds, rows) = (heard.shape[0], expected.shape[1]);
+    if sounds != 2 || rows < 5 {
+        return Err(format!("{sounds} sounds, {rows} tokens").into());
+    }
+    let each = heard.real::<f32>().chunks(heard.shape.count() / sounds);
+    for (sound, expected) in each.zip(expected.as_i32().chunks(rows)) {
+        let written = transcriber.write(sound.to_vec(), None, Task::Transcribe, Some(rows - 1))?;
+        let all: Vec<i32> = [written.opening, written.ids].concat().into_iter().map(|id| id as i32).collect();
+        if all != expected {
+            return Err(format!("{all:?}, expected {expected:?}").into());
+        }
+    }
+    Ok(())
 }
 
 /// Each batch of a case has a prefix, by which its results are called as well.

@@ -3,6 +3,8 @@
 #![warn(missing_docs)]
 
 pub mod adapt;
+#[cfg(feature = "audio")]
+pub mod audio;
 pub mod cli;
 pub mod compare;
 pub mod compress;
@@ -20,6 +22,7 @@ pub mod model;
 pub mod ngram;
 pub mod passes;
 pub mod train;
+pub mod transcribe;
 
 pub use kiln_base::{graph, ops, plan, tensor};
 

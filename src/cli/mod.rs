@@ -31,6 +31,7 @@ mod sensitivity;
 mod sweep;
 mod tokenizer;
 mod train;
+mod transcribe;
 mod tune;
 
 use clap::{Parser, Subcommand};
@@ -56,6 +57,8 @@ enum Command {
     Classify(classify::Classify),
     /// Run one batch through a model and write its scores, hidden states and gradients.
     Forward(forward::Forward),
+    /// Write down what was said in sounds.
+    Transcribe(transcribe::Transcribe),
     /// Make a vector of each text.
     Embed(embed::Embed),
     /// Quantise a model: fewer bits for its weights, and for its activations.
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Evaluate(command) => command.run(),
         Command::Classify(command) => command.run(),
         Command::Forward(command) => command.run(),
+        Command::Transcribe(command) => command.run(),
         Command::Embed(command) => command.run(),
         Command::Quantize(command) => command.run(),
         Command::Export(command) => command.run(),
