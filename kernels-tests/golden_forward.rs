@@ -39,6 +39,10 @@ fn main() {
             trials.push(trial.with_ignored_flag(absent || (device == "gpu" && !adapter)));
         }
     }
+    let windows = golden::folder().join("dev/metrics/perplexity.json");
+    let absent = golden::is_absent(&windows);
+    let trial = Trial::test("perplexity in overlapping windows, cpu", move || perplexity(&windows));
+    trials.push(trial.with_ignored_flag(absent));
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/golden/models");
     for name in folders_in(&own) {
         for device in ["gpu", "cpu"] {
@@ -85,6 +89,27 @@ fn check_written(case: &Path, device: &str) -> Result<(), Failed> {
         let all: Vec<i32> = [written.opening, written.ids].concat().into_iter().map(|id| id as i32).collect();
         if all != expected {
             return Err(format!("{all:?}, expected {expected:?}").into());
+        }
+    }
+    Ok(())
+}
+
+/// Sums and counts that transformers' loop over overlapping windows gave for the tokens of a file.
+fn perplexity(file: &Path) -> Result<(), Failed> {
+    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(file)?)?;
+    let ids: Vec<u32> = serde_json::from_value(golden["ids"].clone())?;
+    let model = golden::folder().join("dev").join(golden["model"].as_str().ok_or("no model")?);
+    let opened = kiln::exchange::open_to_run(&model, &[])?;
+    let mut subject = kiln::tasks::Subject::new(opened, &model, kiln::train::Target::open("cpu")?, 4)?;
+    for case in golden["cases"].as_array().ok_or("no cases")? {
+        let number = |key: &str| case[key].as_u64().map(|number| number as usize).ok_or("no number");
+        let found = kiln::tasks::sliding(&mut subject, &ids, number("window")?, number("stride")?)?;
+        let (sum, count) =
+            found.iter().fold((0.0, 0), |(sum, count), (one, scored)| (sum + one, count + scored.len()));
+        let expected = case["perplexity"].as_f64().ok_or("no perplexity")?;
+        let got = (sum / count as f64).exp();
+        if count != number("tokens")? || (got - expected).abs() > 1e-5 * expected {
+            return Err(format!("{case}: {count} tokens, perplexity {got}").into());
         }
     }
     Ok(())

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod model;
 pub mod ngram;
 pub mod passes;
+pub mod tasks;
 pub mod train;
 pub mod transcribe;
 

@@ -2,7 +2,7 @@
 
 use super::classify::ColumnNames;
 use super::folder::{Beside, ModelFolder, resolve};
-use super::{Usage, count, ngram};
+use super::{Usage, count, ngram, task};
 use crate::data::tokenizer::Spec;
 use crate::data::{labelled, similar, tagged};
 use crate::embed::{Embedder, Settings};
@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 /// of them may be a model of runs (`kiln ngram`).
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate runs/small runs/large counted --data unseen.txt\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate runs/reviews --data unseen.tsv --json\n  kiln evaluate runs/t5 --data pairs.tsv\n  kiln evaluate all-MiniLM-L6-v2 --data alike.tsv --batch 32\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
+    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate runs/small runs/large counted --data unseen.txt\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate runs/reviews --data unseen.tsv --json\n  kiln evaluate runs/t5 --data pairs.tsv\n  kiln evaluate all-MiniLM-L6-v2 --data alike.tsv --batch 32\n  kiln evaluate runs/f32 runs/int8 --task questions.toml --json\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
 )]
 pub struct Evaluate {
     #[command(flatten)]
@@ -40,8 +40,15 @@ pub struct Evaluate {
     #[command(flatten)]
     beside: Beside,
     /// File or folder of text. May be given again.
-    #[arg(long, value_name = "PATH", required = true)]
+    #[arg(long, value_name = "PATH", required_unless_present = "task")]
     data: Vec<PathBuf>,
+    /// Put the task of this TOML file to the models instead: perplexity in overlapping windows, multiple-choice, generation,
+    /// classification or qa. Differences from the first model come with a p-value.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "windows", "tokenizer", "context"])]
+    task: Option<PathBuf>,
+    /// With --task: rows that are asked at most.
+    #[arg(long, value_name = "COUNT", requires = "task", value_parser = count)]
+    limit: Option<usize>,
     /// A safetensors file of window offsets, of which eval_val_offsets are taken.
     #[arg(long, value_name = "FILE")]
     windows: Option<PathBuf>,
@@ -76,6 +83,14 @@ impl Evaluate {
         }
         let first = self.folder.resolve()?;
         let adapters = self.beside.resolve()?;
+        if let Some(task) = &self.task {
+            let mut models = vec![(self.folder.given().to_path_buf(), first, adapters)];
+            for given in &self.others {
+                models.push((given.clone(), resolve(given, false)?, vec![]));
+            }
+            let (limit, batch, device, as_json) = (self.limit, self.batch, &self.device, self.json);
+            return task::run(&task::Asked { task, limit, models, batch, device, as_json });
+        }
         if self.others.is_empty() && !is_ngram(&first) {
             let opened = open_to_run(&first, &adapters)?;
             return match (Classes::of(opened.family.as_ref()), opened.family.interface().task) {

@@ -29,6 +29,7 @@ mod report;
 mod scored;
 mod sensitivity;
 mod sweep;
+mod task;
 mod tokenizer;
 mod train;
 mod transcribe;
@@ -202,6 +203,10 @@ fn is_usage(error: &anyhow::Error) -> bool {
             || matches!(
                 cause.downcast_ref::<crate::ngram::Error>(),
                 Some(crate::ngram::Error::Setting { .. })
+            )
+            || matches!(
+                cause.downcast_ref::<crate::tasks::Error>(),
+                Some(crate::tasks::Error::Task { .. } | crate::tasks::Error::Setting { .. })
             )
             || matches!(
                 cause.downcast_ref::<crate::metrics::Error>(),

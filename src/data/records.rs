@@ -109,6 +109,11 @@ impl Record {
         }
     }
 
+    /// All fields, in their order.
+    pub fn fields(&self) -> &Map<String, Json> {
+        &self.fields
+    }
+
     /// Names of all fields.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.fields.keys().map(String::as_str)
