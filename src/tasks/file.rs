@@ -82,7 +82,7 @@ pub struct TaskFile {
     /// generation, qa: an answer ends before the first of these.
     #[serde(default)]
     pub stop: Vec<String>,
-    /// qa: the column that lists passages, which answers cite as [1].
+    /// qa: the column that lists passages, which answers cite as `[1]`.
     #[serde(default)]
     pub sources: Option<Columns>,
     /// perplexity: tokens seen at once; the model's context if absent.
