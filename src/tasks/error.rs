@@ -1,6 +1,13 @@
 //! What can go wrong with a task.
 
-use crate::{data, deploy, evaluate, exchange, generate, metrics, model, train};
+use crate::data;
+use crate::deploy;
+use crate::evaluate;
+use crate::exchange;
+use crate::generate;
+use crate::metrics;
+use crate::model;
+use crate::train;
 use std::path::PathBuf;
 
 /// Result of tasks.
