@@ -30,6 +30,8 @@ mod ngram;
 mod prune;
 #[path = "command_line/quantize.rs"]
 mod quantize;
+#[path = "command_line/tasks.rs"]
+mod tasks;
 #[path = "command_line/transcribe.rs"]
 mod transcribe;
 

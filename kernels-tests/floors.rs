@@ -32,6 +32,13 @@ const FLOORS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "tasks",
+        &[
+            "tensor", "ops", "graph", "plan", "data", "metrics", "model", "train", "deploy", "generate",
+            "evaluate", "exchange",
+        ],
+    ),
+    (
         "embed",
         &[
             "tensor", "ops", "graph", "passes", "plan", "data", "formats", "metrics", "model", "train",
@@ -76,6 +83,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "metrics",
             "audio",
             "transcribe",
+            "tasks",
         ],
     ),
 ];
