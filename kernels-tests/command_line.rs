@@ -6,6 +6,8 @@ mod adapter;
 mod bench;
 #[path = "command_line/chain.rs"]
 mod chain;
+#[path = "command_line/chat.rs"]
+mod chat;
 #[path = "command_line/classify.rs"]
 mod classify;
 #[path = "command_line/compare.rs"]
@@ -137,6 +139,7 @@ fn every_command_has_help_that_ends_in_examples() {
     for command in [
         "train",
         "generate",
+        "chat",
         "evaluate",
         "tokenizer",
         "tokenizer train",

@@ -1,6 +1,6 @@
 //! `kiln generate`: text from a model.
 
-mod flags;
+pub(super) mod flags;
 mod page;
 mod prompt;
 

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod bench;
+mod chat;
 mod classify;
 mod compare;
 mod compress;
@@ -52,6 +53,8 @@ enum Command {
     Train(train::Train),
     /// Let a model continue a text.
     Generate(generate::Generate),
+    /// Talk with a model.
+    Chat(chat::Chat),
     /// Measure how well a model predicts a text.
     Evaluate(evaluate::Evaluate),
     /// Say which class texts are of.
@@ -119,6 +122,7 @@ pub fn main() -> ExitCode {
     let result = match kiln.command {
         Command::Train(command) => command.run(),
         Command::Generate(command) => command.run(),
+        Command::Chat(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Classify(command) => command.run(),
         Command::Forward(command) => command.run(),

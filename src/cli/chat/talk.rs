@@ -1,0 +1,178 @@
+//! A conversation and what answers in it.
+
+use crate::data::chats::Template;
+use crate::data::tokenizer::Tokenizer;
+use crate::generate::{Error, Finish, Request, Session, Settings};
+use serde_json::{Value as Json, json};
+use std::sync::Arc;
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Refused {
+    /// What was said cannot be answered; other things can.
+    This(anyhow::Error),
+    /// Nothing can be answered any more.
+    All(anyhow::Error),
+}
+
+/// A conversation with a model.
+pub struct Talk {
+    session: Session,
+    tokenizer: Arc<Tokenizer>,
+    template: Template,
+    /// How answers are written.
+    pub settings: Settings,
+    /// The system's word is not among them.
+    messages: Vec<Json>,
+    system: Option<String>,
+}
+
+fn message(role: &str, text: &str) -> Json {
+    json!({ "role": role, "content": text })
+}
+
+impl Talk {
+    /// An empty conversation. An answer ends also where the template would have written on behind it.
+    pub fn new(
+        session: Session,
+        tokenizer: Arc<Tokenizer>,
+        template: Template,
+        mut settings: Settings,
+    ) -> anyhow::Result<Talk> {
+        if let Some(end) = end_of_answer(&template)? {
+            settings.stop.push(end);
+        }
+        Ok(Talk { session, tokenizer, template, settings, messages: vec![], system: None })
+    }
+
+    /// What the system says before all else.
+    pub fn set_system(&mut self, text: Option<String>) {
+        self.system = text.filter(|text| !text.trim().is_empty());
+    }
+
+    /// Forgets what was said; the system's word stays.
+    pub fn clear(&mut self) {
+        self.messages.clear();
+    }
+
+    /// All messages, the system's first.
+    pub fn messages(&self) -> Vec<Json> {
+        let system = self.system.iter().map(|text| message("system", text));
+        system.chain(self.messages.iter().cloned()).collect()
+    }
+
+    /// Goes on with a conversation: a system's word first, if there is one.
+    pub fn resume(&mut self, mut messages: Vec<Json>) {
+        self.system = None;
+        if messages.first().is_some_and(|first| first["role"] == "system") {
+            self.set_system(messages.remove(0)["content"].as_str().map(String::from));
+        }
+        self.messages = messages;
+    }
+
+    /// Takes the last answer back. False where the last word is nobody's or the user's.
+    pub fn take_answer_back(&mut self) -> bool {
+        let answered = self.messages.last().is_some_and(|last| last["role"] == "assistant");
+        if answered {
+            self.messages.pop();
+        }
+        answered
+    }
+
+    /// Takes the last answer back and what was said before it.
+    pub fn take_turn_back(&mut self) -> bool {
+        let any = self.take_answer_back();
+        self.messages.pop().is_some() || any
+    }
+
+    /// Answers what is said, or once more what was said last. `show` gets the text as it comes and tells whether to go on.
+    ///
+    /// Gives a remark on how the answer ended or what was left out. Where there is no answer the conversation is as it was before.
+    pub fn answer(
+        &mut self,
+        said: Option<String>,
+        show: &mut dyn FnMut(&str) -> std::io::Result<bool>,
+    ) -> Result<Option<String>, Refused> {
+        let before = self.messages.len();
+        self.messages.extend(said.map(|text| message("user", &text)));
+        let written = self.write(show);
+        match written {
+            Ok((text, note)) => {
+                self.messages.push(message("assistant", text.trim_end()));
+                Ok(note)
+            }
+            Err(refused) => {
+                self.messages.truncate(before);
+                Err(refused)
+            }
+        }
+    }
+
+    fn write(
+        &mut self,
+        show: &mut dyn FnMut(&str) -> std::io::Result<bool>,
+    ) -> Result<(String, Option<String>), Refused> {
+        let (prompt, left_out) = self.prompt().map_err(Refused::This)?;
+        let request = Request::new(prompt, self.settings.clone());
+        let ticket = self.session.admit(request).map_err(|error| Refused::This(error.into()))?;
+        let all = |error: Error| Refused::All(error.into());
+        let mut text = String::new();
+        let mut end = None;
+        while !self.session.is_idle() {
+            for event in self.session.step().map_err(all)? {
+                text += &event.text;
+                let on = show(&event.text).map_err(|error| Refused::All(error.into()))?;
+                if event.finish.is_some() {
+                    end = event.finish;
+                } else if !on {
+                    self.session.cancel(ticket);
+                    return Ok((text, Some("stopped".into())));
+                }
+            }
+        }
+        let most = self.settings.max_new_tokens;
+        let ended = match end {
+            Some(Finish::Length) => Some(format!("cut at {most} tokens: /set max-new-tokens {}", 2 * most)),
+            Some(Finish::Full) => Some("cut where the model's context ends".to_string()),
+            _ => None,
+        };
+        let left_out = (left_out > 0).then(|| {
+            format!("{left_out} of the oldest messages were left out: the model has no room for them")
+        });
+        let notes: Vec<String> = left_out.into_iter().chain(ended).collect();
+        Ok((text, (!notes.is_empty()).then(|| notes.join("; "))))
+    }
+
+    /// Tokens of the conversation with as many of its last turns as leave room for an answer, and how many messages that leaves out.
+    fn prompt(&mut self) -> anyhow::Result<(Vec<u32>, usize)> {
+        let capacity = self.session.rows().capacity();
+        // An eighth of the context for the answer, or all that it may take if that is less.
+        let room = capacity - self.settings.max_new_tokens.min(capacity / 8).min(capacity - 1);
+        let mut first = 0;
+        loop {
+            let system = self.system.iter().map(|text| message("system", text));
+            let shown: Vec<Json> = system.chain(self.messages[first..].iter().cloned()).collect();
+            let ids = self.tokenizer.encode(&self.template.render(&shown, true)?)?;
+            if ids.is_empty() {
+                return Err(Error::EmptyPrompt.into());
+            }
+            if ids.len() <= room {
+                return Ok((ids, first));
+            }
+            // Conversations begin with what a user says.
+            let rest = self.messages.iter().enumerate().skip(first + 1);
+            match rest.into_iter().find(|(_, message)| message["role"] == "user") {
+                Some((next, _)) => first = next,
+                None => return Err(Error::TooLong { tokens: ids.len(), capacity: room }.into()),
+            }
+        }
+    }
+}
+
+/// What a template writes behind an answer, if that is text: models whose tokenizer has no token for it write it letter by letter.
+fn end_of_answer(template: &Template) -> anyhow::Result<Option<String>> {
+    const MARK: &str = "ANSWER";
+    let rendered = template.render(&[message("user", "."), message("assistant", MARK)], false)?;
+    let behind = rendered.rsplit_once(MARK).map_or("", |(_, behind)| behind);
+    Ok(behind.split('\n').next().map(str::trim).filter(|end| !end.is_empty()).map(String::from))
+}
