@@ -66,7 +66,7 @@ fn turns_that_have_no_room_are_left_out_and_what_cannot_be_answered_is_told() {
         assert!(talk.err.contains(part), "{part}: {}", talk.err);
     }
     assert!(talk.out.is_empty());
-    said(&bench, &[], &"is 7 so? ".repeat(40)).refused(1, &["there is room for"]);
+    said(&bench, &[], &"is 7 so? ".repeat(40)).refused(2, &["there is room for", "fewer words"]);
     said(&bench, &["--num-beams", "2"], "").refused(2, &["--num-beams"]);
 
     bench.train(&["--out", "plain"]).fine();

@@ -1,5 +1,6 @@
 //! A conversation and what answers in it.
 
+use crate::cli::Usage;
 use crate::data::chats::Template;
 use crate::data::tokenizer::Tokenizer;
 use crate::generate::{Error, Finish, Request, Session, Settings};
@@ -163,7 +164,13 @@ impl Talk {
             let rest = self.messages.iter().enumerate().skip(first + 1);
             match rest.into_iter().find(|(_, message)| message["role"] == "user") {
                 Some((next, _)) => first = next,
-                None => return Err(Error::TooLong { tokens: ids.len(), capacity: room }.into()),
+                None => {
+                    let text = format!(
+                        "what was said has {} tokens with what the template adds, and there is room for {room} beside an answer\n  hint: say it in fewer words",
+                        ids.len()
+                    );
+                    return Err(Usage(text).into());
+                }
             }
         }
     }
