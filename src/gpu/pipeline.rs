@@ -99,7 +99,8 @@ impl Pipelines {
             });
             let source = wgpu::ShaderModuleDescriptor {
                 label: Some(kernel.shader),
-                source: wgpu::ShaderSource::Wgsl(Cow::Owned(assembled.text.clone())),
+                // The module, not its text, which would be parsed a second time.
+                source: wgpu::ShaderSource::Naga(Cow::Owned(assembled.module.clone())),
             };
             // SAFETY: kernels are part of this program, take their sizes from the planner and are run with guard words
             // around every buffer by the conformance harness; their loops end and their divisors are not zero.
