@@ -162,6 +162,8 @@ fn every_command_has_help_that_ends_in_examples() {
         "compare",
         "forward",
         "embed",
+        "classify",
+        "metrics",
         "compress",
         "prune",
         "sensitivity",

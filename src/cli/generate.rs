@@ -32,7 +32,7 @@ use std::time::Duration;
 /// Several prompts are written side by side; each has the text that it has alone.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate runs/stories --prompt \"The sea\" --prompt \"The hill\" --num-beams 4 --no-repeat-ngram-size 3\n  kiln generate smollm2 --chat --prompt \"Why is the sky blue?\" --stop-strings User:\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
+    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate runs/stories --prompt \"The sea\" --num-beams 4 --no-repeat-ngram-size 3\n  kiln generate smollm2 --chat --prompt \"Why is the sky blue?\" --stop-strings User:\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
 )]
 pub struct Generate {
     #[command(flatten)]

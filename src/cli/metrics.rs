@@ -20,7 +20,7 @@ const ROUGE: [&str; 4] = ["rouge1", "rouge2", "rougeL", "rougeLsum"];
 /// lies in 95 of 100 sets of texts drawn anew; several files of texts are compared with the first one, over the same sets.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln metrics --hypotheses written.txt --references wanted.txt\n  kiln metrics --hypotheses f32.txt --hypotheses int8.txt --references wanted.txt --references also.txt --bleu --chrf --json\n  kiln metrics --hypotheses written.txt --references wanted.txt --bleu --tokenize intl --smooth floor --smooth-value 0.1"
+    after_help = "Examples:\n  kiln metrics --hypotheses written.txt --references wanted.txt\n  kiln metrics --hypotheses f32.txt --hypotheses int8.txt --references wanted.txt --json\n  kiln metrics --hypotheses written.txt --references wanted.txt --bleu --tokenize intl"
 )]
 pub struct Metrics {
     /// A file with a text on each line. May be given again: each is compared with the first.
