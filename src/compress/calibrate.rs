@@ -15,6 +15,7 @@ use crate::ops::reduce::{Kind, ReduceEmit};
 use crate::ops::reshape::ReshapeEmit;
 use crate::ops::{self, Value};
 use crate::tensor::Tensor;
+use crate::tensor::algebra::add_scaled_wide;
 use crate::train::{self, Target};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -40,7 +41,7 @@ impl Gram {
         matrix.par_chunks_mut(size.max(1)).enumerate().for_each(|(i, products)| {
             for row in inputs.chunks(size) {
                 let x = f64::from(row[i]);
-                products.iter_mut().zip(row).for_each(|(sum, y)| *sum += x * f64::from(*y));
+                add_scaled_wide(products, x, row);
             }
         });
         Gram { size, count: inputs.len() / size.max(1), matrix }

@@ -5,7 +5,8 @@
 //! `w_j -= (w_i - q) / U_ii * U_ij` for all j > i. Rows do not meet, so each is worked through alone, eight at a time to read U once.
 
 use super::calibrate::Gram;
-use super::cholesky::{NotPositive, inverse_factor};
+use crate::tensor::algebra::{add_scaled, dot};
+use crate::tensor::cholesky::{NotPositive, inverse_factor};
 use crate::tensor::mask::Mask;
 use crate::tensor::quant::{Coded, Grid, Origin, Scheme, Share};
 use rayon::prelude::*;
@@ -146,8 +147,7 @@ impl Work<'_> {
                 let code = self.scheme.code(if goes { 0.0 } else { row[at] }, scale, zero);
                 codes[column] = code;
                 let error = (row[at] - self.scheme.value(code, scale, zero)) / u[at];
-                let later = row[at + 1..].iter_mut().zip(&u[at + 1..]);
-                later.for_each(|(w, u)| *w -= error * u);
+                add_scaled(&mut row[at + 1..], -error, &u[at + 1..]);
             }
         }
     }
@@ -160,7 +160,7 @@ pub fn output_error(a: &[f32], b: &[f32], rows: usize, gram: &Gram) -> f64 {
     let of_row = |(a, b): (&[f32], &[f32])| {
         let d: Vec<f64> = a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect();
         let rows = gram.matrix.chunks(n).zip(&d);
-        rows.map(|(g, d_i)| d_i * g.iter().zip(&d).map(|(g, d)| g * d).sum::<f64>()).sum::<f64>()
+        rows.map(|(g, d_i)| d_i * dot(g, &d)).sum::<f64>()
     };
     let total: f64 = a.par_chunks(n).zip(b.par_chunks(n)).map(of_row).sum();
     total / (gram.count.max(1) * rows.max(1)) as f64

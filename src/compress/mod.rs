@@ -6,7 +6,6 @@
 mod assign;
 mod awq;
 mod calibrate;
-mod cholesky;
 mod correct;
 mod fold;
 mod forecast;
@@ -28,10 +27,10 @@ pub mod structured;
 mod tests;
 mod windows;
 
+pub use crate::tensor::cholesky::NotPositive;
 pub use assign::{Choice, assign};
 pub use awq::{Search, search};
 pub use calibrate::{Calibration, Channels, Gram, MEMORY_BYTES, Statistics};
-pub use cholesky::NotPositive;
 pub use fold::{Fold, folds, rescale};
 pub use forecast::{Forecast, forecast, forward_bytes};
 pub use gptq::{Gptq, gptq, gptq_keeping, output_error};

@@ -1,5 +1,7 @@
 //! Values on the host: element types, shapes, tensors and the counter-based random generator.
 
+pub mod algebra;
+pub mod cholesky;
 mod dtype;
 pub mod mask;
 pub mod quant;

@@ -17,7 +17,7 @@ pub use sparsegpt::{SparseGpt, Sparsified, sparsegpt};
 pub use wanda::wanda;
 pub use whole::{Method, NO_SPEED, Outcome, Pruned, Request, prune, sparsity_of};
 
-use super::cholesky::NotPositive;
+use super::NotPositive;
 use crate::tensor::sparse;
 
 /// Why a weight cannot be pruned.

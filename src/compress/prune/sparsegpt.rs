@@ -8,6 +8,7 @@
 use super::Error;
 use crate::compress::Gram;
 use crate::compress::gptq::factor_of;
+use crate::tensor::algebra::add_scaled;
 use crate::tensor::mask::Mask;
 use crate::tensor::quant::{Coded, Origin, Scheme, Share};
 use crate::tensor::sparse::{
@@ -165,7 +166,7 @@ impl<'a> Work<'a> {
                     };
                     let error = (values[at] - q) / u[at];
                     values[at] = q;
-                    values[at + 1..].iter_mut().zip(&u[at + 1..]).for_each(|(w, u)| *w -= error * u);
+                    add_scaled(&mut values[at + 1..], -error, &u[at + 1..]);
                 }
             }
         };
