@@ -61,7 +61,7 @@ pub enum Error {
     },
 
     /// A row that lacks a field, or has one that cannot be read.
-    #[error("data: {}, line {line}: {reason}\n  hint: a .tsv or .csv file names its columns in its first line, a .jsonl file has an object on each; data.columns says which are read", path.display())]
+    #[error("data: {}, line {line}: {reason}\n  hint: a .tsv or .csv file names its columns in its first line, a .jsonl file has an object on each; data.columns of a recipe says which are read, --label-column and --text-column of commands do", path.display())]
     Record {
         /// The file.
         path: PathBuf,
