@@ -163,3 +163,36 @@ fn a_draft_an_expression_a_context_and_caches_in_fewer_bits() {
     bench.train(&["--set", "data.tokenizer=bpe:300", "--out", "other"]).fine();
     write(&["--assistant-model", "other"]).refused(2, &["the draft knows", "its model 30", "hint"]);
 }
+
+#[test]
+fn a_schema_is_kept_to_and_a_bad_one_is_refused() {
+    let bench = trained();
+    // A model that knows what JSON is made of, but not JSON.
+    std::fs::write(bench.path("letters.txt"), "{\"ab\": [1, 20, true]} ".repeat(40)).unwrap();
+    bench.train(&["--set", "train.steps=2", "--set", "data.text=[\"letters.txt\"]", "--out", "json"]).fine();
+    std::fs::write(
+        bench.path("schema.json"),
+        r#"{"type": "array", "items": {"enum": [1, 20]}, "maxItems": 2}"#,
+    )
+    .unwrap();
+    std::fs::write(bench.path("broken.json"), "{\n \"type\": }").unwrap();
+    let write = |more: &[&str]| {
+        let given = ["generate", "json", "--prompt", "1", "--do-sample", "--device", "cpu"];
+        bench.kiln(&[&given[..], more].concat())
+    };
+    let schema = r#"{"type": "object", "properties": {"ab": {"type": "boolean"}}, "required": ["ab"], "additionalProperties": false}"#;
+    // Without an e there is no false.
+    let out = write(&["--json-schema", schema, "--max-new-tokens", "300"]).fine().out;
+    let text = out.trim().strip_prefix('1').unwrap();
+    let json: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+    assert_eq!(json, serde_json::json!({ "ab": true }));
+    let out = write(&["--json-schema", "schema.json", "--max-new-tokens", "300"]).fine().out;
+    let json: Vec<u64> = serde_json::from_str(out.trim().strip_prefix('1').unwrap()).unwrap();
+    assert!(json.len() <= 2 && json.iter().all(|item| [1, 20].contains(item)));
+    let out = write(&["--json-object", "--max-new-tokens", "3"]).fine();
+    assert!(out.out.starts_with("1{") && out.err.contains("--max-new-tokens"), "{} {}", out.out, out.err);
+    write(&["--json-schema", "absent.json"]).refused(2, &["absent.json", "hint"]);
+    write(&["--json-schema", "broken.json"]).refused(2, &["broken.json", "line 2"]);
+    write(&["--json-schema", r#"{"type": "strin"}"#]).refused(2, &["JSON schema", "strin"]);
+    write(&["--json-object", "--regex", "a"]).refused(2, &["cannot be used with"]);
+}

@@ -11,7 +11,7 @@ use crate::data::tokenizer::{END_OF_TEXT, Tokenizer};
 use crate::deploy::{self, Deployment};
 use crate::exchange::{self, Opened};
 use crate::generate::{
-    Agreed, CausalRows, Lengths, Overflow, Pace, Request, Room, Rows, Session, Settings, Sought,
+    Agreed, CausalRows, Finish, Lengths, Overflow, Pace, Request, Room, Rows, Session, Settings, Sought,
     SpeculativeRows, end_tokens, open_rows, search,
 };
 use crate::ngram::{Model, is_ngram};
@@ -32,7 +32,7 @@ use std::time::Duration;
 /// Several prompts are written side by side; each has the text that it has alone.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate runs/stories --prompt \"The sea\" --num-beams 4 --no-repeat-ngram-size 3\n  kiln generate smollm2 --chat --prompt \"Why is the sky blue?\" --stop-strings User:\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
+    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate runs/stories --prompt \"The sea\" --num-beams 4 --no-repeat-ngram-size 3\n  kiln generate smollm2 --chat --prompt \"Why is the sky blue?\" --stop-strings User:\n  kiln generate smollm2 --chat --prompt \"Who wrote Emma?\" --json-schema answer.json\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
 )]
 pub struct Generate {
     #[command(flatten)]
@@ -247,6 +247,7 @@ impl Writer {
         let session = self.session.as_mut().expect("it was opened");
         let start = session.rows().start();
         let single = self.prompts.len() * each == 1;
+        let formed = self.settings.iter().any(|settings| settings.grammar.is_some());
         let mut texts = std::collections::BTreeMap::new();
         for (prompt, settings) in self.prompts.iter().zip(&self.settings) {
             let source = if self.pair { Some(session.rows().source_of(prompt)?) } else { None };
@@ -273,7 +274,10 @@ impl Writer {
                 written.text += &event.text;
                 written.score += event.told.as_ref().map_or(0.0, |told| told.chosen);
                 *count += 1;
-                let ends = matches!(event.finish, Some(crate::generate::Finish::End(_)));
+                if let Some(why) = event.finish.as_ref().and_then(cut_off).filter(|_| formed) {
+                    eprintln!("cut off  {why}: a text is not whole by what it must match");
+                }
+                let ends = matches!(event.finish, Some(Finish::End(_)));
                 if !ends {
                     page.show_as(&event.text, event.token)?;
                 }
@@ -367,6 +371,16 @@ impl Writer {
             }
         }
         Ok(())
+    }
+}
+
+/// Why a text ended before it was whole.
+fn cut_off(finish: &Finish) -> Option<&'static str> {
+    match finish {
+        Finish::Length => Some("it has --max-new-tokens tokens"),
+        Finish::Full => Some("the context is full"),
+        Finish::Stuck => Some("no token may follow"),
+        Finish::End(_) | Finish::Stop(_) | Finish::Complete => None,
     }
 }
 

@@ -227,6 +227,8 @@ fn is_usage(error: &anyhow::Error) -> bool {
                         | generate::Error::UnknownToken { .. }
                         | generate::Error::TooLong { .. }
                         | generate::Error::Pattern { .. }
+                        | generate::Error::Schema { .. }
+                        | generate::Error::NoSchemas
                         | generate::Error::Draft { .. }
                         | generate::Error::Setting(_)
                 )

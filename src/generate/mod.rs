@@ -14,7 +14,7 @@ mod translator;
 
 pub use crate::data::sampling::{Sampling, sample};
 pub use beams::{Beams, EarlyStopping, Hypothesis, Sought, search};
-pub use grammar::Grammar;
+pub use grammar::{Grammar, Spelling};
 pub use reader::{Pace, Work};
 pub use rows::{
     Agreed, CausalRows, Outcome, PairedRows, Room, Rows, SinglePairs, SingleRows, Source, SpeculativeRows,
@@ -106,6 +106,15 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A JSON schema that is none, that nothing is valid by, or that cannot be kept to.
+    #[error("the JSON schema cannot be used: {reason}")]
+    Schema {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A JSON schema in a build without what reads them.
+    #[error("this kiln was built without JSON schemas\n  hint: build it with --features schema")]
+    NoSchemas,
     /// A draft that knows other tokens than its model.
     #[error(
         "the draft knows {got} tokens, its model {vocabulary}\n  hint: both need the same tokenizer; a pruned or distilled copy of the model has it"

@@ -64,7 +64,7 @@ pub enum Finish {
     Full,
     /// It matches what it must match, and nothing may follow.
     Complete,
-    /// It does not match what it must match, and the tokenizer has no token for what must follow.
+    /// It does not match what it must match, and there is no token for what must follow, or none that is not banned.
     Stuck,
 }
 
@@ -158,8 +158,7 @@ impl Session {
         if let Some(grammar) =
             settings.grammar.as_ref().filter(|grammar| !grammar.is_open(&[], &settings.ends))
         {
-            let reason = "the tokenizer has no token to begin it with".to_string();
-            return Err(Error::Pattern { pattern: grammar.pattern().to_string(), reason });
+            return Err(grammar.refused("the tokenizer has no token to begin it with"));
         }
         self.next += 1;
         let ticket = Ticket(self.next);
@@ -193,11 +192,12 @@ impl Session {
         how.resize(texts.len(), None);
         let mut outcomes = self.rows.next(&texts, &how)?;
         let mut seconds = outcomes.split_off(self.writing.len()).into_iter();
+        let room = [capacity, self.rows.vocabulary()];
         let mut events = vec![];
         for (writing, outcome) in self.writing.iter_mut().zip(outcomes) {
             let second = writing.second.and_then(|_| seconds.next());
             let (token, told) = writing.choose(writing.contrasted(outcome, second));
-            events.push(writing.take(token, told, self.tokenizer.as_deref(), capacity)?);
+            events.push(writing.take(token, told, self.tokenizer.as_deref(), room)?);
         }
         let ended = |ticket: Ticket| events.iter().any(|e: &Event| e.ticket == ticket && e.finish.is_some());
         self.writing.retain(|writing| !ended(writing.ticket));
@@ -294,21 +294,25 @@ impl Writing {
         (token, plain.map(|(count, all)| told(&all, count, token)))
     }
 
-    /// Why nothing may follow, where the text must match something.
-    fn closed(&self) -> Option<Finish> {
-        let Settings { grammar, ends, .. } = &self.request.settings;
-        let written = &self.text[self.spoken.prompt..];
-        let grammar = grammar.as_ref().filter(|grammar| !grammar.is_open(written, ends))?;
-        Some(if grammar.matches(written) { Finish::Complete } else { Finish::Stuck })
+    /// Why nothing may follow, where the text must match something: what it must match, and what is banned besides, leaves no token.
+    fn closed(&self, vocabulary: usize) -> Option<Finish> {
+        let grammar = self.request.settings.grammar.as_ref()?;
+        let mut left = vec![0.0; vocabulary];
+        processors::by_history(&mut left, &self.text, self.spoken.prompt, &self.request.settings);
+        if left.iter().any(|score| *score > f32::NEG_INFINITY) {
+            return None;
+        }
+        let whole = grammar.matches(&self.text[self.spoken.prompt..]);
+        Some(if whole { Finish::Complete } else { Finish::Stuck })
     }
 
-    /// Takes a token on, and says what it brings.
+    /// Takes a token on, and says what it brings, where a row has so much room and the model knows so many tokens.
     fn take(
         &mut self,
         token: u32,
         told: Option<Told>,
         tokenizer: Option<&Tokenizer>,
-        capacity: usize,
+        [capacity, vocabulary]: [usize; 2],
     ) -> Result<Event> {
         let settings = &self.request.settings;
         self.text.push(token);
@@ -319,7 +323,7 @@ impl Writing {
             _ if ends => Some(Finish::End(token)),
             _ if count >= settings.max_new_tokens => Some(Finish::Length),
             _ if full => Some(Finish::Full),
-            _ => self.closed(),
+            _ => self.closed(vocabulary),
         };
         let mut text = String::new();
         if let Some(tokenizer) = tokenizer {

@@ -64,7 +64,7 @@ pub struct Settings {
     pub ends: Vec<u32>,
     /// Texts that end it (`stop_strings`), for which there must be a tokenizer. They are not given out.
     pub stop: Vec<String>,
-    /// What is written must match this as a whole.
+    /// What is written must match this as a whole: a regular expression, or a JSON schema.
     pub grammar: Option<Arc<Grammar>>,
     /// What the text owes to its context counts for more; takes a second row.
     pub contrast: Option<Contrast>,

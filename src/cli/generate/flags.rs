@@ -3,8 +3,9 @@
 use crate::cli::Usage;
 use crate::data::sampling::Sampling;
 use crate::data::tokenizer::Tokenizer;
-use crate::generate::{Beams, Contrast, EarlyStopping, Error, Grammar, Overflow, Settings};
+use crate::generate::{Beams, Contrast, EarlyStopping, Error, Grammar, Overflow, Settings, Spelling};
 use clap::{Args, ValueEnum};
+use serde_json::Value as Json;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -62,6 +63,12 @@ pub struct Flags {
     /// What is written must match this regular expression as a whole.
     #[arg(long, value_name = "PATTERN")]
     regex: Option<String>,
+    /// What is written must be JSON that is valid by this schema: a file, or the schema itself. true is any JSON.
+    #[arg(long, value_name = "SCHEMA", conflicts_with = "regex")]
+    json_schema: Option<String>,
+    /// What is written must be a JSON object.
+    #[arg(long, conflicts_with_all = ["regex", "json_schema"])]
+    json_object: bool,
     /// Put this before every prompt, and make what the text owes to it count for more.
     #[arg(long, value_name = "TEXT")]
     context: Option<String>,
@@ -157,6 +164,8 @@ impl Flags {
             ("--bad-words", !self.bad_words.is_empty()),
             ("--stop-strings", !self.stop_strings.is_empty()),
             ("--regex", self.regex.is_some()),
+            ("--json-schema", self.json_schema.is_some()),
+            ("--json-object", self.json_object),
             ("--context", self.context.is_some()),
             ("--assistant-model", self.assistant_model.is_some()),
             ("--num-beams", self.num_beams > 1),
@@ -178,10 +187,7 @@ impl Flags {
                 }
             }
         }
-        let grammar = match &self.regex {
-            Some(pattern) => Some(Arc::new(Grammar::regex(pattern, tokenizer.ok_or(Error::NoTokenizer)?)?)),
-            None => None,
-        };
+        let grammar = self.grammar(tokenizer)?.map(Arc::new);
         let settings = Settings {
             grammar,
             min_new_tokens: self.min_new_tokens,
@@ -202,6 +208,21 @@ impl Flags {
         };
         settings.check()?;
         Ok(settings)
+    }
+
+    /// What a text must match.
+    fn grammar(&self, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Option<Grammar>> {
+        if self.regex.is_none() && self.json_schema.is_none() && !self.json_object {
+            return Ok(None);
+        }
+        let spelling = Spelling::of(tokenizer.ok_or(Error::NoTokenizer)?)?;
+        let grammar = match (&self.regex, &self.json_schema) {
+            (Some(pattern), _) => Grammar::regex(pattern, &spelling)?,
+            (_, Some(schema)) => Grammar::schema(&schema_of(schema)?, &spelling)?,
+            _ => Grammar::json_object(&spelling)?,
+        };
+        grammar.warnings().iter().for_each(|warning| eprintln!("schema   {warning}"));
+        Ok(Some(grammar))
     }
 
     /// Puts the context before prompts: of each the settings with which it is written, and the whole prompt.
@@ -286,4 +307,19 @@ impl Flags {
         beams.check()?;
         Ok(Some(beams))
     }
+}
+
+/// A schema from a file, or as it is given.
+fn schema_of(given: &str) -> anyhow::Result<Json> {
+    let is_json = given.trim_start().starts_with('{') || matches!(given.trim(), "true" | "false");
+    let (text, from) = if is_json {
+        (given.to_string(), "--json-schema".to_string())
+    } else {
+        let missing = |error| {
+            let hint = "hint: give a file, or the schema itself, such as {\"type\": \"object\"}";
+            Usage(format!("--json-schema names the file {given}, which cannot be read: {error}\n  {hint}"))
+        };
+        (std::fs::read_to_string(given).map_err(missing)?, given.to_string())
+    };
+    Ok(serde_json::from_str(&text).map_err(|error| Usage(format!("{from} is no JSON: {error}")))?)
 }

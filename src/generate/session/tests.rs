@@ -149,8 +149,9 @@ fn log_probabilities_are_those_of_the_model_and_a_text_may_be_given_up() {
 fn a_text_matches_its_expression_and_ends_when_nothing_may_follow() {
     let (mut session, _) = session(1, 2);
     let tokenizer = session.tokenizer.clone().unwrap();
+    let spelling = super::super::Spelling::of(&tokenizer).unwrap();
     let write = |session: &mut Session, pattern: &str, beams: bool| {
-        let grammar = Some(Arc::new(super::super::Grammar::regex(pattern, &tokenizer).unwrap()));
+        let grammar = Some(Arc::new(super::super::Grammar::regex(pattern, &spelling).unwrap()));
         let settings = Settings { grammar, ..Settings::greedy(12) };
         if beams {
             let sought = [super::super::Sought { prompt: &text(5), row: 0, stream: 0 }];
@@ -172,7 +173,7 @@ fn a_text_matches_its_expression_and_ends_when_nothing_may_follow() {
     }
     // There is no letter z among the tokens.
     assert_eq!(write(&mut session, "abz", false), ("ab".into(), Some(Finish::Stuck)));
-    let grammar = Some(Arc::new(super::super::Grammar::regex("z", &tokenizer).unwrap()));
+    let grammar = Some(Arc::new(super::super::Grammar::regex("z", &spelling).unwrap()));
     let refused = session.admit(Request::new(text(5), Settings { grammar, ..Settings::greedy(3) }));
     assert!(matches!(refused, Err(Error::Pattern { .. })));
 }
