@@ -32,6 +32,9 @@ mod ngram;
 mod prune;
 #[path = "command_line/quantize.rs"]
 mod quantize;
+#[cfg(feature = "serve")]
+#[path = "command_line/serve.rs"]
+mod serve;
 #[path = "command_line/tasks.rs"]
 mod tasks;
 #[path = "command_line/transcribe.rs"]
@@ -153,6 +156,7 @@ fn every_command_has_help_that_ends_in_examples() {
         "bench",
         "bench kernels",
         "bench train",
+        "bench serve",
         "bench compare",
         "devices",
         "doctor",
@@ -162,6 +166,7 @@ fn every_command_has_help_that_ends_in_examples() {
         "compare",
         "forward",
         "embed",
+        "serve",
         "classify",
         "metrics",
         "compress",

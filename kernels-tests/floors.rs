@@ -58,6 +58,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "compare",
         &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "evaluate"],
     ),
+    ("serve", &["tensor", "ops", "data", "model", "train", "deploy", "generate", "embed", "exchange"]),
     (
         "cli",
         &[
@@ -84,6 +85,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "audio",
             "transcribe",
             "tasks",
+            "serve",
         ],
     ),
 ];

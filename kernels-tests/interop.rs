@@ -1,10 +1,13 @@
 //! Files written here and read by other people's packages.
 //!
-//! `KILN_PYTHON` names a Python with `gguf` (`scripts/interop` makes one, `.ci/run` uses it), `KILN_PYTHON_TORCH` one that has
+//! `KILN_PYTHON` names a Python with `gguf` and `openai` (`scripts/interop` makes one, `.ci/run` uses it), `KILN_PYTHON_TORCH` one that has
 //! torch, transformers, `peft`, `gguf` and `compressed-tensors` too, which are too large to be fetched on every run. Where a variable is
 //! not set its trials are counted as ignored.
 
 mod golden;
+#[cfg(feature = "serve")]
+#[path = "interop/serving.rs"]
+mod serving;
 
 use kiln::adapt::{self, Adapter, Kind, Layers};
 use kiln::compress::{MEMORY_BYTES, Selection, prune};
@@ -46,6 +49,8 @@ const CHECKS: &[(&str, &str, bool, Check)] = &[
     ("we_run_adapters_of_peft", "KILN_PYTHON_TORCH", true, their_adapters),
     ("compressed_tensors_decompresses_our_codes_to_our_values", "KILN_PYTHON_TORCH", false, compressed),
     ("compressed_tensors_unpacks_our_masks_of_zeros", "KILN_PYTHON_TORCH", true, masked),
+    #[cfg(feature = "serve")]
+    ("the_client_of_openai_understands_our_server", "KILN_PYTHON", false, serving::asked_by_openai),
 ];
 
 fn main() {

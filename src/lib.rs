@@ -21,6 +21,8 @@ pub mod metrics;
 pub mod model;
 pub mod ngram;
 pub mod passes;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod tasks;
 pub mod train;
 pub mod transcribe;

@@ -1,10 +1,12 @@
 //! `kiln bench`: how fast kiln is on this machine, in figures that can be checked and compared.
 
 mod bed;
+mod client;
 mod compare;
 mod grid;
 mod kernels;
 mod report;
+mod serve;
 mod spread;
 mod train;
 
@@ -15,7 +17,7 @@ pub use spread::{short, size};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
-/// Measure kernels and training steps on an adapter, or compare two measurements.
+/// Measure kernels and training steps on an adapter, a server under load, or compare two measurements.
 ///
 /// Figures are medians with quartiles after a warm-up. They stand beside what the adapter itself reaches in multiply-adds and in
 /// copying, measured in the same minute. The JSON names version, adapter and driver: attach it to an issue.
@@ -39,6 +41,8 @@ enum Command {
     Kernels(kernels::Kernels),
     /// Time whole training steps of named models.
     Train(train::Train),
+    /// Ask a running server for many streams at once, and compare each with what it gives alone.
+    Serve(serve::Serve),
     /// Compare two reports of the same kind.
     Compare(compare::Compare),
 }
@@ -49,6 +53,7 @@ impl Bench {
         match (self.command, self.compare) {
             (Some(Command::Kernels(command)), _) => command.run(),
             (Some(Command::Train(command)), _) => command.run(),
+            (Some(Command::Serve(command)), _) => command.run(),
             (Some(Command::Compare(command)), _) => command.run(),
             (None, Some(files)) => compare::Compare::new(files).run(),
             (None, None) => Err(super::Usage("nothing to do\n  hint: kiln bench --help".into()).into()),
@@ -57,7 +62,7 @@ impl Bench {
 }
 
 /// A number of seconds, for arguments that limit time.
-fn positive(text: &str) -> Result<f64, String> {
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if x > 0.0 && x.is_finite() => Ok(x),
         _ => Err("expected a number of seconds above 0".into()),

@@ -14,6 +14,7 @@ use crate::generate::{
     Agreed, CausalRows, Finish, Lengths, Overflow, Pace, Request, Room, Rows, Session, Settings, Sought,
     SpeculativeRows, end_tokens, open_rows, search,
 };
+use crate::model::Family;
 use crate::ngram::{Model, is_ngram};
 use crate::train::Target;
 use clap::{Args, ValueEnum};
@@ -57,13 +58,28 @@ pub struct Generate {
 
 /// How keys and values are kept.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Cache {
+pub(super) enum Cache {
     /// As they are.
     F32,
     /// In 16 bits, where the device computes with them.
     F16,
     /// As 8-bit codes with a scale for each token and head, for heads of a multiple of four elements.
     Int8,
+}
+
+impl Cache {
+    /// The same for a model that can have it.
+    pub(super) fn of(self, family: &dyn Family) -> anyhow::Result<deploy::Cache> {
+        if self != Cache::F32 && family.interface().start.is_some() {
+            let text = "--cache f16 and int8 are for decoders alone\n  hint: this model is an encoder-decoder: leave it out";
+            return Err(Usage(text.into()).into());
+        }
+        Ok(match self {
+            Cache::F32 => deploy::Cache::Full,
+            Cache::F16 => deploy::Cache::Halves,
+            Cache::Int8 => deploy::Cache::Codes,
+        })
+    }
 }
 
 /// Texts most that are written side by side; more wait.
@@ -138,15 +154,7 @@ impl Generate {
         each: usize,
     ) -> anyhow::Result<Box<dyn Rows>> {
         let family = model.family.as_ref();
-        let mut deployment = Deployment::new(&model.weights).within(target);
-        if self.cache != Cache::F32 {
-            if family.interface().start.is_some() {
-                let text = "--cache f16 and int8 are for decoders alone\n  hint: this model is an encoder-decoder: leave it out";
-                return Err(Usage(text.into()).into());
-            }
-            let kept = if self.cache == Cache::F16 { deploy::Cache::Halves } else { deploy::Cache::Codes };
-            deployment = deployment.with_cache(kept);
-        }
+        let deployment = Deployment::new(&model.weights).within(target).with_cache(self.cache.of(family)?);
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(1);
         let most = (MOST_ROWS / each.max(1)).max(1).min(prompts.len()) * each.max(1);
         let count = if self.flags.max_new_tokens > family.context() {

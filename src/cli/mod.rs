@@ -29,6 +29,7 @@ mod quantize;
 mod report;
 mod scored;
 mod sensitivity;
+mod serve;
 mod sweep;
 mod task;
 mod tokenizer;
@@ -61,6 +62,8 @@ enum Command {
     Classify(classify::Classify),
     /// Run one batch through a model and write its scores, hidden states and gradients.
     Forward(forward::Forward),
+    /// Let a model answer over HTTP, as OpenAI's API does.
+    Serve(serve::Serve),
     /// Write down what was said in sounds.
     Transcribe(transcribe::Transcribe),
     /// Make a vector of each text.
@@ -126,6 +129,7 @@ pub fn main() -> ExitCode {
         Command::Evaluate(command) => command.run(),
         Command::Classify(command) => command.run(),
         Command::Forward(command) => command.run(),
+        Command::Serve(command) => command.run(),
         Command::Transcribe(command) => command.run(),
         Command::Embed(command) => command.run(),
         Command::Quantize(command) => command.run(),

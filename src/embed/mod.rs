@@ -109,6 +109,11 @@ impl Embedder {
         self.settings.most_tokens.min(self.opened.family.context())
     }
 
+    /// How many tokens a text has, those around it included, whether they are all read or not.
+    pub fn count(&self, text: &str) -> Result<usize> {
+        Ok(self.tokenizer.encode_input(text, None, usize::MAX)?.ids.len())
+    }
+
     /// The device in use.
     pub fn target(&self) -> &Target {
         &self.target

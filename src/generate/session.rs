@@ -115,12 +115,13 @@ pub struct Session {
     waiting: VecDeque<(Ticket, Request)>,
     writing: Vec<Writing>,
     next: u64,
+    reused: usize,
 }
 
 impl Session {
     /// A session over a model's rows; the tokenizer is for text as it comes and for stop texts.
     pub fn new(rows: Box<dyn Rows>, tokenizer: Option<Arc<Tokenizer>>) -> Session {
-        Session { rows, tokenizer, waiting: VecDeque::new(), writing: vec![], next: 0 }
+        Session { rows, tokenizer, waiting: VecDeque::new(), writing: vec![], next: 0, reused: 0 }
     }
 
     /// The rows, for beam search and scores between steps; what texts that are being written hold there is read anew where it is changed.
@@ -136,6 +137,11 @@ impl Session {
     /// Texts that have a row, and texts that wait for one.
     pub fn load(&self) -> [usize; 2] {
         [self.writing.len(), self.waiting.len()]
+    }
+
+    /// Tokens of prompts that were not read again, since the row given to their text had read them.
+    pub fn reused(&self) -> usize {
+        self.reused
     }
 
     /// Takes a text on. It is refused now where it could not be written.
@@ -222,6 +228,8 @@ impl Session {
                 .copied()
                 .max_by_key(|row| (common(row), std::cmp::Reverse(self.rows.held(*row).len())));
             let Some(row) = best else { return Ok(()) };
+            // The last token is read in any case: its scores are wanted.
+            self.reused += common(&row).min(request.prompt.len().saturating_sub(1));
             let second =
                 request.settings.contrast.as_ref().and_then(|_| free.into_iter().find(|r| *r != row));
             let (ticket, request) = self.waiting.pop_front().expect("it was looked at");

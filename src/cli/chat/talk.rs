@@ -40,7 +40,7 @@ impl Talk {
         template: Template,
         mut settings: Settings,
     ) -> anyhow::Result<Talk> {
-        if let Some(end) = end_of_answer(&template)? {
+        if let Some(end) = template.end_of_answer()? {
             settings.stop.push(end);
         }
         Ok(Talk { session, tokenizer, template, settings, messages: vec![], system: None })
@@ -174,12 +174,4 @@ impl Talk {
             }
         }
     }
-}
-
-/// What a template writes behind an answer, if that is text: models whose tokenizer has no token for it write it letter by letter.
-fn end_of_answer(template: &Template) -> anyhow::Result<Option<String>> {
-    const MARK: &str = "ANSWER";
-    let rendered = template.render(&[message("user", "."), message("assistant", MARK)], false)?;
-    let behind = rendered.rsplit_once(MARK).map_or("", |(_, behind)| behind);
-    Ok(behind.split('\n').next().map(str::trim).filter(|end| !end.is_empty()).map(String::from))
 }

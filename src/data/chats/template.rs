@@ -8,7 +8,7 @@ use std::path::Path;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::{Date, marks, python};
 use crate::data::{Error, Result};
@@ -177,6 +177,16 @@ impl Template {
         }
         answers.retain(|range| !range.is_empty());
         Ok(Rendered { text, answers })
+    }
+
+    /// What is written behind an answer, if that is text: models whose tokenizer has no token for it write it letter by letter.
+    pub fn end_of_answer(&self) -> Result<Option<String>> {
+        const MARK: &str = "ANSWER";
+        let messages = [("user", "."), ("assistant", MARK)]
+            .map(|(role, content)| json!({ "role": role, "content": content }));
+        let rendered = self.render(&messages, false)?;
+        let behind = rendered.rsplit_once(MARK).map_or("", |(_, behind)| behind);
+        Ok(behind.split('\n').next().map(str::trim).filter(|end| !end.is_empty()).map(String::from))
     }
 
     fn write(&self, messages: &[Json], opened: bool) -> Result<String> {
