@@ -59,8 +59,11 @@ pub fn run_watched(mut recipe: Recipe, resume: bool, watch: &mut Watch) -> Resul
     recipe.find_places()?.iter().for_each(|told| (watch.say)(told));
     let mut target = Target::open_or_host(&recipe.run.device, watch.say)?;
     let folder = recipe.run.folder.clone();
-    let checkpoints = Checkpoints::open(&folder, recipe.run.save.keep)?;
-    let loaded = if resume { checkpoints.load_latest()? } else { refuse_used(&checkpoints, &folder)? };
+    let (is_new, keep) = (!folder.exists(), recipe.run.save.keep);
+    let loaded = match resume {
+        true => Checkpoints::open(&folder, keep)?.load_latest()?,
+        false => refuse_used(&folder)?,
+    };
     let tokenizer = if resume { tokenizer_in(&folder)? } else { None };
     let mut job = Job::prepare(recipe, tokenizer)?;
     job.check_data()?;
@@ -68,11 +71,18 @@ pub fn run_watched(mut recipe: Recipe, resume: bool, watch: &mut Watch) -> Resul
         (watch.say)(&told);
     }
     job.run_ahead(&target, watch)?;
+    // Nothing is made for a run before its data is known to do.
+    let checkpoints = Checkpoints::open(&folder, keep)?;
     let mut begin = Begin { loaded, recovery: None };
     let mut patience = Patience::default();
     loop {
         let error = match attempt(&job, &target, &checkpoints, begin, watch) {
             Err(error @ Error::Lost { .. }) if job.recipe.run.recover => error,
+            Err(error @ Error::Data(_)) if is_new && checkpoints.steps()?.is_empty() => {
+                // What was read later on did not do: there is no step to go on from, and nothing to look at.
+                let _ = std::fs::remove_dir_all(&folder);
+                return Err(error);
+            }
             other => return other,
         };
         let loaded = checkpoints.load_latest()?;
@@ -102,8 +112,8 @@ fn attempt(
 }
 
 /// A run folder that already holds a run is not written over.
-fn refuse_used(checkpoints: &Checkpoints, folder: &Path) -> Result<Option<Loaded>> {
-    if checkpoints.steps()?.is_empty() {
+fn refuse_used(folder: &Path) -> Result<Option<Loaded>> {
+    if !folder.join("checkpoints").is_dir() || Checkpoints::look(folder).steps()?.is_empty() {
         return Ok(None);
     }
     Err(Error::Folder {
