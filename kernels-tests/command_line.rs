@@ -35,6 +35,8 @@ mod quantize;
 #[cfg(feature = "serve")]
 #[path = "command_line/serve.rs"]
 mod serve;
+#[path = "command_line/several.rs"]
+mod several;
 #[path = "command_line/tasks.rs"]
 mod tasks;
 #[path = "command_line/transcribe.rs"]

@@ -1,12 +1,12 @@
 //! `kiln classify`: what a model says of texts.
 
-use super::folder::{Beside, ModelFolder};
+use super::folder::{Beside, Head, ModelFolder};
 use super::{Usage, count};
 use crate::data::labelled::{self, Columns, Labelled};
 use crate::data::tagged;
 use crate::data::text::Text;
 use crate::evaluate::{Classifier, RowClassifier, probabilities};
-use crate::exchange::{Opened, open_to_run};
+use crate::exchange::Opened;
 use crate::model::{Labels, Task};
 use crate::train::Target;
 use crate::train::lesson::Classes;
@@ -41,6 +41,8 @@ pub struct Classify {
     folder: ModelFolder,
     #[command(flatten)]
     beside: Beside,
+    #[command(flatten)]
+    head: Head,
     /// A text. May be given again.
     #[arg(long, value_name = "TEXT")]
     text: Vec<String>,
@@ -97,7 +99,7 @@ impl Classify {
     /// Prints a line for each text.
     pub fn run(self) -> anyhow::Result<()> {
         let model = self.folder.resolve()?;
-        let opened = open_to_run(&model, &self.beside.resolve()?)?;
+        let opened = self.head.open(&model, &self.beside.resolve()?)?;
         let tags = matches!(opened.family.interface().task, Task::TokenClass { .. });
         if RowClassifier::is_for(&opened) {
             return self.rows(opened);

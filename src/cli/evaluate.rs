@@ -1,7 +1,7 @@
 //! `kiln evaluate`: how well a model predicts a text.
 
 use super::classify::ColumnNames;
-use super::folder::{Beside, ModelFolder, resolve};
+use super::folder::{Beside, ModelFolder, open_head, resolve};
 use super::{Usage, count, ngram, task};
 use crate::data::tokenizer::Spec;
 use crate::data::{labelled, similar, tagged};
@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 /// of them may be a model of runs (`kiln ngram`).
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate runs/small runs/large counted --data unseen.txt\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate runs/reviews --data unseen.tsv --json\n  kiln evaluate runs/t5 --data pairs.tsv\n  kiln evaluate all-MiniLM-L6-v2 --data alike.tsv --batch 32\n  kiln evaluate runs/f32 runs/int8 --task questions.toml --json\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
+    after_help = "Examples:\n  kiln evaluate runs/shakespeare --data unseen.txt\n  kiln evaluate runs/shakespeare --best --data unseen.txt --json\n  kiln evaluate runs/small runs/large counted --data unseen.txt\n  kiln evaluate smollm --adapter style --data unseen.txt\n  kiln evaluate runs/reviews --data unseen.tsv --json\n  kiln evaluate runs/t5 --data pairs.tsv\n  kiln evaluate all-MiniLM-L6-v2 --data alike.tsv --batch 32\n  kiln evaluate runs/f32 runs/int8 --task questions.toml --json\n  kiln evaluate runs/several --task topics --data unseen.tsv\n  kiln evaluate init --tokenizer char --data input.txt --windows batches.safetensors"
 )]
 pub struct Evaluate {
     #[command(flatten)]
@@ -40,11 +40,12 @@ pub struct Evaluate {
     #[command(flatten)]
     beside: Beside,
     /// File or folder of text. May be given again.
-    #[arg(long, value_name = "PATH", required_unless_present = "task")]
+    #[arg(long, value_name = "PATH")]
     data: Vec<PathBuf>,
     /// Put the task of this TOML file to the models instead: perplexity in overlapping windows, multiple-choice, generation,
-    /// classification or qa. Differences from the first model come with a p-value.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "windows", "tokenizer", "context"])]
+    /// classification or qa. Differences from the first model come with a p-value. Or, of a run of several tasks, the name of the one
+    /// whose head is measured over --data.
+    #[arg(long, value_name = "FILE.toml|NAME")]
     task: Option<PathBuf>,
     /// With --task: rows that are asked at most.
     #[arg(long, value_name = "COUNT", requires = "task", value_parser = count)]
@@ -81,9 +82,10 @@ impl Evaluate {
             let text = "a tokenizer trained on the text is not the model's\n  hint: --tokenizer char, or the path of a tokenizer.json";
             return Err(Usage(text.into()).into());
         }
+        let questions = self.questions()?;
         let first = self.folder.resolve()?;
         let adapters = self.beside.resolve()?;
-        if let Some(task) = &self.task {
+        if let Some(task) = questions {
             let mut models = vec![(self.folder.given().to_path_buf(), first, adapters)];
             for given in &self.others {
                 models.push((given.clone(), resolve(given, false)?, vec![]));
@@ -92,13 +94,22 @@ impl Evaluate {
             return task::run(&task::Asked { task, limit, models, batch, device, as_json });
         }
         if self.others.is_empty() && !is_ngram(&first) {
-            let opened = open_to_run(&first, &adapters)?;
+            let opened = open_head(&first, self.head(), &adapters)?;
             return match (Classes::of(opened.family.as_ref()), opened.family.interface().task) {
                 (Some(_), _) => self.classify(opened, &first),
                 (None, Task::SecondText) => self.second(&opened, &first),
+                (None, Task::States) if self.head().is_some() => {
+                    let text =
+                        "vectors are measured of a folder\n  hint: kiln export --task makes one of this task";
+                    Err(Usage(text.into()).into())
+                }
                 (None, Task::States) => self.alike(&first, &adapters),
                 (None, _) => show(&self.score_opened(opened, &first)?, self.json),
             };
+        }
+        if self.head().is_some() {
+            let text = "--task NAME measures one model\n  hint: kiln export --task makes a folder that stands beside others";
+            return Err(Usage(text.into()).into());
         }
         if self.others.is_empty() {
             return show(&self.score(&first, &adapters)?, self.json);
@@ -108,6 +119,36 @@ impl Evaluate {
             rows.push((given.clone(), self.score(&resolve(given, false)?, &[])?));
         }
         compare(&rows, self.json)
+    }
+
+    /// The file of --task, if it is one; what does not go with it is refused, and what is needed without it is asked for.
+    fn questions(&self) -> anyhow::Result<Option<&Path>> {
+        let Some(file) = self.task.as_deref().filter(|task| is_file(task)) else {
+            if self.data.is_empty() {
+                return Err(Usage("there is nothing to measure by\n  hint: --data FILE".into()).into());
+            }
+            if self.limit.is_some() {
+                return Err(Usage("--limit is for --task FILE.toml".into()).into());
+            }
+            return Ok(None);
+        };
+        let given = [
+            ("--data", !self.data.is_empty()),
+            ("--windows", self.windows.is_some()),
+            ("--tokenizer", self.tokenizer.is_some()),
+            ("--context", self.context.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                Err(Usage(format!("{flag} does not go with --task FILE.toml, which names its own")).into())
+            }
+            None => Ok(Some(file)),
+        }
+    }
+
+    /// The task of a run of several, if --task names one.
+    fn head(&self) -> Option<&str> {
+        self.task.as_deref().filter(|task| !is_file(task)).and_then(Path::to_str)
     }
 
     fn score(&self, model: &Path, adapters: &[PathBuf]) -> anyhow::Result<Score> {
@@ -245,6 +286,11 @@ impl Evaluate {
         writeln!(out, "{:<20}{}", "examples", scores.examples)?;
         Ok(())
     }
+}
+
+/// True for what names a file of questions and not a task of a run: such names have no point and no folder.
+fn is_file(task: &Path) -> bool {
+    task.is_file() || task.extension().is_some() || task.components().count() > 1
 }
 
 fn figures(score: &Score) -> serde_json::Value {

@@ -1,10 +1,11 @@
 //! `kiln export` and `kiln import`: models in other programs' files, and back.
 
 use super::Usage;
-use super::folder::{Beside, ModelFolder, copy_companions, origins_of_run, resolve, write_folder};
+use super::folder::{Beside, Head, ModelFolder, copy_companions, origins_of_run, resolve, write_folder};
 use super::quantize::{Format, Output};
 use crate::data::tokenizer::{FILE_NAME, Tokenizer};
 use crate::exchange::{FolderOptions, Options, Source, TEMPLATE, WrittenFolder, export_gguf, is_gguf};
+use crate::model::TASKS_FOLDER;
 use crate::tensor::DType;
 use crate::tensor::quant::blocks::Block;
 use clap::{Args, ValueEnum};
@@ -15,13 +16,15 @@ use std::path::{Path, PathBuf};
 /// Tensors that nothing changed are written bit for bit as they are stored, also those that kiln does not read. Adapters are merged.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln export runs/shakespeare --to hf -o shakespeare\n  kiln export smollm2 --to hf --dtype bf16 --shard-size 500MB -o smollm2-bf16\n  kiln export smollm2 --adapter runs/tuned --to hf -o tuned\n  kiln export smollm2 --to gguf --scheme Q8_0 -o smollm2.gguf"
+    after_help = "Examples:\n  kiln export runs/shakespeare --to hf -o shakespeare\n  kiln export smollm2 --to hf --dtype bf16 --shard-size 500MB -o smollm2-bf16\n  kiln export smollm2 --adapter runs/tuned --to hf -o tuned\n  kiln export runs/several --task topics --to hf -o topics\n  kiln export smollm2 --to gguf --scheme Q8_0 -o smollm2.gguf"
 )]
 pub struct Export {
     #[command(flatten)]
     folder: ModelFolder,
     #[command(flatten)]
     beside: Beside,
+    #[command(flatten)]
+    head: Head,
     /// What to write.
     #[arg(long, value_enum)]
     to: To,
@@ -102,12 +105,19 @@ impl Export {
         let matrices = self.matrices()?;
         expect_free(&self.output)?;
         let place = self.folder.resolve()?;
-        let source = Source::open(&place, &self.beside.resolve()?)?;
+        let adapters = self.beside.resolve()?;
+        let source = match self.head.name() {
+            Some(_) if !adapters.is_empty() => {
+                return Err(Usage("--adapter does not go with --task".into()).into());
+            }
+            Some(task) => Source::of_task(&place, task)?,
+            None => Source::open(&place, &adapters)?,
+        };
         match self.to {
             To::Hf => {
                 let options =
                     FolderOptions { dtype: self.dtype.map(Float::dtype), shard_bytes: self.shard_size };
-                hand_back(&source, &place, &self.output, &options)
+                hand_back(&source, &place, self.head.name(), &self.output, &options)
             }
             To::Gguf => {
                 let weights = match matrices {
@@ -174,12 +184,18 @@ impl Import {
             return Err(Usage(text).into());
         }
         let options = FolderOptions { dtype: self.dtype.map(Float::dtype), shard_bytes: self.shard_size };
-        hand_back(&Source::open(&file, &[])?, &file, &self.output, &options)
+        hand_back(&Source::open(&file, &[])?, &file, None, &self.output, &options)
     }
 }
 
 /// Writes a folder with all that goes with the weights.
-fn hand_back(source: &Source, place: &Path, output: &Path, options: &FolderOptions) -> anyhow::Result<()> {
+fn hand_back(
+    source: &Source,
+    place: &Path,
+    task: Option<&str>,
+    output: &Path,
+    options: &FolderOptions,
+) -> anyhow::Result<()> {
     let mut written = WrittenFolder::default();
     let origins = origins_of_run(place);
     write_folder(output, |new| {
@@ -188,7 +204,9 @@ fn hand_back(source: &Source, place: &Path, output: &Path, options: &FolderOptio
         for origin in &origins {
             copy_origin(origin, source.opened.tokenizer.as_ref(), new)?;
         }
-        for folder in [source.base(), place].into_iter().filter(|folder| folder.is_dir()) {
+        let of_task = task.map(|task| place.join(TASKS_FOLDER).join(task));
+        let near = [source.base(), place].into_iter().chain(of_task.as_deref());
+        for folder in near.filter(|folder| folder.is_dir()) {
             copy_companions(folder, new)?;
         }
         match source.opened.tokenizer.as_ref().filter(|_| !new.join(FILE_NAME).exists()) {

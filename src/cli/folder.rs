@@ -1,6 +1,7 @@
 //! The folder that a model's place names: a run, one of its checkpoints, or a Hugging Face model.
 
-use crate::exchange::is_gguf;
+use super::Usage;
+use crate::exchange::{Opened, is_gguf, open_of_task, open_to_run};
 use crate::formats::write_whole_folder;
 use crate::train::places::find;
 use crate::train::recipe::FILE_NAME;
@@ -33,6 +34,38 @@ impl ModelFolder {
     /// The path as it was given.
     pub fn given(&self) -> &Path {
         self.model.as_ref().or(self.named.as_ref()).expect("one of them is required")
+    }
+}
+
+/// Which head of a run of several tasks a command works with.
+#[derive(Args)]
+pub struct Head {
+    /// Of a run of several tasks: take the trunk with the head of this one.
+    #[arg(long = "task", value_name = "NAME")]
+    task: Option<String>,
+}
+
+impl Head {
+    /// The task that was named.
+    pub fn name(&self) -> Option<&str> {
+        self.task.as_deref()
+    }
+
+    /// Opens a model to run it, with adapters if there are some.
+    pub fn open(&self, place: &Path, adapters: &[PathBuf]) -> anyhow::Result<Opened> {
+        open_head(place, self.name(), adapters)
+    }
+}
+
+/// Opens a model to run it: the one of a task, where it is named.
+pub fn open_head(place: &Path, task: Option<&str>, adapters: &[PathBuf]) -> anyhow::Result<Opened> {
+    match task {
+        Some(_) if !adapters.is_empty() => {
+            let text = "--adapter does not go with --task\n  hint: kiln export --task makes a folder, beside which it may stand";
+            Err(Usage(text.into()).into())
+        }
+        Some(task) => Ok(open_of_task(place, task)?),
+        None => Ok(open_to_run(place, adapters)?),
     }
 }
 

@@ -5,7 +5,7 @@ mod page;
 mod prompt;
 
 use super::Usage;
-use super::folder::{Beside, ModelFolder};
+use super::folder::{Beside, Head, ModelFolder};
 use super::ngram;
 use crate::data::tokenizer::{END_OF_TEXT, Tokenizer};
 use crate::deploy::{self, Deployment};
@@ -40,6 +40,8 @@ pub struct Generate {
     folder: ModelFolder,
     #[command(flatten)]
     beside: Beside,
+    #[command(flatten)]
+    head: Head,
     #[command(flatten)]
     prompts: Prompts,
     #[command(flatten)]
@@ -102,7 +104,7 @@ impl Generate {
         if is_ngram(&folder) && adapters.is_empty() {
             return self.draw(&folder);
         }
-        let model = exchange::open_to_run(&folder, &adapters)?;
+        let model = self.head.open(&folder, &adapters)?;
         let ends = end_tokens(&model.family.config(), Some(&folder));
         let pair = model.family.interface().start.is_some();
         let mut prompts = self.prompts.ids(model.tokenizer.as_ref(), &folder)?;

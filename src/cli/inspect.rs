@@ -132,8 +132,11 @@ impl Inspect {
         let mut recipe = raw.resolve()?;
         recipe.find_places()?.iter().for_each(|told| eprintln!("{told}"));
         let target = Target::open_or_host(&recipe.run.device, &mut |line| eprintln!("{line}"))?;
-        let (mut recipe, family) = family_of(recipe)?;
-        let beside = Beside::to_plan(&recipe, family.as_ref())?;
+        let (mut recipe, family, beside) = planned(recipe)?;
+        if self.view.costs && beside.several.is_some() {
+            let text = "--costs is not there for recipes with [[task]]\n  hint: --plan and --memory are; `kiln train --profile` times a step";
+            return Err(Usage(text.into()).into());
+        }
         if let Some(told) = micro::settle(&mut recipe, family.as_ref(), &beside, &target)? {
             eprintln!("{told}");
         }
@@ -171,7 +174,17 @@ fn recipe_for(folder: &Path) -> anyhow::Result<RawRecipe> {
     Ok(raw)
 }
 
-/// The architecture. A loaded one needs no data; the vocabulary of a new one comes from the text.
+/// The architecture, and what stands beside it. A loaded one needs no data; the vocabulary of a new one comes from the text.
+fn planned(recipe: Recipe) -> anyhow::Result<(Recipe, Box<dyn Family>, Beside)> {
+    if !recipe.tasks.is_empty() {
+        let job = Job::prepare(recipe, None)?;
+        return Ok((job.recipe, job.family, job.beside));
+    }
+    let (recipe, family) = family_of(recipe)?;
+    let beside = Beside::to_plan(&recipe, family.as_ref())?;
+    Ok((recipe, family, beside))
+}
+
 fn family_of(recipe: Recipe) -> anyhow::Result<(Recipe, Box<dyn Family>)> {
     if let (recipe::Model::Load { dropout, .. }, None) = (&recipe.model, &recipe.data.examples) {
         let mut family = job::family_of(&recipe, 1)?;

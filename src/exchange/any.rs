@@ -45,6 +45,14 @@ pub fn open_to_run(path: &Path, adapters: &[PathBuf]) -> Result<Opened> {
     }
 }
 
+/// Opens the model of one of several tasks that a folder has heads for.
+pub fn open_of_task(path: &Path, task: &str) -> Result<Opened> {
+    let (family, weights) = model::open_of_task(path, task)?;
+    let file = path.join(FILE_NAME);
+    let tokenizer = if file.exists() { Some(Tokenizer::load(&file)?) } else { None };
+    Ok(Opened { family, weights, tokenizer })
+}
+
 /// Opens what holds a whole model.
 pub(super) fn open_plain(path: &Path) -> Result<Opened> {
     let mut opened = without_tokenizer(path)?;

@@ -18,7 +18,7 @@ mod source;
 mod vocabulary;
 
 pub use adapted::{Parts, parts};
-pub use any::{Opened, is_gguf, open, open_model, open_to_run};
+pub use any::{Opened, is_gguf, open, open_model, open_of_task, open_to_run};
 pub use error::{Error, Result};
 pub use export::{Exported, Options, export_gguf};
 pub use folder::{FolderOptions, WrittenFolder};

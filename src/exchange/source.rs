@@ -53,6 +53,13 @@ impl Source {
         Ok(Source { opened, base, archive, config, merged, coded })
     }
 
+    /// The model of one of several tasks that a folder has heads for.
+    pub fn of_task(path: &Path, task: &str) -> Result<Source> {
+        let opened = any::open_of_task(path, task)?;
+        let (base, config) = (path.to_path_buf(), opened.family.config());
+        Ok(Source { opened, base, archive: None, config, merged: false, coded: false })
+    }
+
     /// The folder or file with the weights that are not an adapter's.
     pub fn base(&self) -> &Path {
         &self.base

@@ -11,6 +11,15 @@ pub const CONFIG_FILE: &str = "config.json";
 /// Most blocks a model may have.
 pub(super) const MOST_LAYERS: usize = 4096;
 
+/// Why a folder without a configuration has none, if it holds the heads of several tasks.
+fn several_heads(config: &Path) -> Option<Error> {
+    let folder = config.parent()?;
+    match super::names_of_tasks(folder) {
+        Ok(tasks) => Some(Error::SeveralHeads { path: folder.to_path_buf(), tasks: tasks? }),
+        Err(error) => Some(error),
+    }
+}
+
 /// The keys of a configuration. Each getter takes several names, as the spelling of some keys changed over time.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -24,6 +33,9 @@ impl Config {
         let path = if path.is_dir() { path.join(CONFIG_FILE) } else { path.to_path_buf() };
         let text = std::fs::read(&path).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => {
+                if let Some(error) = several_heads(&path) {
+                    return error;
+                }
                 let hint = "a model folder holds config.json and model.safetensors";
                 Error::Absent { path: path.clone(), hint }
             }

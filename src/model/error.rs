@@ -14,6 +14,29 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// A folder that holds a trunk with several heads, where one model was asked for.
+    #[error(
+        "{path:?} holds a trunk with the heads of several tasks: {}\n  hint: `kiln export --task NAME` makes a folder of one; evaluate, classify and generate know --task as well",
+        tasks.join(", ")
+    )]
+    SeveralHeads {
+        /// The folder.
+        path: PathBuf,
+        /// Names of the tasks.
+        tasks: Vec<String>,
+    },
+    /// A task that a folder has no head for.
+    #[error(
+        "{path:?} has no task `{name}`: {known}\n  hint: a run of a recipe with [[task]] has heads for its tasks"
+    )]
+    NoTask {
+        /// The folder.
+        path: PathBuf,
+        /// The name that was asked for.
+        name: String,
+        /// What there is, in words.
+        known: String,
+    },
     /// The operating system refused.
     #[error("{path:?}: {source}")]
     File {

@@ -278,7 +278,7 @@ impl Family for Gpt2 {
     }
 
     fn is_of_head(&self, parameter: &str) -> bool {
-        parameter == score::WEIGHT
+        parameter == score::WEIGHT || parameter == "lm_head.weight"
     }
 
     fn config(&self) -> Map<String, Json> {

@@ -278,7 +278,7 @@ impl Family for GptNeoX {
     }
 
     fn is_of_head(&self, parameter: &str) -> bool {
-        parameter == score::WEIGHT
+        parameter == score::WEIGHT || parameter == HEAD
     }
 
     fn name_in_memory(&self, parameter: &str) -> String {

@@ -19,6 +19,8 @@ pub enum Head {
         /// Names of the classes.
         names: Vec<String>,
     },
+    /// Scores of tokens: hidden ones of an encoder, the next one of a decoder.
+    Language,
     /// Scores of hidden tokens, and of whether a text follows another.
     Pretraining,
     /// Nothing: vectors of tokens.
@@ -36,8 +38,11 @@ const ENCODERS: &[&str] = &["bert", "roberta", "distilbert"];
 const CAUSAL: &[&str] = &["gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox"];
 
 impl Head {
-    fn class(&self) -> &'static str {
+    fn class(&self, family: &str) -> &'static str {
         match self {
+            Head::Language if ENCODERS.contains(&family) => "ForMaskedLM",
+            Head::Language if family == "gpt2" => "LMHeadModel",
+            Head::Language => "ForCausalLM",
             Head::Sequence { .. } => "ForSequenceClassification",
             Head::Tokens { .. } => "ForTokenClassification",
             Head::Pretraining => "ForPreTraining",
@@ -98,19 +103,24 @@ pub fn with_head(family: &dyn Family, head: &Head) -> Result<Box<dyn Family>> {
         return Err(refuse(&format!("one on which a head can stand: {known}")));
     };
     if causal {
-        if !matches!(head, Head::Sequence { .. }) {
-            return Err(refuse(
-                "an encoder, bert, roberta or distilbert: on a causal model there are heads for whole texts alone",
-            ));
+        match head {
+            Head::Language => {}
+            Head::Sequence { .. } => {
+                let padding = padding_of(&keys, family.vocabulary());
+                keys.insert(PADDING.into(), padding.into());
+            }
+            _ => {
+                return Err(refuse(
+                    "an encoder, bert, roberta or distilbert: on a causal model there are heads for whole texts and next tokens alone",
+                ));
+            }
         }
-        let padding = padding_of(&keys, family.vocabulary());
-        keys.insert(PADDING.into(), padding.into());
     }
     if *head == Head::Pretraining && family.name() != "bert" {
         return Err(refuse("a bert, which alone learns whether a text follows another"));
     }
     keys.retain(|key, _| !OF_CLASSES.contains(&key.as_str()));
-    keys.insert("architectures".into(), json!([format!("{own}{}", head.class())]));
+    keys.insert("architectures".into(), json!([format!("{own}{}", head.class(family.name()))]));
     keys.extend(head.keys());
     from_config(&Config::new("the model with its head", keys))
 }

@@ -280,7 +280,7 @@ impl Family for Llama {
     }
 
     fn is_of_head(&self, parameter: &str) -> bool {
-        parameter == score::WEIGHT
+        parameter == score::WEIGHT || parameter == "lm_head.weight"
     }
 
     fn config(&self) -> Map<String, Json> {

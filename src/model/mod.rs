@@ -30,6 +30,7 @@ mod row_mlp;
 mod score;
 mod sides;
 mod t5;
+mod trunk;
 mod weights;
 mod whisper;
 
@@ -56,6 +57,7 @@ pub use rope::{Rope, Scaling};
 pub use row_mlp::{Column, RowMlp, columns_of, with_columns};
 pub use score::Score;
 pub use t5::T5;
+pub use trunk::{TASKS_FILE, TASKS_FOLDER, names_of_tasks, open_of_task, shared_name};
 pub use weights::Weights;
 pub use whisper::Whisper;
 

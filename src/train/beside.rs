@@ -1,8 +1,9 @@
-//! What stands beside a model in its training step: a teacher, adapters.
+//! What stands beside a model in its training step: a teacher, adapters, the heads of other tasks.
 
 use super::adapters::Adapters;
 use super::distill::Teacher;
 use super::recipe::Recipe;
+use super::several::Several;
 use super::{Frozen, Result};
 use crate::data::tokenizer::Tokenizer;
 use crate::model::Family;
@@ -14,13 +15,15 @@ pub struct Beside {
     pub teacher: Option<Teacher>,
     /// Adapters, if they are trained in the model's place.
     pub adapters: Option<Adapters>,
+    /// The tasks whose heads are trained on the model's trunk, where there are several.
+    pub several: Option<Several>,
 }
 
 impl Beside {
     /// Opens what the recipe names, for a model.
     pub fn open(recipe: &Recipe, family: &dyn Family, tokenizer: Option<&Tokenizer>) -> Result<Beside> {
         let teacher = recipe.distill.as_ref().map(|distill| Teacher::open(distill, family, tokenizer));
-        Ok(Beside { teacher: teacher.transpose()?, adapters: Adapters::open(recipe, family)? })
+        Ok(Beside { teacher: teacher.transpose()?, adapters: Adapters::open(recipe, family)?, several: None })
     }
 
     /// The same for a step that is planned and not run: numbers of a new model do not matter.

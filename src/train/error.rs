@@ -109,6 +109,15 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// One of several tasks.
+    #[error("task `{name}`: {source}")]
+    Task {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: Box<Error>,
+    },
     /// A weight that cannot be pruned as the recipe says.
     #[error("weight `{name}`: {source}")]
     Prune {

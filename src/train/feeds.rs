@@ -131,18 +131,22 @@ impl Job {
         }
     }
 
-    /// What a step reads of its batches: as the text has them, or as the student or the teacher writes them.
+    /// What a step reads of its batches, of which `next` gives those of the task of that number: as the text has them, or as the student or the teacher writes them.
     pub(super) fn step_feeds(
         &self,
         trainer: &mut Trainer,
-        mut next: impl FnMut() -> Result<Prepared>,
+        next: &mut dyn FnMut(usize) -> Result<Prepared>,
     ) -> Result<Vec<Feeds>> {
         let (step, seed) = (trainer.steps_done(), self.recipe.train.seed);
+        if let Some(several) = &self.beside.several {
+            let pass = |pass| several.feeds(&self.recipe, step, pass, next);
+            return (0..self.recipe.train.passes()).map(pass).collect();
+        }
         let teacher = self.beside.teacher.as_ref();
         let author = teacher.and_then(|teacher| Some((teacher, teacher.author(seed, step)?)));
         let mut all = vec![];
         for pass in 0..self.recipe.train.passes() {
-            let prepared = next()?;
+            let prepared = next(0)?;
             let Some((teacher, author)) = author else {
                 all.push(self.training_feeds(prepared, step, pass)?);
                 continue;

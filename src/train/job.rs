@@ -6,6 +6,7 @@ use super::lesson::{self, Lesson};
 use super::recipe::{self, Recipe};
 use super::second::{self, Second};
 use super::sequel::{self, Sequel};
+use super::several;
 pub use super::step::{Step, language_loss};
 use super::streaming::Streams;
 use super::texts::Texts;
@@ -72,6 +73,9 @@ impl Job {
     ///
     /// `tokenizer` is that of a run which is resumed; else the recipe says which.
     pub fn prepare(recipe: Recipe, tokenizer: Option<Tokenizer>) -> Result<Job> {
+        if !recipe.tasks.is_empty() {
+            return several::prepare(recipe, tokenizer);
+        }
         if recipe.data.examples.is_some() {
             return lesson::prepare(recipe, tokenizer);
         }
@@ -161,6 +165,17 @@ impl Job {
         Job { sequel: Some(sequel), ..plain }
     }
 
+    /// A job of several tasks, which stand beside its model.
+    pub(super) fn of_several(
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        store: Store,
+        family: Box<dyn Family>,
+        beside: Beside,
+    ) -> Job {
+        Job::plain(recipe, Some(tokenizer), store, family, beside)
+    }
+
     /// A job with nothing but what each has.
     fn plain(
         recipe: Recipe,
@@ -203,6 +218,9 @@ impl Job {
 
     /// Tokens that a step learns from, on the mean: what fills up windows is none.
     pub(super) fn tokens_in_step(&self) -> f64 {
+        if let Some(several) = &self.beside.several {
+            return several.tokens_in_step();
+        }
         let places = (self.extent().positions() * self.recipe.train.passes()) as f64;
         places * self.chats.as_ref().map_or(1.0, |chats| chats.filled() * chats.rows_each() as f64)
     }
@@ -243,9 +261,10 @@ impl Job {
 
     /// All that is trained, before step 0: loaded, or drawn from the seed.
     pub fn first_weights(&self) -> Result<Weights> {
-        match &self.beside.adapters {
-            Some(adapters) => Ok(adapters.first.clone()),
-            None => base_of(&self.recipe, self.family.as_ref()),
+        match (&self.beside.adapters, &self.beside.several) {
+            (Some(adapters), _) => Ok(adapters.first.clone()),
+            (None, Some(several)) => several.first_weights(&self.recipe),
+            (None, None) => base_of(&self.recipe, self.family.as_ref()),
         }
     }
 
@@ -296,12 +315,18 @@ impl Job {
 
     /// Finds out whether there is enough to train on and to measure, before anything is made for it.
     pub fn check_data(&self) -> Result<()> {
+        if let Some(several) = &self.beside.several {
+            return several.check_data();
+        }
         self.batches()?;
         self.evaluation().map(|_| ())
     }
 
     /// Evaluation batches of the training and the validation part, the same every time and however a batch is split.
     pub fn evaluation(&self) -> Result<[Vec<Batch>; 2]> {
+        if self.beside.several.is_some() {
+            return Ok([vec![], vec![]]);
+        }
         if let Some(lesson) = &self.lesson {
             return Ok(lesson.evaluation(&self.recipe));
         }

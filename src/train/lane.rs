@@ -9,6 +9,7 @@ use super::profile;
 use super::progress::{Progress, Status};
 use super::run::{Summary, Watch};
 use super::schedule::PlateauState;
+use super::several::{Measured, Several};
 use super::trainer::{Outcome, Trainer};
 use super::{Error, Result, Target};
 use crate::data::mixture::shares;
@@ -29,8 +30,23 @@ const AHEAD: usize = 4;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct State {
     cursor: Cursor,
+    /// Of several tasks where the data of all but the first stood.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    others: Vec<Cursor>,
     plateau: PlateauState,
     best_loss: Option<f64>,
+}
+
+impl State {
+    fn cursors(&self) -> Vec<Cursor> {
+        [std::slice::from_ref(&self.cursor), &self.others].concat()
+    }
+
+    fn set_cursors(&mut self, cursors: Vec<Cursor>) {
+        let mut all = cursors.into_iter();
+        self.cursor = all.next().expect("there is data of one task at least");
+        self.others = all.collect();
+    }
 }
 
 /// From where a run starts.
@@ -49,12 +65,15 @@ pub(super) struct Lane<'a> {
     checkpoints: &'a Checkpoints,
     metrics: Metrics,
     progress: Progress,
-    batches: Prefetch,
+    /// Of each task, where there are several; else one.
+    batches: Vec<Prefetch>,
     /// Batches of the training and the validation part.
     evaluation: [Vec<Batch>; 2],
+    /// The same of several tasks.
+    of_tasks: Measured,
     state: State,
     /// Where the data stood after each step under way.
-    cursors: VecDeque<(Cursor, f64)>,
+    cursors: VecDeque<(Vec<Cursor>, f64)>,
     last: Option<Outcome>,
     validation_loss: Option<f64>,
     saved: Option<PathBuf>,
@@ -94,17 +113,23 @@ impl<'a> Lane<'a> {
             adapters.keep_base(job, loaded.is_some())?;
         }
         let metrics = metrics_from(folder, loaded.as_ref(), recovery.as_ref())?;
-        let mut sampler = job.batches()?;
-        sampler.seek(&state.cursor)?;
+        let batches = match &job.beside.several {
+            Some(several) => several.prefetch(&state.cursors(), AHEAD)?,
+            None => {
+                let mut sampler = job.batches()?;
+                sampler.seek(&state.cursor)?;
+                vec![Prefetch::start_split(sampler, job.numbers(), AHEAD, job.extent().batch)]
+            }
+        };
         let steps = job.recipe.train.steps;
         let progress = Progress::new(trainer.steps_done(), steps, job.recipe.run.log.every.max(steps / 50));
-        let batches = Prefetch::start_split(sampler, job.numbers(), AHEAD, job.extent().batch);
         Ok(Lane {
             checkpoints,
             metrics,
             progress,
             batches,
             evaluation,
+            of_tasks: job.beside.several.as_ref().map_or(Ok(vec![]), Several::evaluation)?,
             state,
             cursors: VecDeque::new(),
             trainer,
@@ -124,7 +149,8 @@ impl<'a> Lane<'a> {
 
     /// Steps whose numbers have come back.
     pub(super) fn reached(&self) -> u64 {
-        self.last.map_or(self.trainer.steps_done() - self.cursors.len() as u64, |outcome| outcome.step + 1)
+        let submitted = self.trainer.steps_done() - self.cursors.len() as u64;
+        self.last.as_ref().map_or(submitted, |outcome| outcome.step + 1)
     }
 
     /// Trains to the last step, or until told to stop.
@@ -170,9 +196,14 @@ impl<'a> Lane<'a> {
 
     /// Times one more step, which no checkpoint sees, and leaves table and trace in the run folder.
     fn profile(&mut self) -> Result<()> {
-        let batches = (0..self.job.recipe.train.passes())
-            .map(|pass| self.job.training_feeds(self.batches.next_batch()?, self.trainer.steps_done(), pass))
-            .collect::<Result<Vec<_>>>()?;
+        let batches = &mut self.batches;
+        let mut next = |task: usize| Ok(batches[task].next_batch()?);
+        let batches = match &self.job.beside.several {
+            Some(_) => self.job.step_feeds(&mut self.trainer, &mut next)?,
+            None => (0..self.job.recipe.train.passes())
+                .map(|pass| self.job.training_feeds(next(0)?, self.trainer.steps_done(), pass))
+                .collect::<Result<Vec<_>>>()?,
+        };
         let rows = self.trainer.profile(batches, 0.0)?;
         let (table, folder) = (profile::table(&rows), &self.job.recipe.run.folder);
         let trace = profile::trace(&rows, &self.trainer.describe()).to_string();
@@ -189,16 +220,16 @@ impl<'a> Lane<'a> {
 
     /// Draws the step's batches and submits it.
     fn submit(&mut self) -> Result<()> {
-        let mut cursor = self.state.cursor.clone();
+        let mut cursors = vec![Cursor::default(); self.batches.len()];
         let batches = &mut self.batches;
-        let feeds = self.job.step_feeds(&mut self.trainer, || {
-            let prepared = batches.next_batch()?;
-            cursor = prepared.cursor.clone();
+        let feeds = self.job.step_feeds(&mut self.trainer, &mut |task| {
+            let prepared = batches[task].next_batch()?;
+            cursors[task] = prepared.cursor.clone();
             Ok(prepared)
         })?;
         let rate = self.job.recipe.train.learning_rate.rate(self.trainer.steps_done(), &self.state.plateau);
         self.trainer.submit(feeds, rate)?;
-        self.cursors.push_back((cursor, rate));
+        self.cursors.push_back((cursors, rate));
         Ok(())
     }
 
@@ -222,8 +253,8 @@ impl<'a> Lane<'a> {
     }
 
     fn report_one(&mut self, outcome: Outcome) -> Result<()> {
-        let (cursor, rate) = self.cursors.pop_front().expect("one for each step under way");
-        self.state.cursor = cursor;
+        let (cursors, rate) = self.cursors.pop_front().expect("one for each step under way");
+        self.state.set_cursors(cursors);
         let tokens_per_second = self.job.tokens_in_step() / (outcome.elapsed_ms / 1e3);
         self.times_ms.push(outcome.elapsed_ms);
         if outcome.step.is_multiple_of(self.job.recipe.run.log.every.max(1)) {
@@ -237,6 +268,7 @@ impl<'a> Lane<'a> {
                 device_ms: outcome.device_ms,
                 loss_scale: outcome.loss_scale,
                 skipped: outcome.skipped,
+                task_loss: outcome.parts.iter().map(|(name, loss)| (name.clone(), finite(*loss))).collect(),
             })?;
         }
         if let (true, Some(scale)) = (outcome.skipped, outcome.loss_scale) {
@@ -270,12 +302,15 @@ impl<'a> Lane<'a> {
     /// Measures both parts, tells metrics, progress and the schedule.
     fn evaluate(&mut self) -> Result<()> {
         self.report(true)?;
+        if let Some(several) = &self.job.beside.several {
+            return self.evaluate_tasks(several);
+        }
         if self.evaluation.iter().any(Vec::is_empty) {
             return Ok(());
         }
         let job = self.job;
         let mut mean = |batches: &[Batch]| match (&job.lesson, &job.sequel) {
-            (Some(lesson), _) => lesson.measure(&mut self.trainer, batches, job.extent().batch),
+            (Some(lesson), _) => lesson.measure(&mut self.trainer, 0, batches, job.extent().batch),
             (None, Some(sequel)) => sequel.measure(&mut self.trainer, batches, job.extent().batch),
             (None, None) => {
                 let feeds = batches.iter().enumerate().map(|(n, batch)| job.evaluation_feeds(n, batch));
@@ -290,7 +325,6 @@ impl<'a> Lane<'a> {
         let (of_training, of_validation) = (mean(&self.evaluation[0])?, mean(&self.evaluation[1])?);
         let (train_loss, val_loss) = (of_training.loss, of_validation.loss);
         let step = self.trainer.steps_done();
-        let finite = |figure: f64| Some(figure).filter(|figure| figure.is_finite());
         let scores = of_validation.figures.iter().map(|(name, figure)| (name.to_string(), finite(*figure)));
         let scores = scores.collect();
         self.metrics.evaluation(&Evaluation { step, train_loss, val_loss, scores })?;
@@ -304,11 +338,44 @@ impl<'a> Lane<'a> {
         self.progress.println(&format!(
             "step {step}: train loss {train_loss:.4}, validation loss {val_loss:.4}{figures}{distance}{removed}"
         ));
+        self.take_loss(val_loss);
+        Ok(())
+    }
+
+    /// Measures each task by itself; the loss of all is the sum of theirs, each times its weight.
+    fn evaluate_tasks(&mut self, several: &Several) -> Result<()> {
+        let measured = several.measure(&mut self.trainer, &self.of_tasks)?;
+        if measured.is_empty() {
+            return Ok(());
+        }
+        let step = self.trainer.steps_done();
+        let sum = |at: usize| measured.iter().map(|(part, both)| part.weight * both[at].loss).sum::<f64>();
+        let (train_loss, val_loss) = (sum(0), sum(1));
+        let scores = measured.iter().flat_map(|(part, both)| part.figures(both));
+        let scores = scores.map(|(name, figure)| (name, finite(figure))).collect();
+        self.metrics.evaluation(&Evaluation { step, train_loss, val_loss, scores })?;
+        self.progress
+            .println(&format!("step {step}: train loss {train_loss:.4}, validation loss {val_loss:.4}"));
+        for (part, [training, validation]) in &measured {
+            self.progress.println(&format!(
+                "  {}: train loss {:.4}, validation loss {:.4}{}",
+                part.name,
+                training.loss,
+                validation.loss,
+                validation.describe()
+            ));
+        }
+        self.take_loss(val_loss);
+        Ok(())
+    }
+
+    /// Tells the schedule a validation loss.
+    fn take_loss(&mut self, val_loss: f64) {
+        let step = self.trainer.steps_done();
         self.validation_loss = Some(val_loss);
         if let Some(rate) = self.job.recipe.train.learning_rate.observe(&mut self.state.plateau, val_loss) {
             self.progress.println(&format!("step {step}: no improvement, learning rate cut to {rate:.3e}"));
         }
-        Ok(())
     }
 
     /// Writes a checkpoint of what all submitted steps made.
@@ -322,12 +389,16 @@ impl<'a> Lane<'a> {
             extra.push(("tokenizer.json".to_string(), tokenizer.to_json()?.into_bytes()));
         }
         extra.extend(self.job.chats.iter().flat_map(|chats| chats.files().to_vec()));
-        let model = match &self.job.beside.adapters {
-            Some(adapters) => {
+        let model = match (&self.job.beside.adapters, &self.job.beside.several) {
+            (Some(adapters), _) => {
                 extra.extend(adapters.files(&self.job.recipe.run.folder, family, &weights)?);
                 vec![]
             }
-            None => {
+            (None, Some(several)) => {
+                extra.extend(several.files());
+                stored(&weights)
+            }
+            (None, None) => {
                 let config = serde_json::to_vec_pretty(&family.config()).expect("a JSON object is printable");
                 extra.push(("config.json".to_string(), config));
                 stored(&weights)
@@ -358,7 +429,7 @@ impl<'a> Lane<'a> {
         let step_ms = times.get(times.len() / 2).copied().unwrap_or(f64::NAN);
         Summary {
             steps: self.trainer.steps_done(),
-            loss: self.last.map_or(f64::NAN, |o| o.loss),
+            loss: self.last.as_ref().map_or(f64::NAN, |o| o.loss),
             validation_loss: self.validation_loss,
             interrupted,
             floor: self.job.floor,
@@ -368,6 +439,10 @@ impl<'a> Lane<'a> {
             memory_bytes: self.trainer.held_bytes(),
         }
     }
+}
+
+fn finite(figure: f64) -> Option<f64> {
+    Some(figure).filter(|figure| figure.is_finite())
 }
 
 fn stored(tensors: &[(String, Tensor)]) -> Vec<(String, Stored<'_>)> {
@@ -391,11 +466,12 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
     say(&format!("device   {}", target.describe()));
     say(&format!("model    {}", job.family.describe()));
-    let data = match (&job.lesson, &job.sequel, &job.chats) {
+    let data = match (&job.lesson, &job.sequel, &job.chats, &job.beside.several) {
         (Some(lesson), ..) => lesson.describe(),
-        (None, Some(sequel), _) => sequel.describe(),
-        (None, None, Some(chats)) => chats.describe(),
-        (None, None, None) => format!(
+        (None, Some(sequel), ..) => sequel.describe(),
+        (None, None, Some(chats), _) => chats.describe(),
+        (None, None, None, Some(several)) => format!("{} tasks", several.parts.len()),
+        (None, None, None, None) => format!(
             "{} training and {} validation tokens",
             job.store.training.tokens.len(),
             job.store.validation.tokens.len()
@@ -407,6 +483,7 @@ fn describe(job: &Job, trainer: &Trainer, target: &Target, say: &mut dyn FnMut(&
     say(&format!("data     {data}{}", job.tokenizer.as_ref().map_or(String::new(), tokens)));
     job.lesson.iter().flat_map(|lesson| &lesson.told).for_each(|line| say(line));
     job.sequel.iter().flat_map(|sequel| &sequel.told).for_each(|line| say(line));
+    job.beside.several.iter().flat_map(Several::describe).for_each(|line| say(&line));
     job.chats.iter().filter_map(Chats::bad).for_each(|bad| say(&format!("warning: {bad}")));
     let stretches = &job.store.stretches;
     for (stretch, share) in stretches.iter().zip(shares(stretches)).filter(|_| stretches.len() > 1) {

@@ -21,7 +21,7 @@ use thiserror::Error;
 pub const FILE_NAME: &str = "metrics.jsonl";
 
 /// One training step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// The step, counted from zero.
     pub step: u64,
@@ -49,6 +49,9 @@ pub struct Step {
     /// The weights stayed as they were, since the gradients overflowed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
+    /// Of several tasks the loss of each, before its weight.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub task_loss: BTreeMap<String, Option<f64>>,
 }
 
 /// One evaluation.
@@ -226,6 +229,7 @@ mod tests {
             device_ms: None,
             loss_scale: None,
             skipped: false,
+            task_loss: BTreeMap::new(),
         }
     }
 

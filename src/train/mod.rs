@@ -28,6 +28,7 @@ pub mod run;
 pub mod schedule;
 pub mod second;
 pub mod sequel;
+pub mod several;
 mod step;
 mod streaming;
 mod target;

@@ -24,6 +24,7 @@ mod raw;
 mod read;
 mod resolve;
 mod sources;
+mod task;
 #[cfg(test)]
 mod tests;
 mod writing;
@@ -54,6 +55,7 @@ pub use prune::{Method, Prune, Removal};
 pub use quantize::Quantize;
 pub use raw::{RawRecipe, apply_set};
 pub use sources::{Cache, Streaming, Validation};
+pub use task::{Goal, Task};
 pub use writing::Writing;
 
 /// The name of the resolved recipe in a run folder.
@@ -79,6 +81,9 @@ pub struct Recipe {
     /// From which teacher; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distill: Option<Distill>,
+    /// Tasks that share the model's trunk, each with a head of its own; empty: the model learns one thing.
+    #[serde(rename = "task", skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<Task>,
     /// How preferences are learnt; absent: there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dpo: Option<Dpo>,
@@ -167,6 +172,20 @@ impl Model {
         }
     }
 
+    /// Says what is to stand on the model.
+    pub(super) fn set_head(&mut self, new: Option<Head>) {
+        match self {
+            Model::Load { head, .. } | Model::Build(Shape { head, .. }) => *head = new,
+        }
+    }
+
+    /// Says how many tokens a new model knows.
+    pub(super) fn set_vocabulary(&mut self, count: usize) {
+        if let Model::Build(shape) = self {
+            shape.vocabulary = Some(count);
+        }
+    }
+
     /// The same, to be filled in.
     pub(super) fn head_mut(&mut self) -> Option<&mut Head> {
         match self {
@@ -228,6 +247,13 @@ pub enum Tokenizer {
     File(PathBuf),
     /// The one beside the loaded weights: `"model"`.
     Model,
+}
+
+impl Tokenizer {
+    /// True where it is made of the text, and not read.
+    pub(super) fn is_made(&self) -> bool {
+        matches!(self, Tokenizer::Char | Tokenizer::Bpe(_))
+    }
 }
 
 impl Serialize for Tokenizer {

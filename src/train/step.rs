@@ -31,7 +31,8 @@ impl Step {
     /// Reads it from the recipe.
     pub fn new(recipe: &Recipe, family: &dyn Family, beside: &Beside) -> Result<Step> {
         let extent = extent_of(recipe, family);
-        if extent.context > family.context() {
+        // Tasks have lengths of their own, which were checked with them.
+        if extent.context > family.context() && beside.several.is_none() {
             let (expected, got) = (family.context(), extent.context);
             let problem = format!("train.context is {got}, the model sees at most {expected} tokens");
             return Err(Error::Mismatch { folder: "recipe".into(), problem });
@@ -51,9 +52,10 @@ impl Step {
             ]
             .concat())
         };
-        let (parameters, writers) = match &beside.adapters {
-            Some(adapters) => (adapters.parameters(), writers(&adapters.adapted(family))?),
-            None => (family.parameters(), writers(family)?),
+        let (parameters, writers) = match (&beside.adapters, &beside.several) {
+            (Some(adapters), _) => (adapters.parameters(), writers(&adapters.adapted(family))?),
+            (None, Some(several)) => (several.parameters(), several.writers()?),
+            (None, None) => (family.parameters(), writers(family)?),
         };
         let settings = Settings {
             optimizer: train.optimizer.clone(),
@@ -114,9 +116,10 @@ impl Step {
             }
             _ => language_loss(family, graph, extent, mode, smoothing),
         };
-        move |graph, mode| match &beside.adapters {
-            Some(adapters) => of(&adapters.adapted(family), graph, mode),
-            None => of(family, graph, mode),
+        move |graph, mode| match (&beside.adapters, &beside.several) {
+            (Some(adapters), _) => of(&adapters.adapted(family), graph, mode),
+            (None, Some(several)) => several.loss(graph, mode),
+            (None, None) => of(family, graph, mode),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::ops::{Emit, Value};
 use crate::passes::{
     self, Fuse, Learned, Overwrite, Pass, Precision, Recompute, Report, Residual, Tidy, Unheld,
 };
-use crate::plan::{Engine, Plan, Ticket};
+use crate::plan::{Engine, Plan, Read, Ticket};
 use crate::tensor::random::key_of;
 use crate::tensor::{DType, Shape, Tensor};
 use std::collections::VecDeque;
@@ -33,6 +33,12 @@ use std::time::Instant;
 
 /// Name of the control value in a checkpoint, where the loss scale moves.
 const LOSS_SCALE: &str = "loss_scale.control";
+
+/// Name of the loss among the results.
+const LOSS: &str = "loss";
+
+/// What stands before the name of a part of the loss that is a result beside it.
+pub(super) const PART: &str = "loss.";
 
 /// Runs under way at once: enough that the device never waits for the host.
 const MOST_IN_FLIGHT: usize = 3;
@@ -108,12 +114,14 @@ impl Settings {
 }
 
 /// What came of one step.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// The step, from zero.
     pub step: u64,
     /// Mean loss of the step's batches.
     pub loss: f64,
+    /// Parts of it that the loss tells beside itself, such as those of several tasks, by their names.
+    pub parts: Vec<(String, f64)>,
     /// Global norm of the gradient before clipping.
     pub gradient_norm: f64,
     /// The update was left out, since the gradients overflowed at this loss scale.
@@ -284,10 +292,17 @@ impl Trainer {
         let Some(flight) = self.in_flight.front() else { return Ok(None) };
         let Some(control) = self.engine.collect(flight.update, wait)? else { return Ok(None) };
         let flight = self.in_flight.pop_front().expect("just looked at");
-        let mut loss = 0.0;
+        let (mut loss, count) = (0.0, flight.losses.len() as f64);
+        let reads = self.plans[STEP].reads.iter().enumerate();
+        let of_part = |(at, read): (usize, &Read)| Some((at, read.name.strip_prefix(PART)?.to_string()));
+        let named: Vec<(usize, String)> = reads.filter_map(of_part).collect();
+        let mut parts: Vec<(String, f64)> = named.iter().map(|(_, name)| (name.clone(), 0.0)).collect();
         for &ticket in &flight.losses {
             let results = self.engine.collect(ticket, true)?.expect("waited for");
-            loss += results[0].to_f64()[0] / flight.losses.len() as f64;
+            loss += results[self.place_of_loss(STEP)].to_f64()[0] / count;
+            for ((_, part), (at, _)) in parts.iter_mut().zip(&named) {
+                *part += results[*at].to_f64()[0] / count;
+            }
         }
         for &ticket in &flight.gathers {
             self.engine.collect(ticket, true)?;
@@ -303,6 +318,7 @@ impl Trainer {
         let outcome = Outcome {
             step: flight.step,
             loss,
+            parts,
             gradient_norm,
             skipped,
             loss_scale: scale,
@@ -326,7 +342,7 @@ impl Trainer {
     pub fn differentiate(&mut self, mut batch: Feeds) -> Result<f64> {
         batch.set("rng", self.rng(self.step * self.settings.accumulate as u64));
         let ticket = submit_named(self.engine.as_mut(), &self.plans, STEP, &batch)?;
-        let loss = self.loss_of(ticket)?;
+        let loss = self.loss_of(ticket, STEP)?;
         self.last_collected = Instant::now();
         Ok(loss)
     }
@@ -341,11 +357,11 @@ impl Trainer {
             weights += weight;
             if waiting.len() > MOST_IN_FLIGHT {
                 let (ticket, weight) = waiting.pop_front().expect("not empty");
-                total += weight * self.loss_of(ticket)?;
+                total += weight * self.loss_of(ticket, EVALUATE)?;
             }
         }
         for (ticket, weight) in waiting {
-            total += weight * self.loss_of(ticket)?;
+            total += weight * self.loss_of(ticket, EVALUATE)?;
         }
         self.last_collected = Instant::now();
         Ok(total / weights)
@@ -390,8 +406,14 @@ impl Trainer {
         Ok(profile::rows(name, &self.plans[number], &times, self.on_host))
     }
 
-    fn loss_of(&mut self, ticket: Ticket) -> Result<f64> {
-        Ok(self.engine.collect(ticket, true)?.expect("waited for")[0].to_f64()[0])
+    /// Which of a plan's results is the loss; parts of it may stand before it.
+    fn place_of_loss(&self, plan: usize) -> usize {
+        self.plans[plan].reads.iter().position(|read| read.name == LOSS).expect("a loss is read")
+    }
+
+    fn loss_of(&mut self, ticket: Ticket, plan: usize) -> Result<f64> {
+        let results = self.engine.collect(ticket, true)?.expect("waited for");
+        Ok(results[self.place_of_loss(plan)].to_f64()[0])
     }
 
     fn rng(&self, counter: u64) -> Tensor {
@@ -434,7 +456,7 @@ pub(super) fn loss_graph(
         let problem = format!("`{}` is to be trained and to stay as it is", weight.name);
         return Err(Error::Mismatch { folder: "model".into(), problem });
     }
-    graph.output("loss", loss);
+    graph.output(LOSS, loss);
     let precision = Precision::on(settings.precision, caps);
     let frozen = settings.frozen.passes(&graph);
     let reduced = settings.reduced.passes(mode, &settings.reduced.survey(build, &settings.frozen, None)?);
@@ -444,8 +466,8 @@ pub(super) fn loss_graph(
     pipeline.push(&precision);
     let (mut graph, reports) = passes::run(&pipeline, graph)?;
     // A loss that ends in halves is summed in halves; from here on it is single, and so is what flows back into it.
-    let loss = graph.cast(graph.result("loss").expect("the loss is a result"), DType::F32)?;
-    graph.redirect_output("loss", loss);
+    let loss = graph.cast(graph.result(LOSS).expect("the loss is a result"), DType::F32)?;
+    graph.redirect_output(LOSS, loss);
     Ok((graph, loss, reports))
 }
 

@@ -93,10 +93,25 @@ impl Graph {
     /// Inputs that both have by name and type are shared. `prefix` is put before the names of parameters and states and before
     /// the scopes of nodes. Results of the other graph are not taken over.
     pub fn bring(&mut self, other: &Graph, prefix: &str) -> Result<Vec<Value>> {
+        self.bring_named(other, prefix, |info, name| match info.source {
+            Source::Input => name.to_string(),
+            _ => format!("{prefix}{name}"),
+        })
+    }
+
+    /// The same with inputs, parameters and states called as `name` says of what is known of them and of their own names. Those that
+    /// both graphs have by name and type are shared.
+    pub fn bring_named(
+        &mut self,
+        other: &Graph,
+        prefix: &str,
+        name: impl Fn(&ValueInfo, &str) -> String,
+    ) -> Result<Vec<Value>> {
         let mut map: Vec<Option<Value>> = vec![None; other.values.len()];
         for (at, info) in other.values.iter().enumerate() {
             if !matches!(info.source, Source::Node { .. }) {
-                map[at] = Some(self.bring_leaf(info, prefix)?);
+                let name = info.name.as_deref().map(|own| name(info, own));
+                map[at] = Some(self.bring_leaf(ValueInfo { name, ..info.clone() })?);
             }
         }
         for node in &other.nodes {
@@ -116,19 +131,15 @@ impl Graph {
         Ok(map.into_iter().map(|value| value.expect("every value is a leaf or a node's")).collect())
     }
 
-    fn bring_leaf(&mut self, info: &ValueInfo, prefix: &str) -> Result<Value> {
-        let Some(name) = &info.name else { return Ok(self.push(info.clone())) };
-        if !matches!(info.source, Source::Input) {
-            return Ok(self.push(ValueInfo { name: Some(format!("{prefix}{name}")), ..info.clone() }));
+    fn bring_leaf(&mut self, info: ValueInfo) -> Result<Value> {
+        let Some(shared) = info.name.as_deref().and_then(|name| self.named(name)) else {
+            return Ok(self.push(info));
+        };
+        if *self.kind(shared) == info.kind {
+            return Ok(shared);
         }
-        match self.named(name) {
-            None => Ok(self.push(info.clone())),
-            Some(shared) if *self.kind(shared) == info.kind => Ok(shared),
-            Some(shared) => {
-                let (name, expected, got) = (name.clone(), self.kind(shared).clone(), info.kind.clone());
-                Err(super::Error::Feed { name, expected, got })
-            }
-        }
+        let expected = self.kind(shared).clone();
+        Err(super::Error::Feed { name: info.name.unwrap_or_default(), expected, got: info.kind })
     }
 }
 

@@ -28,6 +28,17 @@ impl Feeds {
         self.by_name.insert(name.into(), tensor);
     }
 
+    /// All values with `prefix` before their names.
+    pub fn under(self, prefix: &str) -> Feeds {
+        let named = |(name, tensor): (String, Tensor)| (format!("{prefix}{name}"), tensor);
+        Feeds { by_name: self.by_name.into_iter().map(named).collect() }
+    }
+
+    /// Adds all values of others; those of a name that is there take their places.
+    pub fn join(&mut self, others: Feeds) {
+        self.by_name.extend(others.by_name);
+    }
+
     /// The value of that name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.by_name.get(name)

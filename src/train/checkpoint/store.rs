@@ -144,7 +144,9 @@ impl Store {
             let record = fs::create_dir_all(within)
                 .and_then(|()| durable::write_file(&self.create, &path, |out| out.write_all(bytes)));
             files.insert(name.clone(), record.map_err(|source| at(&path, source))?);
-            durable::sync_folder(within).map_err(|source| at(within, source))?;
+            for folder in within.ancestors().take_while(|folder| folder.starts_with(temporary)) {
+                durable::sync_folder(folder).map_err(|source| at(folder, source))?;
+            }
         }
         let path = temporary.join(manifest::FILE_NAME);
         let manifest = Manifest::new(snapshot.step, snapshot.validation_loss, files, snapshot.state.clone());
@@ -236,10 +238,10 @@ impl Store {
     }
 }
 
-/// A file's name, or that of a folder and of a file in it.
+/// A file's name, or that of folders and of a file in them.
 fn is_inside(name: &str) -> bool {
     let parts: Vec<_> = Path::new(name).components().collect();
-    matches!(parts.len(), 1 | 2) && parts.iter().all(|part| matches!(part, std::path::Component::Normal(_)))
+    !parts.is_empty() && parts.iter().all(|part| matches!(part, std::path::Component::Normal(_)))
 }
 
 fn name_of(step: u64) -> String {

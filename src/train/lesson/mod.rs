@@ -17,7 +17,7 @@ pub use contrast::Finds;
 pub use row::firsts;
 pub use scores::{Scores, Tally};
 
-pub(super) use prepare::{headed, is_headed, prepare, store_of};
+pub(super) use prepare::{headed, is_headed, prepare, store_of, text_of};
 
 use super::recipe::{Kind, Recipe, Similarity};
 use super::trainer::Trainer;
@@ -153,11 +153,19 @@ impl Lesson {
     }
 
     /// Measures the model over batches of examples.
-    pub(super) fn measure(&self, trainer: &mut Trainer, batches: &[Batch], rows: usize) -> Result<Scores> {
+    ///
+    /// `number` is that of the graph beside the step which gives scores or vectors.
+    pub(super) fn measure(
+        &self,
+        trainer: &mut Trainer,
+        number: usize,
+        batches: &[Batch],
+        rows: usize,
+    ) -> Result<Scores> {
         let (mut tally, mut finds) = (Tally::new(&self.classes), Finds::default());
         let texts = self.examples[0].inputs.len();
         for batch in batches {
-            let result = trainer.consult(0, &self.feeds(batch, rows)?)?;
+            let result = trainer.consult(number, &self.feeds(batch, rows)?)?;
             let result = result.to_f64().iter().map(|&x| x as f32).collect::<Vec<_>>();
             if self.kind == Kind::Similar {
                 finds.add(&result, [rows, batch.rows, texts], self.similarity.scale);

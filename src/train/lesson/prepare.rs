@@ -74,6 +74,13 @@ pub(in crate::train) fn prepare(mut recipe: Recipe, tokenizer: Option<Tokenizer>
     Ok(Job::of_lesson(recipe, Some(tokenizer), store, family, beside, lesson))
 }
 
+/// All texts of a recipe's examples, for tokenizers that are made of them.
+pub(in crate::train) fn text_of(recipe: &Recipe) -> Result<String> {
+    let given = recipe.data.examples.as_ref().expect("it is asked for where there are examples");
+    let material = Material::read(given, recipe.data.validation.share())?;
+    Ok(material.rows.iter().map(Row::text).collect())
+}
+
 /// True where the recipe says what stands on the encoder, whatever stood there.
 pub(in crate::train) fn is_headed(recipe: &Recipe) -> bool {
     recipe.model.head().is_some() || similarity_of(recipe).is_some()
@@ -88,6 +95,12 @@ pub(in crate::train) fn headed(recipe: &Recipe, family: Box<dyn Family>) -> Resu
         };
     }
     let Some(head) = recipe.model.head().filter(|_| family.name() != "mlp") else { return Ok(family) };
+    if head.kind == HeadKind::Language {
+        return match family.interface().task {
+            Task::NextToken | Task::HiddenToken => Ok(family),
+            _ => Ok(model::with_head(family.as_ref(), &model::Head::Language)?),
+        };
+    }
     if head.labels.is_empty() {
         return Err(mismatch(
             "model.labels is not there, and no examples show what classes there are\n  hint: labels = [\"bad\", \"good\"], or data.labelled",
@@ -98,6 +111,7 @@ pub(in crate::train) fn headed(recipe: &Recipe, family: Box<dyn Family>) -> Resu
     let head = match head.kind {
         HeadKind::Sequence => model::Head::Sequence { labels, names },
         HeadKind::Token => model::Head::Tokens { names },
+        HeadKind::Language => unreachable!("it has no classes, and was put on before"),
     };
     Ok(model::with_head(family.as_ref(), &head)?)
 }

@@ -153,14 +153,24 @@ pub enum HeadKind {
     Sequence,
     /// Classes for each token.
     Token,
+    /// Tokens, hidden or next; what a task of text has, and no word of `model.head`.
+    Language,
 }
 
-fn problem<S: serde::Serializer>(labels: &Option<Labels>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn problem<S: serde::Serializer>(
+    labels: &Option<Labels>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(crate::model::problem_type(labels.expect("it is left out where it is absent")))
 }
 
 /// Reads the keys of `[data]`; absent where there is no example.
 pub(super) fn examples(section: &Section) -> Result<Option<Examples>, Error> {
+    examples_without(section, &OF_TEXT)
+}
+
+/// The same of a table in which these keys may not stand beside examples.
+pub(super) fn examples_without(section: &Section, of_text: &[&str]) -> Result<Option<Examples>, Error> {
     let hint = "name a .tsv, .csv or .jsonl file";
     let named = |names: &Vec<String>| !names.is_empty() && names.iter().all(|name| !name.is_empty());
     let files = |key: &str| -> Result<Vec<PathBuf>, Error> {
@@ -180,12 +190,14 @@ pub(super) fn examples(section: &Section) -> Result<Option<Examples>, Error> {
         }
         return Ok(None);
     };
-    let of_text = OF_TEXT.iter().find(|key| section.has(key));
+    let of_text = of_text.iter().find(|key| section.has(key));
     if let Some(key) = given.get(1).or(of_text) {
         let hint = "a run learns from text, or from examples of one kind";
         return Err(section.refuse(key, &format!("absent beside `{first}`"), hint));
     }
-    if section.has("held_out") && section.has("validation") {
+    // A share of zero is what a resolved recipe says beside such files.
+    let holds_back = section.value("validation").is_some_and(|share| share.as_float() != Some(0.0));
+    if section.has("held_out") && holds_back {
         let hint = "files for validation take the place of a share";
         return Err(section.refuse("validation", "absent beside `held_out`", hint));
     }

@@ -18,6 +18,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("dpo", super::dpo::KEYS),
     ("adapter", super::adapter::KEYS),
     ("prune", super::prune::KEYS),
+    ("task", super::task::KEYS),
     ("memory", &["recompute", "budget"]),
     ("run", &["device", "folder", "profile", "recover", "save", "log"]),
 ];
@@ -184,6 +185,26 @@ impl<'a> Section<'a> {
             Some(key) => Err(self.refuse(key, &format!("absent beside `{}`", keys[0]), why)),
             None => Ok(()),
         }
+    }
+
+    /// Refuses every key but these, expecting that there is none other.
+    pub(super) fn only_these(&self, keys: &[&str], expected: &str, hint: &str) -> Result<(), Error> {
+        let mut written = self.table.into_iter().flat_map(Table::keys);
+        match written.find(|key| !keys.contains(&key.as_str())) {
+            Some(key) => Err(self.refuse(key, expected, hint)),
+            None => Ok(()),
+        }
+    }
+
+    /// The first key that is written, if there is one.
+    pub(super) fn first_key(&self) -> Option<&'a str> {
+        self.table?.keys().next().map(String::as_str)
+    }
+
+    /// The error for a value that must be there.
+    pub(super) fn missing(&self, key: &str, hint: &str) -> Error {
+        let path = self.path_of(key);
+        Error::Missing { origin: self.raw.origins.of(&path), path, hint: hint.to_string() }
     }
 
     /// The error for a value that may not be there.

@@ -11,10 +11,11 @@ use super::raw::RawRecipe;
 use super::read::{Given, Section, describe, nearest};
 use super::{
     Adapter, Data, Evaluate, HeadKind, Held, Log, MicroBatch, Model, Precision, Quantize, Recipe, Rule, Run,
-    Save, Shape, States, Storage, Tokenizer, Train,
+    Save, Shape, States, Storage, Task, Tokenizer, Train, Validation,
 };
 use super::{
-    adapter, chats, distill, dpo, examples, memory, objective, optimizer, precision, prune, quantize, sources,
+    adapter, chats, distill, dpo, examples, memory, objective, optimizer, precision, prune, quantize,
+    sources, task,
 };
 use crate::data::masking::Masking;
 use crate::model::usual;
@@ -42,11 +43,15 @@ impl RawRecipe {
         refuse_beside_adapters(self, &adapters, &precision, quantize.is_some())?;
         let data = data(&Section::open(self, "data")?, &model)?;
         refuse_teacher_of_chats(self, &data)?;
+        let sections = Section::open_all(self, "task")?;
+        let tasks = task::tasks(&sections, &Section::open(self, "data")?, &model, &train, &data.validation)?;
+        refuse_beside_tasks(self, &tasks)?;
         let adapts = !adapters.is_empty();
         Ok(Recipe {
             train,
             quantize,
             adapters,
+            tasks,
             dpo: dpo::dpo(
                 &Section::open(self, "dpo")?,
                 data.chats.as_ref().is_some_and(|chats| !chats.preferences.is_empty()),
@@ -195,10 +200,12 @@ fn data(section: &Section, model: &Model) -> Result<Data, Error> {
             }
         }
     }
+    let examples = examples::examples(section)?;
+    let held_out = examples.as_ref().is_some_and(|examples| !examples.held_out.is_empty());
     Ok(Data {
         chats: chats::chats(section)?,
         pairs: pairs.or(Vec::new()).into_iter().map(PathBuf::from).collect(),
-        examples: examples::examples(section)?,
+        examples,
         objective: objective::objective(section)?,
         text: sources::sources(section)?,
         separator: sources::separator(section)?,
@@ -206,13 +213,13 @@ fn data(section: &Section, model: &Model) -> Result<Data, Error> {
         cache: sources::cache(section)?,
         streaming: sources::streaming(section)?,
         tokenizer: tokenizer(section, model)?,
-        validation: sources::validation(section)?,
+        validation: if held_out { Validation::Share(0.0) } else { sources::validation(section)? },
         windows: section.text("windows")?.take().map(PathBuf::from),
         masking: masking(section)?,
     })
 }
 
-fn masking(section: &Section) -> Result<Option<Masking>, Error> {
+pub(super) fn masking(section: &Section) -> Result<Option<Masking>, Error> {
     if !section.has("masking") {
         return Ok(None);
     }
@@ -366,6 +373,38 @@ fn refuse_beside_adapters(
     Ok(())
 }
 
+/// Several tasks train all weights of the model, in one pass of each over a whole batch.
+fn refuse_beside_tasks(raw: &RawRecipe, tasks: &[Task]) -> Result<(), Error> {
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    let expected = "absent beside [[task]]";
+    for name in ["adapter", "distill", "dpo", "prune", "quantize"] {
+        for section in Section::open_all(raw, name)? {
+            if let Some(key) = section.first_key() {
+                return Err(section.refuse(
+                    key,
+                    expected,
+                    "tasks train the weights of a whole model as they are",
+                ));
+            }
+        }
+    }
+    let model = Section::open(raw, "model")?;
+    if let Some(key) = ["head", "labels", "problem_type"].into_iter().find(|key| model.has(key)) {
+        return Err(model.refuse(key, expected, "each task has a head of its own: write it there"));
+    }
+    let train = Section::open(raw, "train")?;
+    if train.has("micro_batch") {
+        let hint = "each task has a batch of its own; train.accumulate takes several before an update";
+        return Err(train.refuse("micro_batch", expected, hint));
+    }
+    if train.number("label_smoothing")?.or(0.0) > 0.0 {
+        return Err(train.refuse("label_smoothing", expected, "each task has its own: write it there"));
+    }
+    Ok(())
+}
+
 /// A teacher reads whole windows of text.
 fn refuse_teacher_of_chats(raw: &RawRecipe, data: &Data) -> Result<(), Error> {
     let section = Section::open(raw, "distill")?;
@@ -406,6 +445,6 @@ pub(super) fn at_least_one(section: &Section, key: &str, hint: &str) -> Result<G
 }
 
 /// A size that cannot be zero.
-fn size(section: &Section, key: &str, hint: &str) -> Result<Given<usize>, Error> {
+pub(super) fn size(section: &Section, key: &str, hint: &str) -> Result<Given<usize>, Error> {
     section.size(key)?.must(|&n| n > 0, "at least 1", hint)
 }

@@ -56,6 +56,7 @@ fn the_frame_says_what_it_says() {
         distill,
         dpo,
         adapters,
+        tasks,
         prune,
     } = read(FRAME).unwrap()
     else {
@@ -78,6 +79,7 @@ fn the_frame_says_what_it_says() {
             && distill.is_none()
             && dpo.is_none()
             && adapters.is_empty()
+            && tasks.is_empty()
             && prune.is_none()
             && precision.int8.is_empty()
     );
@@ -336,4 +338,13 @@ fn codes_that_cannot_be_are_refused() {
         let message = message(text);
         assert!(message.contains(part), "{text}: {message}");
     }
+}
+
+#[test]
+fn a_recipe_with_files_held_out_comes_back_as_it_was_written() {
+    let text = "[model]\nfamily = \"bert\"\nlayers = 1\nheads = 2\nwidth = 16\ncontext = 16\nhead = \"sequence\"\n\
+                [data]\nlabelled = \"a.tsv\"\nheld_out = \"b.tsv\"\n";
+    let recipe = read(text).unwrap();
+    assert_eq!(read(&recipe.to_toml()).unwrap(), recipe);
+    assert!(message(&format!("{text}validation = 0.1\n")).contains("`data.validation` cannot be"));
 }
