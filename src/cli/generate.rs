@@ -412,7 +412,8 @@ fn said_of(pace: &Pace) -> String {
         parts.push(format!("read {}", rate(pace.read, pace.reading)));
     }
     if pace.steps > 0 {
-        parts.push(format!("wrote {}", rate(pace.steps, pace.stepping)));
+        let each = pace.dispatches.map_or(String::new(), |count| format!(", {count} dispatches each"));
+        parts.push(format!("wrote {}{each}", rate(pace.steps, pace.stepping)));
     }
     parts.join("; ")
 }

@@ -31,6 +31,8 @@ pub struct Pace {
     pub steps: usize,
     /// Time that took.
     pub stepping: Duration,
+    /// Kernels that a device starts for one token of one text; none on the host, or where no pass reads one.
+    pub dispatches: Option<usize>,
 }
 
 /// What one pass does.

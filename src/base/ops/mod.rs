@@ -60,6 +60,7 @@ pub mod transpose;
 
 pub use case::{Case, Cases};
 pub use emit::{Emit, Site, Value};
+pub use fast::team::lead;
 
 use crate::tensor::{DType, Data, Shape, Tensor, Type, View, ViewMut};
 use launch::{Caps, Variant};

@@ -96,6 +96,8 @@ impl CausalRows {
         let last = plans.len() - 1;
         let verify =
             (verified > 1).then(|| (Pass { rows: 1, tokens: verified, feeds: names(&plans[last]) }, last));
+        let single = sizes.iter().position(|&size| size == [1, 1]).filter(|_| !target.is_host());
+        let dispatches = single.map(|number| plans[number].dispatches.len());
         let passes =
             sizes.iter().zip(&plans).map(|(&[rows, tokens], plan)| Pass { rows, tokens, feeds: names(plan) });
         Ok(CausalRows {
@@ -106,7 +108,7 @@ impl CausalRows {
             held: vec![vec![]; count],
             vocabulary: family.vocabulary(),
             capacity,
-            pace: Pace::default(),
+            pace: Pace { dispatches, ..Pace::default() },
         })
     }
 

@@ -6,10 +6,9 @@ use super::geometry::Geometry;
 use super::host::Backward;
 use crate::ops::fast::math::{LANES, exp, exponentials, largest_of, ln, sum_of_pairs};
 use crate::ops::fast::product::{Matrix, Panels, product_here};
-use crate::ops::fast::widest;
+use crate::ops::fast::{team, widest};
 use crate::tensor::random::keep_element;
 use crate::tensor::{View, ViewMut};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Queries of a tile: whole tiles of the product kernels, few, since a causal tile computes half of its square in vain.
@@ -111,7 +110,7 @@ pub(super) fn forward(sources: &Sources, out: &mut [f32], lse: &mut [f32]) {
     let out = Shared::new(out);
     // Of a cache only the first rows are filled.
     let held = tiles(g).map(|(_, seen)| seen.end).max().unwrap_or(0);
-    lse.par_chunks_mut(g.queries.max(1)).enumerate().for_each(|(pair, lse)| {
+    team::chunks(lse, g.queries, |pair, lse| {
         let (b, h) = (pair / g.heads, pair % g.heads);
         let [mut keys, mut values] = [Panels::default(), Panels::default()];
         keys.pack(sources.key(b, h).transposed(), [g.size, held]);
@@ -199,7 +198,7 @@ pub(super) fn backward(sources: &Sources, saved: &Backward<View>, outputs: &mut 
             (shared[2.min(last)], g.value_offset, g.key_stride),
         ],
     };
-    (0..g.batch * g.key_heads).into_par_iter().with_max_len(1).for_each(|number| {
+    team::share(g.batch * g.key_heads, &|number| {
         backward_group(sources, saved, number / g.key_heads, number % g.key_heads, &targets);
     });
 }

@@ -5,14 +5,16 @@ use super::fast::{Sources, normalise};
 use super::geometry::Geometry;
 use super::text::{Buffers, columns};
 use crate::ops::fast::math::sum_of_pairs;
-use crate::ops::fast::widest;
+use crate::ops::fast::{team, widest};
 use crate::ops::launch::{Kernel, Launch};
 use crate::ops::seats::seat;
 use crate::tensor::{DType, View};
-use rayon::prelude::*;
 
 /// Queries to which this is meant for: with more, tiles that share keys are faster.
 pub(super) const FEW: usize = 8;
+
+/// Elements of all keys below which a team's leader attends alone.
+const FEW_OF_TEAM: usize = 1 << 12;
 
 /// Invocations of a workgroup, a power of two: keys scored in one turn.
 const LANES: usize = 128;
@@ -40,15 +42,26 @@ pub(super) fn each(g: &Geometry, inputs: &[View], out: &mut [f32], lse: &mut [f3
 pub(super) fn host(sources: &Sources, out: &mut [f32], lse: &mut [f32]) {
     let g = sources.g;
     let mut rows: Vec<(&mut [f32], f32)> = out.chunks_exact_mut(g.size).map(|out| (out, 0.0)).collect();
-    rows.par_iter_mut().enumerate().for_each(|(number, (out, lse))| {
-        let (h, t, b) = (number % g.heads, number / g.heads % g.queries, number / g.heads / g.queries);
-        let query = &sources.q[(b * g.queries + t) * g.query_stride + h * g.size..][..g.size];
-        let seen = g.reach(t);
-        let first = sources.key_row(b, h) + seen.start * g.key_stride;
-        let mut weights = vec![0.0; seen.len()];
-        score(query, &sources.k[first..], g.key_stride, g.scale, &mut weights);
-        *lse = normalise(&mut weights);
-        mix(&weights, &sources.v[first..], g.key_stride, out);
+    let each = match team::members() {
+        Some(members) if rows.len() * g.size * g.reach(g.queries - 1).len() >= FEW_OF_TEAM => {
+            rows.len().div_ceil(members)
+        }
+        Some(_) => rows.len(),
+        None => 1,
+    };
+    team::chunks(&mut rows, each, |piece, rows| {
+        let mut weights = vec![];
+        for (at, (out, lse)) in rows.iter_mut().enumerate() {
+            let number = piece * each + at;
+            let (h, t, b) = (number % g.heads, number / g.heads % g.queries, number / g.heads / g.queries);
+            let query = &sources.q[(b * g.queries + t) * g.query_stride + h * g.size..][..g.size];
+            let seen = g.reach(t);
+            let first = sources.key_row(b, h) + seen.start * g.key_stride;
+            weights.resize(seen.len(), 0.0);
+            score(query, &sources.k[first..], g.key_stride, g.scale, &mut weights);
+            *lse = normalise(&mut weights);
+            mix(&weights, &sources.v[first..], g.key_stride, out);
+        }
     });
     for (number, (_, found)) in rows.iter().enumerate() {
         let (h, t, b) = (number % g.heads, number / g.heads % g.queries, number / g.heads / g.queries);

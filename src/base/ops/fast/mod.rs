@@ -6,6 +6,7 @@ pub(crate) mod codes;
 pub(crate) mod kernel;
 pub(crate) mod math;
 pub(crate) mod product;
+pub(crate) mod team;
 
 use crate::tensor::{View, ViewMut};
 use rayon::prelude::*;
@@ -89,6 +90,10 @@ pub(crate) fn summed<'a>(inputs: &[View<'a>], sum: &'a mut [ViewMut], residual: 
     }
     let more = inputs[inputs.len() - 1].floats();
     let sum = sum[0].floats();
+    if team::members().is_some() {
+        add_up(x, more, sum);
+        return sum;
+    }
     let each = sum.len().div_ceil(3 * rayon::current_num_threads()).max(FEW);
     let parts = sum.par_chunks_mut(each).zip(x.par_chunks(each).zip(more.par_chunks(each)));
     parts.for_each(|(sum, (x, more))| add_up(x, more, sum));
@@ -112,9 +117,15 @@ widest! {
     }
 }
 
+/// Threads that shared work is done by.
+pub(crate) fn threads() -> usize {
+    team::members().unwrap_or_else(rayon::current_num_threads)
+}
+
 /// Rows of one piece of `rows` rows of `cols` elements: all where there are few, else several pieces for each thread.
 pub(crate) fn rows_of_piece(rows: usize, cols: usize) -> usize {
-    if rows * cols < FEW {
+    // A team is for plans so small that only products and attention are worth sharing out.
+    if rows * cols < FEW || team::members().is_some() {
         return rows.max(1);
     }
     let pieces = 3 * rayon::current_num_threads();

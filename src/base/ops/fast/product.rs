@@ -2,8 +2,7 @@
 //! first cache.
 
 use super::kernel::{Kernel, MOST, kernel};
-use super::widest;
-use rayon::prelude::*;
+use super::{team, threads, widest};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -15,6 +14,9 @@ const REACH: usize = 1 << 17;
 
 /// Multiply-adds below which a product stays on its thread.
 const FEW: usize = 1 << 17;
+
+/// The same where a team does the work.
+const FEW_OF_TEAM: usize = 1 << 14;
 
 /// Elements of a cache line.
 const LINE: usize = 16;
@@ -93,7 +95,8 @@ pub(crate) fn product(
             finish(columns.start, unsafe { out.piece(row, columns.clone()) });
         }
     };
-    let threads = if m * n * k < FEW { 1 } else { rayon::current_num_threads() };
+    let few = if team::members().is_some() { FEW_OF_TEAM } else { FEW };
+    let threads = if m * n * k < few { 1 } else { threads() };
     let panel = kernel.cols * k;
     if threads == 1 || n > m {
         // Columns are shared out, one task for each thread: it packs its own of B, and all of A.
@@ -111,8 +114,7 @@ pub(crate) fn product(
     let panels = n.div_ceil(kernel.cols);
     with_memory(1, panels * panel, |packed| {
         let each = panels.div_ceil(threads);
-        let parts = packed.par_chunks_mut((each * panel).max(1)).enumerate();
-        parts.for_each(|(part, packed)| {
+        team::chunks(packed, each * panel, |part, packed| {
             pack_panels(b, [k, n], part * each * kernel.cols, kernel.cols, packed);
         });
         let each = share(m, kernel.rows, threads);
@@ -227,7 +229,7 @@ fn in_steps(end: usize, step: usize, task: &(dyn Fn(usize) + Sync)) {
     if end <= step {
         return task(0);
     }
-    (0..end.div_ceil(step)).into_par_iter().with_max_len(1).for_each(|number| task(number * step));
+    team::share(end.div_ceil(step), &|number| task(number * step));
 }
 
 /// Panels of B from column `first` on, as many as `packed` has room for: `width` elements for each step, zeros past the last

@@ -4,9 +4,8 @@ use super::Matmul;
 use super::geometry::{Form, Geometry};
 use crate::ops::fast::math::LANES;
 use crate::ops::fast::product::{Matrix, product, product_here};
-use crate::ops::fast::{rows_of_piece, widest};
+use crate::ops::fast::{rows_of_piece, team, threads, widest};
 use crate::tensor::View;
-use rayon::prelude::*;
 
 pub(super) fn compute(op: &Matmul, inputs: &[View], c: &mut [f32]) {
     let sizes = Geometry::of(op.form, inputs[0].shape, inputs[1].shape)
@@ -32,15 +31,15 @@ pub(super) fn compute(op: &Matmul, inputs: &[View], c: &mut [f32]) {
         (a, b)
     };
     let starts: Vec<[usize; 2]> = sizes.starts().collect();
-    if starts.len() < rayon::current_num_threads() {
+    if starts.len() < threads() {
         for (&start, c) in starts.iter().zip(c.chunks_exact_mut(m * n)) {
             let (a, b) = operands(start);
             product([m, k, n], a, b, c, &finish);
         }
         return;
     }
-    c.par_chunks_exact_mut(m * n).zip(&starts).for_each(|(c, &start)| {
-        let (a, b) = operands(start);
+    team::chunks(c, m * n, |number, c| {
+        let (a, b) = operands(starts[number]);
         product_here([m, k, n], a, b, c, n, false);
         c.chunks_exact_mut(n).for_each(|row| finish(0, row));
     });
@@ -48,6 +47,9 @@ pub(super) fn compute(op: &Matmul, inputs: &[View], c: &mut [f32]) {
 
 /// Rows of B that are read at a time.
 const ROWS: usize = 8;
+
+/// Elements of B below which a team's leader multiplies alone: reading them takes about what asking another does.
+const FEW_OF_TEAM: usize = 1 << 13;
 
 /// One row of A: B is read where it lies, once, its columns shared out. Every sum has one order, however they are cut.
 fn one_row(
@@ -58,8 +60,12 @@ fn one_row(
     c: &mut [f32],
     finish: &(dyn Fn(usize, &mut [f32]) + Sync),
 ) {
-    let each = rows_of_piece(n, k).next_multiple_of(LANES);
-    c.par_chunks_mut(each).enumerate().for_each(|(number, piece)| {
+    let each = match team::members() {
+        Some(members) if n * k >= FEW_OF_TEAM => n.div_ceil(members),
+        _ => rows_of_piece(n, k),
+    };
+    let each = each.next_multiple_of(LANES);
+    team::chunks(c, each, |number, piece| {
         let first = number * each;
         match form {
             Form::Nt => along_k(a, &b[first * k..], piece),

@@ -4,6 +4,7 @@
 //! gradients written there, an optimiser works in place. A run allocates nothing that grows with the model.
 
 mod awake;
+mod hands;
 mod replay;
 mod words;
 
@@ -11,6 +12,7 @@ pub use awake::all_threads;
 
 use super::{Arena, Engine, Error, Plan, Result, Span, Ticket};
 use crate::tensor::{DType, Tensor, Type, View, ViewMut};
+use hands::Hands;
 use replay::Replay;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +21,7 @@ use words::Words;
 /// Replays plans on the processor: what trains where there is no device, and a device's yardstick.
 pub struct HostEngine {
     arenas: Vec<Store>,
-    plans: Vec<Replay>,
+    plans: Vec<(Replay, Hands)>,
     finished: HashMap<Ticket, Vec<Tensor>>,
     next: u64,
 }
@@ -34,13 +36,14 @@ impl HostEngine {
     /// An engine with zeroed arenas. Variants of the plans do not matter here: they are the device's.
     pub fn new(arenas: &[Arena], plans: Vec<Plan>) -> Self {
         let store = |a: &Arena| Store { dtype: a.kind.dtype, words: Words::zeros(a.kind.host_words()) };
-        let plans = plans.into_iter().map(Replay::new).collect();
+        let plans = plans.into_iter().map(|plan| (Hands::of(&plan), plan));
+        let plans = plans.map(|(hands, plan)| (Replay::new(plan), hands)).collect();
         HostEngine { arenas: arenas.iter().map(store).collect(), plans, finished: HashMap::new(), next: 0 }
     }
 
     /// Mean time of each node of a plan over its runs so far, with the node's number; views take none and are left out.
     pub fn times(&self, plan: usize) -> Vec<(usize, Duration)> {
-        self.plans[plan].times()
+        self.plans[plan].0.times()
     }
 }
 
@@ -58,8 +61,8 @@ impl Engine for HostEngine {
     }
 
     fn submit(&mut self, number: usize, feeds: &[&Tensor]) -> Result<Ticket> {
-        let (plan, arenas) = (&mut self.plans[number], &mut self.arenas);
-        let results = awake::all_threads(|| plan.run(arenas, feeds))?;
+        let ((plan, hands), arenas) = (&mut self.plans[number], &mut self.arenas);
+        let results = hands.run(|| plan.run(arenas, feeds))?;
         self.next += 1;
         let ticket = Ticket(self.next);
         self.finished.insert(ticket, results);
@@ -77,7 +80,7 @@ impl Engine for HostEngine {
 
     fn memory_bytes(&self) -> u64 {
         let arenas: usize = self.arenas.iter().map(|a| 4 * a.words.len()).sum();
-        arenas as u64 + self.plans.iter().map(Replay::memory_bytes).sum::<u64>()
+        arenas as u64 + self.plans.iter().map(|(plan, _)| plan.memory_bytes()).sum::<u64>()
     }
 }
 
