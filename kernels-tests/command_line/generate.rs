@@ -196,3 +196,32 @@ fn a_schema_is_kept_to_and_a_bad_one_is_refused() {
     write(&["--json-schema", r#"{"type": "strin"}"#]).refused(2, &["JSON schema", "strin"]);
     write(&["--json-object", "--regex", "a"]).refused(2, &["cannot be used with"]);
 }
+
+#[test]
+fn contrastive_search_and_early_layers_write_other_texts_and_refuse_what_they_cannot_do() {
+    let bench = trained();
+    let write = |more: &[&str]| {
+        let given = ["generate", "run", "--prompt", "7 sheep", "--max-new-tokens", "8", "--device", "cpu"];
+        bench.kiln(&[&given[..], more].concat())
+    };
+    let greedy = write(&[]).fine().out;
+    assert_eq!(write(&["--penalty-alpha", "0", "--top-k", "3"]).fine().out, greedy);
+    let apart = write(&["--penalty-alpha", "0.9"]).fine().out;
+    assert!(apart != greedy && apart.chars().count() == greedy.chars().count(), "{apart}{greedy}");
+    let both = write(&["--penalty-alpha", "0.9", "--prompt", "1", "--json"]).json();
+    assert!(sequences(&both).len() == 2 && both["scores"][1].as_f64().unwrap() < 0.0, "{both}");
+    let early = write(&["--dola-layers", "high"]).fine().out;
+    assert_eq!(early, write(&["--dola-layers", "0"]).fine().out);
+    assert_eq!(
+        write(&["--dola-layers", "low", "--num-beams", "2", "--json"]).json()["texts"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    write(&["--dola-layers", "7"]).refused(2, &["dola_layers", "layer 7 of a model with 1"]);
+    write(&["--dola-layers", "deep"]).refused(2, &["dola_layers is deep", "low, high"]);
+    write(&["--penalty-alpha", "2"]).refused(2, &["penalty_alpha is 2"]);
+    write(&["--penalty-alpha", "0.5", "--top-k", "0"]).refused(2, &["top_k is 0"]);
+    write(&["--penalty-alpha", "0.5", "--do-sample"]).refused(2, &["cannot be used with"]);
+}

@@ -3,16 +3,17 @@
 pub(super) mod flags;
 mod page;
 mod prompt;
+mod writer;
 
 use super::Usage;
 use super::folder::{Beside, Head, ModelFolder};
 use super::ngram;
-use crate::data::tokenizer::{END_OF_TEXT, Tokenizer};
+use crate::data::tokenizer::END_OF_TEXT;
 use crate::deploy::{self, Deployment};
 use crate::exchange::{self, Opened};
 use crate::generate::{
-    Agreed, CausalRows, Finish, Lengths, Overflow, Pace, Request, Room, Rows, Session, Settings, Sought,
-    SpeculativeRows, end_tokens, open_rows, search,
+    Agreed, CausalRows, EarlyLayers, Lengths, Pace, Room, Rows, Session, Shown, SpeculativeRows, end_tokens,
+    open_rows,
 };
 use crate::model::Family;
 use crate::ngram::{Model, is_ngram};
@@ -21,11 +22,10 @@ use clap::{Args, ValueEnum};
 use flags::Flags;
 use page::Page;
 use prompt::Prompts;
-use serde_json::json;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use writer::{Writer, Written, print_json};
 
 /// Let a model continue texts or, where it is an encoder-decoder, write others in view of them.
 ///
@@ -33,7 +33,7 @@ use std::time::Duration;
 /// Several prompts are written side by side; each has the text that it has alone.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate runs/stories --prompt \"The sea\" --num-beams 4 --no-repeat-ngram-size 3\n  kiln generate smollm2 --chat --prompt \"Why is the sky blue?\" --stop-strings User:\n  kiln generate smollm2 --chat --prompt \"Who wrote Emma?\" --json-schema answer.json\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
+    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate runs/stories --prompt \"The sea\" --num-beams 4 --no-repeat-ngram-size 3\n  kiln generate runs/stories --prompt \"The sea\" --penalty-alpha 0.6 --top-k 4\n  kiln generate smollm2 --chat --prompt \"Why is the sky blue?\" --stop-strings User:\n  kiln generate smollm2 --chat --prompt \"Who wrote Emma?\" --json-schema answer.json\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
 )]
 pub struct Generate {
     #[command(flatten)]
@@ -87,17 +87,11 @@ impl Cache {
 /// Texts most that are written side by side; more wait.
 const MOST_ROWS: usize = 16;
 
-/// A text as it was written.
-struct Written {
-    ids: Vec<u32>,
-    text: String,
-    score: f32,
-}
-
 impl Generate {
     /// Streams the text to stdout, or prints it whole as JSON.
     pub fn run(self) -> anyhow::Result<()> {
         let beams = self.flags.beams()?;
+        let contrastive = self.flags.contrastive()?;
         self.flags.sampling().check()?;
         let folder = self.folder.resolve()?;
         let adapters = self.beside.resolve()?;
@@ -118,7 +112,11 @@ impl Generate {
         }
         let settings = self.flags.settings(model.tokenizer.as_ref(), &ends)?;
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
-        let each = beams.as_ref().map_or(self.flags.texts(), |beams| beams.num_beams);
+        let each = match (&beams, &contrastive) {
+            (Some(beams), _) => beams.num_beams,
+            (_, Some(contrastive)) => contrastive.top_k,
+            _ => self.flags.texts(),
+        };
         let prompts = self.flags.in_context(model.tokenizer.as_ref(), prompts, &settings)?;
         let (prompts, settings): (Vec<_>, Vec<_>) = prompts.into_iter().unzip();
         let seconds = settings.iter().any(|settings| settings.contrast.is_some());
@@ -128,9 +126,10 @@ impl Generate {
         let mut writer = Writer { json: self.json, tokenizer, settings, pair, prompts, session: None };
         writer.fit(rows.as_ref())?;
         let mut session = Session::new(rows, writer.tokenizer.clone());
-        let written = match &beams {
-            Some(beams) => writer.beams(&mut session, beams)?,
-            None => {
+        let written = match (&beams, &contrastive) {
+            (Some(beams), _) => writer.beams(&mut session, beams)?,
+            (_, Some(contrastive)) => writer.contrastive(&mut session, contrastive)?,
+            _ => {
                 writer.session = Some(session);
                 writer.side_by_side(self.flags.texts())?
             }
@@ -167,6 +166,9 @@ impl Generate {
         let tokens = longest.saturating_add(self.flags.max_new_tokens);
         let lengths = Lengths { source: longest, target: count.max(1) };
         let room = Room { rows: most, tokens };
+        if let Some(shown) = self.shown(family)? {
+            return Ok(Box::new(CausalRows::showing(family, &deployment, target, room, shown)?));
+        }
         let Some(assistant) = &self.flags.assistant_model else {
             return Ok(open_rows(family, &deployment, target, room, lengths)?);
         };
@@ -181,6 +183,25 @@ impl Generate {
         let own = CausalRows::verifying(family, &deployment, target, room, self.flags.ahead() + 1)?;
         let draft = CausalRows::new(draft.family.as_ref(), &ahead, target, room)?;
         Ok(Box::new(SpeculativeRows::new(own, draft)?))
+    }
+
+    /// What passes are to show beside scores; none where scores are enough.
+    fn shown(&self, family: &dyn Family) -> anyhow::Result<Option<Shown>> {
+        let (flag, early) = match (self.flags.contrastive()?, &self.flags.dola_layers) {
+            (Some(_), _) => ("--penalty-alpha", None),
+            (_, Some(layers)) => ("--dola-layers", Some(layers.parse::<EarlyLayers>()?)),
+            _ => return Ok(None),
+        };
+        let interface = family.interface();
+        if interface.start.is_some() || interface.sums_up {
+            let text =
+                format!("{flag} is for decoders with caches: neither encoder-decoders nor recurrent models");
+            return Err(Usage(text).into());
+        }
+        Ok(Some(match early {
+            Some(layers) => Shown::Early(layers.of(family)?),
+            None => Shown::States,
+        }))
     }
 
     /// Continues the prompt with a model of runs.
@@ -215,191 +236,6 @@ impl Generate {
         let text = tokenizer.decode(&ids)?;
         print_json(&[Written { ids, text, score: f32::NAN }], true)
     }
-}
-
-/// What writes the prompts.
-struct Writer {
-    json: bool,
-    tokenizer: Option<Arc<Tokenizer>>,
-    /// Of each prompt.
-    settings: Vec<Settings>,
-    /// The model is an encoder-decoder: prompts are what its encoder reads.
-    pair: bool,
-    prompts: Vec<Vec<u32>>,
-    session: Option<Session>,
-}
-
-impl Writer {
-    /// Says where a prompt is longer than what the model sees, and cuts it where that is to be done.
-    fn fit(&mut self, rows: &dyn Rows) -> anyhow::Result<()> {
-        let capacity = rows.capacity();
-        if self.pair {
-            return Ok(());
-        }
-        for (prompt, settings) in self.prompts.iter().zip(&self.settings) {
-            let given = prompt.len();
-            if given > capacity && settings.overflow == Overflow::Slide {
-                eprintln!(
-                    "the prompt has {given} tokens, the model sees {capacity}: only the last {capacity} are used"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// What a text begins with.
-    fn begins(&self, prompt: &[u32], start: Option<u32>) -> Vec<u32> {
-        start.map_or_else(|| prompt.to_vec(), |start| vec![start])
-    }
-
-    /// Writes every prompt `each` times; a single text is shown as it comes.
-    fn side_by_side(&mut self, each: usize) -> anyhow::Result<Vec<Written>> {
-        let session = self.session.as_mut().expect("it was opened");
-        let start = session.rows().start();
-        let single = self.prompts.len() * each == 1;
-        let formed = self.settings.iter().any(|settings| settings.grammar.is_some());
-        let mut texts = std::collections::BTreeMap::new();
-        for (prompt, settings) in self.prompts.iter().zip(&self.settings) {
-            let source = if self.pair { Some(session.rows().source_of(prompt)?) } else { None };
-            for stream in 0..each as u32 {
-                let begins = start.map_or_else(|| prompt.clone(), |start| vec![start]);
-                let logprobs = self.json.then_some(0);
-                let settings = settings.clone();
-                let request =
-                    Request { prompt: begins.clone(), source: source.clone(), settings, stream, logprobs };
-                let written = Written { ids: begins, text: String::new(), score: 0.0 };
-                texts.insert(session.admit(request)?, (written, 0));
-            }
-        }
-        let tokenizer = self.tokenizer.clone();
-        let mut page = Page::new(tokenizer.as_deref(), self.json || !single);
-        if !self.pair && single {
-            page.show(&self.prompts[0])?;
-            page.settle()?;
-        }
-        while !session.is_idle() {
-            for event in session.step()? {
-                let (written, count) = texts.get_mut(&event.ticket).expect("it was admitted");
-                written.ids.push(event.token);
-                written.text += &event.text;
-                written.score += event.told.as_ref().map_or(0.0, |told| told.chosen);
-                *count += 1;
-                if let Some(why) = event.finish.as_ref().and_then(cut_off).filter(|_| formed) {
-                    eprintln!("cut off  {why}: a text is not whole by what it must match");
-                }
-                let ends = matches!(event.finish, Some(Finish::End(_)));
-                if !ends {
-                    page.show_as(&event.text, event.token)?;
-                }
-            }
-        }
-        page.finish()?;
-        let over = |(written, count): (Written, usize)| Written {
-            score: written.score / count.max(1) as f32,
-            ..written
-        };
-        Ok(texts.into_values().map(over).collect())
-    }
-
-    /// Writes every prompt by beams, as many at once as have rows.
-    fn beams(
-        &mut self,
-        session: &mut Session,
-        beams: &crate::generate::Beams,
-    ) -> anyhow::Result<Vec<Written>> {
-        let rows = session.rows();
-        // What beams have is the same for all prompts.
-        let settings = &self.settings[0];
-        let start = rows.start();
-        let mut all = vec![];
-        for part in self.prompts.chunks((rows.count() / beams.num_beams).max(1)) {
-            let mut begins = vec![];
-            for (number, prompt) in part.iter().enumerate() {
-                let seen = prompt.len().min(if settings.overflow == Overflow::Slide {
-                    rows.capacity()
-                } else {
-                    usize::MAX
-                });
-                begins.push(
-                    self.begins(&prompt[prompt.len() - if self.pair { prompt.len() } else { seen }..], start),
-                );
-                if self.pair {
-                    let source = rows.source_of(prompt)?;
-                    for row in 0..beams.num_beams {
-                        rows.begin(number * beams.num_beams + row, &source)?;
-                    }
-                }
-            }
-            let sought: Vec<Sought> = begins
-                .iter()
-                .enumerate()
-                .map(|(number, prompt)| Sought {
-                    prompt,
-                    row: number * beams.num_beams,
-                    stream: (all.len() + number) as u32,
-                })
-                .collect();
-            for (found, begin) in search(rows, &sought, settings, beams)?.into_iter().zip(&begins) {
-                for text in found {
-                    let own: Vec<u32> = text.ids[begin.len()..]
-                        .iter()
-                        .copied()
-                        .filter(|token| !settings.ends.contains(token))
-                        .collect();
-                    let shown = self.tokenizer.as_ref().map_or(Ok(String::new()), |t| t.decode(&own))?;
-                    all.push(Written { ids: text.ids, text: shown, score: text.score });
-                }
-            }
-        }
-        Ok(all)
-    }
-
-    /// Prints texts that were not shown as they came.
-    fn print(&self, written: &[Written]) -> anyhow::Result<()> {
-        if self.json {
-            let whole = |written: &Written| -> anyhow::Result<Written> {
-                let text = self.tokenizer.as_ref().map_or(Ok(String::new()), |t| t.decode(&written.ids))?;
-                Ok(Written { ids: written.ids.clone(), text, score: written.score })
-            };
-            let all = written.iter().map(whole).collect::<anyhow::Result<Vec<_>>>()?;
-            return print_json(&all, self.tokenizer.is_some());
-        }
-        if written.len() == 1 && self.session.is_some() {
-            return Ok(());
-        }
-        let mut out = std::io::stdout().lock();
-        let each = written.len() / self.prompts.len().max(1);
-        for (number, text) in written.iter().enumerate() {
-            let prompt = &self.prompts[number / each.max(1)];
-            match &self.tokenizer {
-                Some(tokenizer) if !self.pair => writeln!(out, "{}{}", tokenizer.decode(prompt)?, text.text)?,
-                Some(_) => writeln!(out, "{}", text.text)?,
-                None => {
-                    let ids: Vec<String> = text.ids.iter().map(u32::to_string).collect();
-                    writeln!(out, "{}", ids.join(" "))?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Why a text ended before it was whole.
-fn cut_off(finish: &Finish) -> Option<&'static str> {
-    match finish {
-        Finish::Length => Some("it has --max-new-tokens tokens"),
-        Finish::Full => Some("the context is full"),
-        Finish::Stuck => Some("no token may follow"),
-        Finish::End(_) | Finish::Stop(_) | Finish::Complete => None,
-    }
-}
-
-fn print_json(written: &[Written], with_texts: bool) -> anyhow::Result<()> {
-    let sequences: Vec<&Vec<u32>> = written.iter().map(|text| &text.ids).collect();
-    let texts: Vec<&str> = written.iter().filter(|_| with_texts).map(|text| text.text.as_str()).collect();
-    let scores: Vec<f32> = written.iter().map(|text| text.score).filter(|score| !score.is_nan()).collect();
-    let all = json!({ "sequences": sequences, "texts": texts, "scores": scores });
-    Ok(writeln!(std::io::stdout(), "{all}")?)
 }
 
 /// How fast prompts were read and continued, in tokens per second.

@@ -1,6 +1,8 @@
 //! Text from a trained model: the next token again and again.
 
 pub mod beams;
+mod contrastive;
+mod dola;
 pub mod draw;
 mod grammar;
 pub mod processors;
@@ -14,11 +16,13 @@ mod translator;
 
 pub use crate::data::sampling::{Sampling, sample};
 pub use beams::{Beams, EarlyStopping, Hypothesis, Sought, search};
+pub use contrastive::{Contrastive, contrast};
+pub use dola::EarlyLayers;
 pub use grammar::{Grammar, Spelling};
 pub use reader::{Pace, Work};
 pub use rows::{
-    Agreed, CausalRows, Outcome, PairedRows, Room, Rows, SinglePairs, SingleRows, Source, SpeculativeRows,
-    Text, open_rows,
+    Agreed, CausalRows, Outcome, PairedRows, Room, Rows, Shown, SinglePairs, SingleRows, Source,
+    SpeculativeRows, State, Text, open_rows,
 };
 pub use session::{Event, Finish, Request, Session, Ticket, Told};
 pub use settings::{Contrast, Overflow, Settings, end_tokens};
@@ -115,6 +119,9 @@ pub enum Error {
     /// A JSON schema in a build without what reads them.
     #[error("this kiln was built without JSON schemas\n  hint: build it with --features schema")]
     NoSchemas,
+    /// Contrastive search over rows that do not show hidden states.
+    #[error("these rows do not show the hidden states of what they hold, which contrastive search compares")]
+    NoStates,
     /// A draft that knows other tokens than its model.
     #[error(
         "the draft knows {got} tokens, its model {vocabulary}\n  hint: both need the same tokenizer; a pruned or distilled copy of the model has it"

@@ -3,7 +3,9 @@
 use crate::cli::Usage;
 use crate::data::sampling::Sampling;
 use crate::data::tokenizer::Tokenizer;
-use crate::generate::{Beams, Contrast, EarlyStopping, Error, Grammar, Overflow, Settings, Spelling};
+use crate::generate::{
+    Beams, Contrast, Contrastive, EarlyStopping, Error, Grammar, Overflow, Settings, Spelling,
+};
 use clap::{Args, ValueEnum};
 use serde_json::Value as Json;
 use std::path::PathBuf;
@@ -75,6 +77,16 @@ pub struct Flags {
     /// Beside --context: how much more it counts; 0 is nothing. [default: 0.5]
     #[arg(long, value_name = "NUMBER", requires = "context")]
     context_alpha: Option<f64>,
+    /// Of the --top-k likeliest tokens [default: 4] take the one that is likely and unlike the text before it: contrastive search, with
+    /// this share for unlikeness.
+    #[arg(long, value_name = "SHARE", conflicts_with_all = [
+        "do_sample", "temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "context", "num_beams",
+        "num_return_sequences", "assistant_model", "dola_layers", "stop_strings",
+    ])]
+    penalty_alpha: Option<f64>,
+    /// Take scores against those of early layers, low, high or by number such as 0,2,4, whichever is farthest at each token (DoLa).
+    #[arg(long, value_name = "LAYERS", conflicts_with = "assistant_model")]
+    pub dola_layers: Option<String>,
     /// Let this smaller model, such as a pruned or distilled copy, write ahead; the text stays what the model writes alone.
     #[arg(long, value_name = "MODEL")]
     pub assistant_model: Option<PathBuf>,
@@ -133,7 +145,8 @@ impl Flags {
     fn draws(&self) -> bool {
         let shares = [self.temperature, self.top_p, self.min_p, self.typical_p];
         let more = [self.epsilon_cutoff, self.eta_cutoff];
-        self.do_sample || self.top_k.is_some() || shares.iter().chain(&more).any(Option::is_some)
+        let top_k = self.top_k.is_some() && self.penalty_alpha.is_none();
+        self.do_sample || top_k || shares.iter().chain(&more).any(Option::is_some)
     }
 
     /// Settings of a model without a session.
@@ -167,6 +180,8 @@ impl Flags {
             ("--json-schema", self.json_schema.is_some()),
             ("--json-object", self.json_object),
             ("--context", self.context.is_some()),
+            ("--penalty-alpha", self.penalty_alpha.is_some()),
+            ("--dola-layers", self.dola_layers.is_some()),
             ("--assistant-model", self.assistant_model.is_some()),
             ("--num-beams", self.num_beams > 1),
             ("--num-return-sequences", self.num_return_sequences > 1),
@@ -248,6 +263,14 @@ impl Flags {
             Ok(([&before[..], &prompt].concat(), settings))
         };
         prompts.into_iter().map(with).collect()
+    }
+
+    /// How contrastive search is led, if there is any.
+    pub fn contrastive(&self) -> anyhow::Result<Option<Contrastive>> {
+        let Some(penalty_alpha) = self.penalty_alpha else { return Ok(None) };
+        let contrastive = Contrastive { penalty_alpha, top_k: self.top_k.unwrap_or(4) };
+        contrastive.check()?;
+        Ok(Some(contrastive))
     }
 
     /// Tokens that a draft writes ahead.

@@ -3,6 +3,7 @@
 //! Passes of several sizes share weights and caches: one reads many tokens of a row at a time, one a few, and others one token each
 //! of 1, 2, 4 .. rows, whichever these are.
 
+use super::shown::{self, Shown, State};
 use super::{Outcome, Rows, Text, check, choice, shared};
 use crate::deploy::{self, Deployment};
 use crate::generate::{Error, Pace, Result};
@@ -17,6 +18,9 @@ use std::time::Instant;
 
 /// Tokens that a pass reads of one row at a time, the most first; a shorter rest is filled up.
 const CHUNKS: [usize; 2] = [128, 16];
+
+/// The first result of a pass that is neither the token nor its log-probability.
+const SHOWN: usize = 2;
 
 /// How much is to be held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +40,9 @@ pub struct CausalRows {
     /// What reads some tokens of one row and chooses one after each of them, and the number of its plan.
     verify: Option<(Pass, usize)>,
     held: Vec<Vec<u32>>,
+    shown: Shown,
+    /// Of each row the hidden states of what it holds, and perhaps of more that it held before; where they are shown.
+    states: Vec<Vec<State>>,
     vocabulary: usize,
     capacity: usize,
     pub(super) pace: Pace,
@@ -57,7 +64,18 @@ impl CausalRows {
         target: &Target,
         room: Room,
     ) -> Result<CausalRows> {
-        CausalRows::verifying(family, deployment, target, room, 0)
+        CausalRows::made(family, deployment, target, room, 0, Shown::Nothing)
+    }
+
+    /// The same for rows that show more than scores.
+    pub fn showing(
+        family: &dyn Family,
+        deployment: &Deployment,
+        target: &Target,
+        room: Room,
+        shown: Shown,
+    ) -> Result<CausalRows> {
+        CausalRows::made(family, deployment, target, room, 0, shown)
     }
 
     /// The same for rows of which up to `verified` tokens are read at once, with the token that follows each: what a draft needs.
@@ -68,6 +86,17 @@ impl CausalRows {
         room: Room,
         verified: usize,
     ) -> Result<CausalRows> {
+        CausalRows::made(family, deployment, target, room, verified, Shown::Nothing)
+    }
+
+    fn made(
+        family: &dyn Family,
+        deployment: &Deployment,
+        target: &Target,
+        room: Room,
+        verified: usize,
+        shown: Shown,
+    ) -> Result<CausalRows> {
         let capacity = room.tokens.clamp(1, family.context());
         let count = room.rows.max(1);
         let sizes = sizes(count, capacity);
@@ -76,8 +105,12 @@ impl CausalRows {
             Reading { seats, ..Reading::new(Extent { batch, context }, Mode::Continue { capacity }) }
         };
         let graph = |&size: &[usize; 2]| {
-            deployment
-                .graph_of(family, &reading(size, 1), |graph, forward| choice::write(graph, forward.logits))
+            deployment.graph_of(family, &reading(size, 1), |graph, forward| {
+                let beside = shown::values(graph, &forward, &shown)?;
+                choice::write(graph, forward.logits)?;
+                beside.iter().for_each(|value| graph.output("shown", *value));
+                Ok(())
+            })
         };
         let mut graphs = sizes.iter().map(graph).collect::<deploy::Result<Vec<_>>>()?;
         graphs.push(ordering_of(&states(&graphs[0]), count)?);
@@ -106,6 +139,8 @@ impl CausalRows {
             order: sizes.len(),
             verify,
             held: vec![vec![]; count],
+            shown,
+            states: vec![vec![]; count],
             vocabulary: family.vocabulary(),
             capacity,
             pace: Pace { dispatches, ..Pace::default() },
@@ -142,8 +177,14 @@ impl CausalRows {
         let held: Vec<Vec<u32>> = texts.iter().map(|&(row, _)| std::mem::take(&mut self.held[row])).collect();
         let results =
             self.engine.run(number, &feeds.iter().collect::<Vec<_>>()).map_err(train::Error::from)?;
-        for (&(row, text), mut held) in texts.iter().zip(held) {
-            held.extend(text[held.len()..].iter().take(tokens));
+        for (place, (&(row, text), mut held)) in texts.iter().zip(held).enumerate() {
+            let first = held.len();
+            held.extend(text[first..].iter().take(tokens));
+            if self.shown == Shown::States {
+                let states = shown::states_of(&results[SHOWN], [rows, tokens], place, held.len() - first);
+                self.states[row].truncate(first);
+                self.states[row].extend(states);
+            }
             self.held[row] = held;
         }
         let (count, time) = match tokens {
@@ -151,15 +192,20 @@ impl CausalRows {
             _ => (&mut self.pace.read, &mut self.pace.reading),
         };
         *count += scored[..texts.len()].iter().map(|at| *at as usize % tokens + 1).sum::<usize>();
-        let scores = match how.iter().any(Option::is_none) {
+        let early = matches!(self.shown, Shown::Early(_));
+        let scores = match early || how.iter().any(Option::is_none) {
             true => Some(self.engine.run(self.order + 1 + number, &[]).map_err(train::Error::from)?),
             false => None,
         };
         *time += start.elapsed();
+        let of_row = |scores: &[Tensor], row: usize| {
+            scores[0].real::<f32>()[row * self.vocabulary..][..self.vocabulary].to_vec()
+        };
         let outcome = |(row, how): (usize, &Option<Choice>)| match (how, &scores) {
-            (None, Some(scores)) => {
-                Outcome::Scores(scores[0].real::<f32>()[row * self.vocabulary..][..self.vocabulary].to_vec())
+            (how, Some(scores)) if early => {
+                super::outcome(shown::contrasted(&of_row(scores, row), &results[SHOWN..], row), how)
             }
+            (None, Some(scores)) => Outcome::Scores(of_row(scores, row)),
             _ => Outcome::Chosen(results[0].as_u32()[row], results[1].real::<f32>()[row]),
         };
         Ok(how.iter().enumerate().map(outcome).collect())
@@ -275,11 +321,19 @@ impl Rows for CausalRows {
             return Ok(());
         }
         let held = super::ordered(&self.held, from)?;
+        let places = from;
         let from = Tensor::u32([from.len()], from.iter().map(|&row| row as u32).collect());
         self.held.iter_mut().for_each(Vec::clear);
         self.engine.run(self.order, &[&from]).map_err(train::Error::from)?;
         self.held = held;
+        if self.shown == Shown::States {
+            self.states = places.iter().map(|&row| self.states[row].clone()).collect();
+        }
         Ok(())
+    }
+
+    fn states(&self, row: usize) -> Option<&[State]> {
+        (self.shown == Shown::States).then(|| &self.states[row][..self.held[row].len()])
     }
 
     fn pace(&self) -> Pace {

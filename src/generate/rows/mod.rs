@@ -6,6 +6,7 @@
 mod causal;
 mod choice;
 mod paired;
+mod shown;
 mod single;
 mod speculative;
 #[cfg(test)]
@@ -15,13 +16,14 @@ pub use causal::{CausalRows, Room};
 pub use choice::Outcome;
 pub(super) use paired::start_of;
 pub use paired::{PairedRows, Source};
+pub use shown::{Shown, State};
 pub use single::{SinglePairs, SingleRows};
 pub use speculative::{Agreed, SpeculativeRows};
 
 use super::{Error, Lengths, Pace, Result};
 use crate::deploy::Deployment;
 use crate::model::{self, Family, Task};
-use crate::ops::choose_token::Choice;
+use crate::ops::choose_token::{Choice, choose_of};
 use crate::train::Target;
 
 /// A row with the text that stands in it, or is to stand in it.
@@ -82,6 +84,12 @@ pub trait Rows {
         Err(model::Error::Task { expected: Task::SecondText.describe().into(), got }.into())
     }
 
+    /// Hidden states of the tokens that a row holds, where they are shown.
+    fn states(&self, row: usize) -> Option<&[State]> {
+        let _ = row;
+        None
+    }
+
     /// How often a draft was right, where there is one.
     fn agreed(&self) -> Option<Agreed> {
         None
@@ -116,6 +124,17 @@ pub fn open_rows(
         (true, false) => Box::new(PairedRows::new(family, deployment, target, room.rows, lengths)?),
         (true, true) => Box::new(SinglePairs::new(family, deployment, target, room.rows, lengths)?),
     })
+}
+
+/// Scores, or the token chosen from them.
+fn outcome(scores: Vec<f32>, how: &Option<Choice>) -> Outcome {
+    match how {
+        None => Outcome::Scores(scores),
+        Some(how) => {
+            let (token, told) = choose_of(&scores, how);
+            Outcome::Chosen(token, told)
+        }
+    }
 }
 
 /// Refuses texts that cannot be read: none, too long, with unknown tokens, in a row that is not there or is taken.

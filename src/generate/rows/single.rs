@@ -3,13 +3,13 @@
 //! One text is read at a time; a row whose text is not the one read last is read anew from its start. So one row is as fast as it can
 //! be, and several are right but slow.
 
-use super::{Outcome, Rows, Source, Text, check, check_text};
+use super::{Outcome, Rows, Source, Text, check, check_text, outcome};
 use crate::deploy::Deployment;
 use crate::generate::reader::{Pace, Reader};
 use crate::generate::translator::Translator;
 use crate::generate::{Error, Lengths, Result};
 use crate::model::Family;
-use crate::ops::choose_token::{Choice, choose_of};
+use crate::ops::choose_token::Choice;
 use crate::tensor::Tensor;
 use crate::train::Target;
 
@@ -175,16 +175,5 @@ impl Rows for SinglePairs {
 
     fn memory_bytes(&self) -> u64 {
         self.translator.memory_bytes()
-    }
-}
-
-/// Scores, or the token chosen from them.
-fn outcome(scores: Vec<f32>, how: &Option<Choice>) -> Outcome {
-    match how {
-        None => Outcome::Scores(scores),
-        Some(how) => {
-            let (token, told) = choose_of(&scores, how);
-            Outcome::Chosen(token, told)
-        }
     }
 }
