@@ -4,6 +4,7 @@
 mod golden;
 
 use golden::Tensors;
+use kiln::deploy::Cache;
 use kiln::exchange;
 use kiln::train::Target;
 use kiln::transcribe::{Rules, Task, Transcriber};
@@ -73,9 +74,16 @@ fn folders_in(folder: &Path) -> Vec<String> {
 
 /// What is written of each sound of a batch, without an end: as many tokens as transformers has written.
 fn check_written(case: &Path, device: &str) -> Result<(), Failed> {
+    for cache in [Cache::Full, Cache::Halves, Cache::Codes] {
+        check_written_behind(case, device, cache).map_err(|error| format!("{cache:?}: {error:?}"))?;
+    }
+    Ok(())
+}
+
+fn check_written_behind(case: &Path, device: &str, cache: Cache) -> Result<(), Failed> {
     let opened = exchange::open(case)?;
     // The rules of the folder have an end, and the case has none.
-    let mut transcriber = Transcriber::with(opened, Rules::default(), &Target::open(device)?)?;
+    let mut transcriber = Transcriber::with(opened, Rules::default(), &Target::open(device)?, cache)?;
     let heard = golden::tensors(&case.join("inputs.safetensors"), "eval.input_features")?;
     let expected = golden::tensors(&case.join("expected.safetensors"), "greedy")?;
     let (heard, expected) = (&heard[""], &expected[""]);

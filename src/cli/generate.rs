@@ -59,7 +59,7 @@ pub struct Generate {
 }
 
 /// How keys and values are kept.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Cache {
     /// As they are.
     F32,
@@ -72,15 +72,21 @@ pub(super) enum Cache {
 impl Cache {
     /// The same for a model that can have it.
     pub(super) fn of(self, family: &dyn Family) -> anyhow::Result<deploy::Cache> {
-        if self != Cache::F32 && family.interface().start.is_some() {
-            let text = "--cache f16 and int8 are for decoders alone\n  hint: this model is an encoder-decoder: leave it out";
+        if self != Cache::F32 && family.interface().sums_up {
+            let text = "--cache f16 and int8 are for models with caches\n  hint: this one is recurrent and keeps a state: leave it out";
             return Err(Usage(text.into()).into());
         }
-        Ok(match self {
+        Ok(self.into())
+    }
+}
+
+impl From<Cache> for deploy::Cache {
+    fn from(cache: Cache) -> deploy::Cache {
+        match cache {
             Cache::F32 => deploy::Cache::Full,
             Cache::F16 => deploy::Cache::Halves,
             Cache::Int8 => deploy::Cache::Codes,
-        })
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! `kiln transcribe`: what was said in a sound.
 
+use super::generate::Cache;
 use super::{Usage, count};
 use crate::transcribe::Task;
 use clap::{Args, ValueEnum};
@@ -30,6 +31,9 @@ pub struct Transcribe {
     /// Tokens that are written at most of each part.
     #[arg(long, value_name = "TOKENS", value_parser = count)]
     most: Option<usize>,
+    /// How keys and values of the sound and of what was written are kept.
+    #[arg(long, value_enum, default_value_t = Cache::F32)]
+    cache: Cache,
     /// Print the numbers of the tokens instead of text, as they are for a model without a tokenizer.
     #[arg(long)]
     ids: bool,
@@ -72,8 +76,8 @@ fn without_ears() -> Usage {
 impl Transcribe {
     /// An error that names what is missing.
     pub fn run(self) -> anyhow::Result<()> {
-        let Transcribe { model, files, language, task, most, ids, json, device } = self;
-        drop((model, files, language, Task::from(task), most, ids, json, device));
+        let Transcribe { model, files, language, task, most, cache, ids, json, device } = self;
+        drop((model, files, language, Task::from(task), most, cache, ids, json, device));
         Err(without_ears().into())
     }
 }
@@ -91,7 +95,7 @@ impl Transcribe {
         let folder = super::folder::resolve(&self.model, false)?;
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         eprintln!("device   {}", target.describe());
-        let mut transcriber = Transcriber::open(&folder, &target)?;
+        let mut transcriber = Transcriber::open(&folder, &target, self.cache.into())?;
         let (language, task) = (self.language.as_deref(), Task::from(self.task));
         transcriber.check(language, task)?;
         let Sound { bands, frames, .. } = transcriber.sound();

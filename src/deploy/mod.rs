@@ -6,10 +6,12 @@ pub use forward::{Outcome, forward};
 
 use crate::graph::{Graph, Source, ValueInfo};
 use crate::model::{self, Extent, Family, Forward, Mode, Reading, Weights};
+use crate::ops::cache_write::CacheWriteEmit;
 use crate::passes::{
     self, CodedCache, Coding, Epilogue, Fuse, Group, HalfCache, Pass, Pieces, Report, Residual, Tidy,
 };
 use crate::plan::{Engine, Plan, Residents};
+use crate::tensor::{DType, Type};
 use crate::train::{self, Frozen, Target, frozen};
 
 /// What can go wrong while a model is made ready.
@@ -119,8 +121,11 @@ impl Deployment {
         reports.retain(|report| !report.changes.is_empty());
         let quantize = self.weights.quantize_in(&graph);
         let mut list: Vec<&dyn Pass> = vec![&quantize, &Tidy, &Residual, &Fuse];
-        if matches!(mode, Mode::Continue { .. }) {
+        let continues = matches!(mode, Mode::Continue { .. });
+        if continues {
             list.extend([&Coding as &dyn Pass, &Group]);
+        }
+        if continues || graph.nodes().iter().any(|node| node.op.writing_codes().is_some()) {
             match self.cache {
                 Cache::Full => {}
                 Cache::Halves => list.push(&HalfCache),
@@ -131,6 +136,35 @@ impl Deployment {
         let (graph, more) = passes::run(&list, graph).map_err(train::Error::from)?;
         reports.extend(more);
         Ok((graph, reports))
+    }
+
+    /// The pass over one source of an encoder-decoder, in as many rows of memory as there are to be: the input `seat`, U32 [1, 2] with zero
+    /// before it, says to which one its keys and values go. They stay in the states where passes that write look for them.
+    pub fn remembering(&self, family: &dyn Family, reading: &Reading, rows: usize) -> Result<Graph> {
+        let (graph, _) = self.graph_built(Mode::Evaluate, |graph| {
+            let kept = family.remember(graph, reading)?;
+            let seat = graph.input("seat", Type::new(DType::U32, [1, 2]));
+            for pair in kept.chunks(2) {
+                let [(keys, new_keys), (values, new_values)] = pair else {
+                    let expected = "an encoder-decoder whose memory is keys and values".to_string();
+                    let got = family.interface().task.describe();
+                    return Err(model::Error::Task { expected, got }.into());
+                };
+                let mut place = |name: &String, of| {
+                    let kind: &Type = graph.kind(of);
+                    let shape = [&[rows], &kind.shape[1..]].concat();
+                    let kind = kind.with_shape(&shape[..]);
+                    graph.state(name, kind)
+                };
+                let places = [place(keys, *new_keys), place(values, *new_values)];
+                let written =
+                    graph.cache_write(places, [*new_keys, *new_values], seat).map_err(model::Error::from)?;
+                graph.output(keys, written[0]);
+                graph.output(values, written[1]);
+            }
+            Ok(())
+        })?;
+        Ok(graph)
     }
 
     /// Cuts what cannot be bound.
@@ -180,7 +214,7 @@ pub fn place(graphs: &[Graph], most_bytes: u64) -> Residents {
 mod tests {
     use super::*;
     use crate::model::{Config, Stored, initial};
-    use crate::tensor::{DType, Tensor};
+    use crate::tensor::Tensor;
 
     #[test]
     fn a_model_in_pieces_says_what_it_says_as_a_whole_whether_its_weights_have_32_bits_or_16() {

@@ -19,6 +19,11 @@ pub(super) fn families(context: usize) -> Vec<(&'static str, Box<dyn Family>)> {
     designs.map(|(name, design)| (name, build(name, &design).unwrap())).into()
 }
 
+/// A small model of a family.
+pub(super) fn small(name: &str, context: usize) -> Box<dyn Family> {
+    build(name, &Design { bias: name != "t5", ..design(context, 23) }).unwrap()
+}
+
 /// A small GPT-2 that knows so many tokens.
 pub(super) fn with_vocabulary(context: usize, vocabulary: usize) -> Box<dyn Family> {
     build("gpt2", &design(context, vocabulary)).unwrap()

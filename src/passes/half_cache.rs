@@ -1,5 +1,6 @@
 //! Caches of keys and values in 16 bits: half the bytes of long texts.
 
+use super::coded_cache::caches;
 use super::{Pass, Promise};
 use crate::graph::{self, Graph, Rewriter};
 use crate::ops::Value;
@@ -8,7 +9,7 @@ use crate::tensor::{DType, Type};
 use std::collections::HashSet;
 
 /// Stores the states of caches as f16: what is written to them is rounded, and attention over them reads its queries in 16 bits and adds up
-/// in 32, as everywhere.
+/// in 32, as everywhere. What else reads them gets them in 32 bits.
 #[derive(Debug)]
 pub struct HalfCache;
 
@@ -24,21 +25,30 @@ impl Pass for HalfCache {
     fn rewrite(&self, graph: &Graph) -> graph::Result<Graph> {
         let mut rewriter = Rewriter::new(graph);
         let mut halved: HashSet<Value> = HashSet::new();
-        for node in graph.nodes().iter().filter(|node| node.op.writing_codes().is_some()) {
-            for &cache in &node.inputs[..2] {
-                rewriter.retype(cache, Type::new(DType::F16, graph.kind(cache).shape.clone()));
-                halved.insert(cache);
-            }
+        for cache in caches(graph) {
+            rewriter.retype(cache, Type::new(DType::F16, graph.kind(cache).shape.clone()));
+            halved.insert(cache);
         }
         for node in graph.nodes() {
             let writes = node.op.writing_codes().is_some();
-            let reads = node.op.over_codes().is_some() && node.inputs.iter().any(|v| halved.contains(v));
+            let reads = node.inputs.iter().any(|v| halved.contains(v));
             if !writes && !reads {
                 rewriter.copy(node)?;
                 continue;
             }
             let wrong = |source| graph::Error::Operator { scope: node.scope.clone(), source };
             let mut inputs = vec![];
+            if !writes && node.op.attention().is_none() {
+                for old in &node.inputs {
+                    let new = rewriter.get(*old);
+                    inputs.push(match halved.contains(old) {
+                        true => rewriter.emit_in(&node.scope, |g| g.cast(new, DType::F32)).map_err(wrong)?,
+                        false => new,
+                    });
+                }
+                rewriter.replace(node, node.op.clone(), &inputs)?;
+                continue;
+            }
             for &old in &node.inputs {
                 let new = rewriter.get(old);
                 let float = rewriter.new.kind(new).dtype == DType::F32;

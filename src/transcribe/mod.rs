@@ -9,7 +9,7 @@ mod rules;
 pub use rules::{Rules, Task};
 
 use crate::data::tokenizer::Tokenizer;
-use crate::deploy::{self, Deployment};
+use crate::deploy::{self, Cache, Deployment};
 use crate::exchange::{self, Opened};
 use crate::model::{self, Extent, Family, Mode, Reading, Sound};
 use crate::plan::{Engine, Plan};
@@ -76,19 +76,19 @@ pub struct Transcriber {
 }
 
 impl Transcriber {
-    /// Opens a Hugging Face folder, with its tokenizer if it has one.
-    pub fn open(folder: &Path, target: &Target) -> Result<Transcriber> {
+    /// Opens a Hugging Face folder, with its tokenizer if it has one; keys and values are kept as `cache` says.
+    pub fn open(folder: &Path, target: &Target, cache: Cache) -> Result<Transcriber> {
         let opened = exchange::open(folder)?;
         let rules = Rules::beside(folder, opened.family.as_ref())?;
-        Transcriber::with(opened, rules, target)
+        Transcriber::with(opened, rules, target, cache)
     }
 
     /// One for a model that is open.
-    pub fn with(opened: Opened, rules: Rules, target: &Target) -> Result<Transcriber> {
+    pub fn with(opened: Opened, rules: Rules, target: &Target, cache: Cache) -> Result<Transcriber> {
         let Opened { family, weights, tokenizer } = opened;
         let family = family.as_ref();
         let sound = sound_of(family)?;
-        let deployment = Deployment::new(&weights).within(target);
+        let deployment = Deployment::new(&weights).within(target).with_cache(cache);
         let graphs = graphs(family, &deployment, sound)?;
         let (engine, plans) = deployment.engine(target, &graphs)?;
         let names = |plan: &Plan| plan.feeds.iter().map(|feed| feed.name.clone()).collect();
@@ -132,7 +132,8 @@ impl Transcriber {
             let (expected, got) = (format!("{bands} bands of {frames} frames"), features.len().to_string());
             return Err(model::Error::Input { name: "features".into(), expected, got }.into());
         }
-        self.run(HEAR, &[("features", &Tensor::f32([1, bands, frames], features))])?;
+        let features = Tensor::f32([1, bands, frames], features);
+        self.run(HEAR, &[("features", &features), ("seat", &Tensor::u32([1, 2], vec![0, 0]))])?;
         let mut opening = vec![self.sound.start[0]];
         let mut scores = self.scores(opening[0], 0)?;
         for token in self.rules.opening(language, task, &scores) {
@@ -195,11 +196,7 @@ fn graphs(
 ) -> deploy::Result<[crate::graph::Graph; 2]> {
     let extent = Extent { batch: 1, context: sound.positions() };
     let whole = Reading { heard: true, target: 1, ..Reading::new(extent, Mode::Evaluate) };
-    let (hear, _) = deployment.graph_built(Mode::Evaluate, |graph| {
-        let kept = family.remember(graph, &whole)?;
-        kept.into_iter().for_each(|(name, value)| graph.output(name, value));
-        Ok(())
-    })?;
+    let hear = deployment.remembering(family, &whole, 1)?;
     let mode = Mode::Continue { capacity: family.context() };
     let write = deployment.graph_of(family, &Reading { mode, ..whole }, |graph, forward| {
         graph.output("logits", forward.logits);

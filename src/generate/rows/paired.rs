@@ -5,14 +5,13 @@
 
 use super::causal::{names, ordering_of};
 use super::{Outcome, Rows, Text, check, check_text, choice, shared};
-use crate::deploy::{self, Deployment};
+use crate::deploy::Deployment;
 use crate::generate::{Error, Lengths, Result};
 use crate::graph::Graph;
 use crate::model::{self, Extent, Family, Mode, Reading, Seats, Task};
-use crate::ops::cache_write::CacheWriteEmit;
 use crate::ops::choose_token::Choice;
 use crate::plan::Engine;
-use crate::tensor::{DType, Tensor, Type};
+use crate::tensor::Tensor;
 use crate::train::{self, Target};
 
 /// Plans in the order in which the engine numbers them.
@@ -56,8 +55,9 @@ impl PairedRows {
         let start = start_of(family)?;
         let rows = rows.max(1);
         let lengths = Lengths { source: lengths.source.max(1), target: lengths.target.max(1) };
-        let (read, kept) = reading(family, deployment, rows, lengths)?;
+        let read = reading(family, deployment, rows, lengths)?;
         let write = writing(family, deployment, rows, lengths)?;
+        let kept = super::causal::states(&read);
         let own = super::causal::states(&write);
         let own: Vec<_> = own.into_iter().filter(|(name, _)| !kept.iter().any(|(k, _)| k == name)).collect();
         let all = [own.clone(), kept].concat();
@@ -254,45 +254,25 @@ pub(in crate::generate) fn start_of(family: &dyn Family) -> Result<u32> {
     }
 }
 
-/// The pass over one source, whose keys and values go to the row that the input `seat` names; and the memory of all rows.
-fn reading(
+/// The pass over one source.
+pub(super) fn reading(
     family: &dyn Family,
     deployment: &Deployment,
     rows: usize,
     lengths: Lengths,
-) -> Result<(Graph, Vec<(String, Type)>)> {
+) -> Result<Graph> {
     let extent = Extent { batch: 1, context: lengths.source };
     let whole = Reading { padded: true, target: 1, ..Reading::new(extent, Mode::Evaluate) };
-    let mut memory = vec![];
-    let (graph, _) = deployment.graph_built(Mode::Evaluate, |graph| {
-        let kept = family.remember(graph, &whole)?;
-        let seat = graph.input("seat", Type::new(DType::U32, [1, 2]));
-        for pair in kept.chunks(2) {
-            let [(keys, new_keys), (values, new_values)] = pair else { return Err(alone(family)) };
-            let mut place = |name: &String, of| {
-                let mut kind: Type = graph.kind(of).clone();
-                kind.shape = [&[rows], &kind.shape[1..]].concat().into();
-                memory.push((name.clone(), kind.clone()));
-                graph.state(name, kind)
-            };
-            let places = [place(keys, *new_keys), place(values, *new_values)];
-            let written =
-                graph.cache_write(places, [*new_keys, *new_values], seat).map_err(model::Error::from)?;
-            graph.output(keys, written[0]);
-            graph.output(values, written[1]);
-        }
-        Ok(())
-    })?;
-    Ok((graph, memory))
+    Ok(deployment.remembering(family, &whole, rows)?)
 }
 
-/// A model that keeps of a source something else than pairs of keys and values.
-fn alone(family: &dyn Family) -> deploy::Error {
-    let expected = "an encoder-decoder whose memory is keys and values".to_string();
-    model::Error::Task { expected, got: family.interface().task.describe() }.into()
-}
-
-fn writing(family: &dyn Family, deployment: &Deployment, rows: usize, lengths: Lengths) -> Result<Graph> {
+/// The pass over one written token of each row.
+pub(super) fn writing(
+    family: &dyn Family,
+    deployment: &Deployment,
+    rows: usize,
+    lengths: Lengths,
+) -> Result<Graph> {
     let extent = Extent { batch: rows, context: lengths.source };
     let mode = Mode::Continue { capacity: lengths.target };
     let seats = Some(Seats { caches: rows, scored: 1 });

@@ -1,7 +1,7 @@
 use super::*;
 use crate::deploy::Deployment;
 use crate::generate::tests::{assert_close, families, lively, text, whole};
-use crate::generate::{Agreed, CausalRows, Outcome, Room, SpeculativeRows};
+use crate::generate::{Agreed, CausalRows, Lengths, Outcome, PairedRows, Room, SpeculativeRows};
 use crate::ops::choose_token::Choice;
 use crate::train::Target;
 
@@ -141,5 +141,51 @@ fn caches_in_16_bits_give_almost_the_same_scores() {
             }
         }
         assert!(differs, "{name}");
+    }
+}
+
+#[test]
+fn sources_and_texts_of_encoder_decoders_are_kept_in_fewer_bits_and_score_almost_the_same() {
+    use crate::deploy::Cache;
+    for name in ["t5", "bart", "marian"] {
+        let family = crate::generate::tests::small(name, CONTEXT);
+        let weights = lively(&*family);
+        let lengths = Lengths { source: 24, target: 16 };
+        let run = |cache: Cache| {
+            let deployment = Deployment::new(&weights).with_cache(cache);
+            let mut rows = PairedRows::new(&*family, &deployment, &Target::Host, 2, lengths).unwrap();
+            for (row, count) in [(0, 20), (1, 13)] {
+                let source = rows.source_of(&text(count)).unwrap();
+                rows.begin(row, &source).unwrap();
+            }
+            let start = rows.start().unwrap();
+            let written = [&[start], &text(9)[..]].concat();
+            let mut all = rows.scores(&[(0, &written[..6]), (1, &written[..4])]).unwrap();
+            // Texts change places, with their sources.
+            rows.share(&[1, 0]).unwrap();
+            all.extend(rows.scores(&[(1, &written[..9])]).unwrap());
+            // What a model of more layers needs beside these is what one of its layers needs.
+            let read = super::paired::reading(&*family, &deployment, 2, lengths).unwrap();
+            let write = super::paired::writing(&*family, &deployment, 2, lengths).unwrap();
+            assert!(
+                super::causal::states(&read)
+                    .iter()
+                    .all(|state| super::causal::states(&write).contains(state))
+            );
+            let kept = super::causal::states(&write);
+            let is_cache = |name: &str| name.contains(".keys") || name.contains(".values");
+            let bytes: u64 =
+                kept.iter().filter(|(n, _)| is_cache(n)).map(|(_, kind)| kind.size_bytes()).sum();
+            (all.concat(), bytes)
+        };
+        let (expected, most) = run(Cache::Full);
+        // Heads of four elements: codes and a scale are eight bytes, where numbers are sixteen.
+        for (cache, far) in [(Cache::Halves, 0.01), (Cache::Codes, 0.05)] {
+            let (got, bytes) = run(cache);
+            assert!(most > 0 && 2 * bytes == most && got != expected, "{name}, {cache:?}: {bytes} of {most}");
+            let size = (expected.iter().map(|x| x * x).sum::<f32>() / expected.len() as f32).sqrt();
+            let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size;
+            assert!(worst < far, "{name}, {cache:?}: {worst} of scores of {size}");
+        }
     }
 }
