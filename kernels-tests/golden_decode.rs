@@ -200,7 +200,7 @@ fn written(opened: &mut Opened, ids: &[u32], options: &Json) -> Result<(Vec<Vec<
         }
     }
     let sought = [Sought { prompt: &prompt, row: 0, stream: 0 }];
-    let found = search(rows, &sought, &settings, &beams)?.remove(0);
+    let found = search(rows, &sought, &settings, &beams, None)?.remove(0);
     Ok(found.into_iter().map(|found| (found.ids, found.score)).unzip())
 }
 
@@ -360,7 +360,7 @@ fn check_unlike(folder: &Path, device: &str) -> Result<(), Failed> {
     for (top_k, penalty_alpha, expected) in unlike(&name) {
         let how = Contrastive { top_k: *top_k, penalty_alpha: *penalty_alpha };
         let sought = [Sought { prompt: &PROMPT, row: 0, stream: 0 }];
-        let found = contrast(&mut rows, &sought, &Settings::greedy(16), &how)?.remove(0).ids;
+        let found = contrast(&mut rows, &sought, &Settings::greedy(16), &how, None)?.remove(0).ids;
         if found[4..] != *expected {
             return Err(format!("{top_k}, {penalty_alpha}: {found:?}, expected {expected:?}").into());
         }

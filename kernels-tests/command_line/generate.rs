@@ -125,7 +125,7 @@ fn what_does_not_go_together_is_refused_with_a_hint() {
     run(&["7", "--num-return-sequences", "2"]).refused(2, &["--do-sample", "hint"]);
     run(&["7", "--num-beams", "2", "--num-return-sequences", "3"]).refused(2, &["num_return_sequences is 3"]);
     run(&["7", "--num-beams", "4", "--num-beam-groups", "3"]).refused(2, &["num_beam_groups is 3"]);
-    run(&["7", "--num-beams", "2", "--stop-strings", "x"]).refused(2, &["--stop-strings", "hint"]);
+    run(&["7", "--num-beams", "2", "--assistant-model", "run"]).refused(2, &["--assistant-model", "hint"]);
     run(&["7", "--min-p", "2"]).refused(2, &["min_p is 2"]);
     run(&["7", "--min-new-tokens", "9"]).refused(2, &["min_new_tokens is 9"]);
     run(&["7", "--num-beams", "0"]).refused(2, &["num_beams is 0"]);
@@ -224,4 +224,26 @@ fn contrastive_search_and_early_layers_write_other_texts_and_refuse_what_they_ca
     write(&["--penalty-alpha", "2"]).refused(2, &["penalty_alpha is 2"]);
     write(&["--penalty-alpha", "0.5", "--top-k", "0"]).refused(2, &["top_k is 0"]);
     write(&["--penalty-alpha", "0.5", "--do-sample"]).refused(2, &["cannot be used with"]);
+}
+
+#[test]
+fn beams_end_with_a_stop_text_and_owe_more_to_a_context() {
+    let bench = trained();
+    let write = |more: &[&str]| {
+        let given = ["generate", "run", "--prompt", "7 s", "--max-new-tokens", "8", "--device", "cpu"];
+        bench.kiln(&[&given[..], &["--num-beams", "2"], more].concat())
+    };
+    let whole = write(&[]).fine().out;
+    let behind: Vec<char> = whole["7 s".len()..].trim_end_matches('\n').chars().collect();
+    assert_eq!(behind.len(), 8, "{whole}");
+    // A beam that ends early counts by the mean of its tokens, and so it may be another one that wins: but it stops.
+    let stop = behind[2].to_string();
+    let stopped = write(&["--stop-strings", &stop]).fine().out;
+    assert!(!stopped["7 s".len()..].contains(&stop) && stopped.starts_with("7 s"), "{stopped}");
+    let plain = write(&["--context", "1", "--context-alpha", "0"]).fine().out;
+    let more = write(&["--context", "1", "--context-alpha", "5", "--prompt", "over"]).fine().out;
+    assert!(
+        plain.starts_with("17 s") && more.lines().count() == 2 && more.contains("\n1over"),
+        "{plain}{more}"
+    );
 }

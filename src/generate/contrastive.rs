@@ -8,8 +8,10 @@ use super::beams::{Hypothesis, Sought};
 use super::processors::{self, log_probabilities, probabilities};
 use super::rows::{Rows, State, Text};
 use super::settings::Settings;
+use super::stops::Stops;
 use super::{Error, Result};
 use crate::data::sampling::Unfit;
+use crate::data::tokenizer::Tokenizer;
 
 /// How much unlikeness counts, and among how many tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,15 +49,17 @@ struct Path {
 }
 
 /// Writes texts by contrastive search, all at once: each needs `top_k` rows from `row` on, of rows that show states. Gives each with its
-/// mean log-probability by the model.
+/// mean log-probability by the model. The tokenizer is for stop texts.
 pub fn contrast(
     rows: &mut dyn Rows,
     sought: &[Sought],
     settings: &Settings,
     how: &Contrastive,
+    tokenizer: Option<&Tokenizer>,
 ) -> Result<Vec<Hypothesis>> {
     settings.check()?;
     how.check()?;
+    let stops = Stops::of(tokenizer, &settings.stop)?;
     let count = how.top_k.min(rows.vocabulary());
     for text in sought {
         let last = text.row + count;
@@ -79,7 +83,7 @@ pub fn contrast(
     };
     let mut paths: Vec<Path> = sought.iter().zip(scores).map(path).collect();
     while paths.iter().any(|path| !path.done) {
-        step(rows, &mut paths, settings, how)?;
+        step(rows, &mut paths, settings, how, stops)?;
     }
     let of = |path: Path| {
         let written = (path.ids.len() - path.prompt).max(1);
@@ -89,7 +93,13 @@ pub fn contrast(
 }
 
 /// Reads the candidates of all texts that go on, and takes one of each.
-fn step(rows: &mut dyn Rows, paths: &mut [Path], settings: &Settings, how: &Contrastive) -> Result<()> {
+fn step(
+    rows: &mut dyn Rows,
+    paths: &mut [Path],
+    settings: &Settings,
+    how: &Contrastive,
+    stops: Option<Stops>,
+) -> Result<()> {
     let mut read: Vec<(usize, Vec<u32>)> = vec![];
     let mut chances: Vec<Vec<f64>> = vec![];
     for path in paths.iter_mut().filter(|path| !path.done) {
@@ -114,7 +124,7 @@ fn step(rows: &mut dyn Rows, paths: &mut [Path], settings: &Settings, how: &Cont
         let best = best.expect("there is a candidate");
         let token = rows.held(path.row + best)[path.ids.len()];
         from[path.row..][..how.top_k.min(rows.vocabulary())].fill(path.row + best);
-        path.take(token, scores.swap_remove(best), settings);
+        path.take(token, scores.swap_remove(best), settings, stops)?;
     }
     rows.order(&from)
 }
@@ -133,13 +143,21 @@ impl Path {
         if likely.is_empty() { vec![(processors::greatest(&self.scores), 0.0)] } else { likely }
     }
 
-    fn take(&mut self, token: u32, scores: Vec<f32>, settings: &Settings) {
+    fn take(
+        &mut self,
+        token: u32,
+        scores: Vec<f32>,
+        settings: &Settings,
+        stops: Option<Stops>,
+    ) -> Result<()> {
         self.sum += log_probabilities(&self.scores)[token as usize];
         self.ids.push(token);
         self.scores = scores;
         let written = &self.ids[self.prompt..];
         let closed = settings.grammar.as_ref().is_some_and(|of| !of.is_open(written, &settings.ends));
-        self.done = written.len() >= self.most || settings.ends.contains(&token) || closed;
+        let stopped = stops.map_or(Ok(false), |stops| stops.end(&self.ids, self.prompt))?;
+        self.done = written.len() >= self.most || settings.ends.contains(&token) || closed || stopped;
+        Ok(())
     }
 }
 
@@ -186,7 +204,8 @@ mod tests {
             let settings = Settings::greedy(8);
             let mut write = |penalty_alpha| {
                 let sought = [sought(&prompts[0], 0), sought(&prompts[1], 3)];
-                contrast(&mut rows, &sought, &settings, &Contrastive { penalty_alpha, top_k: 3 }).unwrap()
+                contrast(&mut rows, &sought, &settings, &Contrastive { penalty_alpha, top_k: 3 }, None)
+                    .unwrap()
             };
             assert_eq!(write(0.0)[0].ids, greedy, "{number}");
             let apart = write(0.9);
@@ -198,6 +217,7 @@ mod tests {
                 &[sought(&prompts[1], 0)],
                 &settings,
                 &Contrastive { penalty_alpha: 0.9, top_k: 3 },
+                None,
             );
             assert_eq!(again.unwrap()[0].ids, apart[1].ids, "{number}");
         }
@@ -208,8 +228,10 @@ mod tests {
         let mut some = rows(1, 3, Shown::States);
         let prompt = text(6);
         let how = Contrastive { penalty_alpha: 0.6, top_k: 3 };
-        let mut write =
-            |settings: &Settings| contrast(&mut some, &[sought(&prompt, 0)], settings, &how).unwrap();
+        let tokenizer = Tokenizer::characters("abcdefghijklmnopqrstuvw");
+        let mut write = |settings: &Settings| {
+            contrast(&mut some, &[sought(&prompt, 0)], settings, &how, Some(&tokenizer)).unwrap()
+        };
         let all = write(&Settings::greedy(90)).remove(0).ids;
         assert_eq!(all.len(), 32);
         let end = all[9];
@@ -218,9 +240,13 @@ mod tests {
         assert_eq!(ended, all[..=first]);
         let never = write(&Settings { bad_words: vec![vec![end]], ..Settings::greedy(90) }).remove(0).ids;
         assert!(!never[6..].contains(&end));
+        let stop = vec![tokenizer.decode(&all[10..12]).unwrap()];
+        let stopped = write(&Settings { stop, ..Settings::greedy(90) }).remove(0).ids;
+        let pair = all[6..].windows(2).position(|pair| pair == &all[10..12]).unwrap();
+        assert_eq!(stopped, all[..6 + pair + 2]);
 
         let refused = |rows: &mut CausalRows, how: &Contrastive| {
-            contrast(rows, &[sought(&prompt, 0)], &Settings::greedy(3), how).unwrap_err()
+            contrast(rows, &[sought(&prompt, 0)], &Settings::greedy(3), how, None).unwrap_err()
         };
         assert!(matches!(refused(&mut rows(1, 3, Shown::Nothing), &how), Error::NoStates));
         assert!(matches!(refused(&mut rows(1, 2, Shown::States), &how), Error::Row { row: 2, rows: 2 }));

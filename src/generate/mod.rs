@@ -10,6 +10,7 @@ mod reader;
 mod rows;
 mod session;
 mod settings;
+mod stops;
 #[cfg(test)]
 mod tests;
 mod translator;
@@ -26,6 +27,7 @@ pub use rows::{
 };
 pub use session::{Event, Finish, Request, Session, Ticket, Told};
 pub use settings::{Contrast, Overflow, Settings, end_tokens};
+pub use stops::before_stop;
 pub use translator::{Lengths, Translator};
 
 use crate::data::sampling::Unfit;

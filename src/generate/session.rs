@@ -270,8 +270,7 @@ impl Writing {
     fn contrasted(&self, outcome: Outcome, second: Option<Outcome>) -> Outcome {
         match (outcome, second, &self.request.settings.contrast) {
             (Outcome::Scores(mut scores), Some(Outcome::Scores(without)), Some(contrast)) => {
-                let alpha = contrast.alpha as f32;
-                scores.iter_mut().zip(without).for_each(|(s, w)| *s = (1.0 + alpha) * *s - alpha * w);
+                contrast.apply(&mut scores, &without);
                 Outcome::Scores(scores)
             }
             (outcome, _, _) => outcome,

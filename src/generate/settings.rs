@@ -27,6 +27,14 @@ pub struct Contrast {
     pub alpha: f64,
 }
 
+impl Contrast {
+    /// Takes what is owed to everything but the context off scores.
+    pub fn apply(&self, scores: &mut [f32], without: &[f32]) {
+        let alpha = self.alpha as f32;
+        scores.iter_mut().zip(without).for_each(|(s, w)| *s = (1.0 + alpha) * *s - alpha * w);
+    }
+}
+
 /// How one text is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {

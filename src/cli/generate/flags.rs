@@ -81,7 +81,7 @@ pub struct Flags {
     /// this share for unlikeness.
     #[arg(long, value_name = "SHARE", conflicts_with_all = [
         "do_sample", "temperature", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "context", "num_beams",
-        "num_return_sequences", "assistant_model", "dola_layers", "stop_strings",
+        "num_return_sequences", "assistant_model", "dola_layers",
     ])]
     penalty_alpha: Option<f64>,
     /// Take scores against those of early layers, low, high or by number such as 0,2,4, whichever is farthest at each token (DoLa).
@@ -250,10 +250,6 @@ impl Flags {
         let Some(context) = &self.context else {
             return Ok(prompts.into_iter().map(|prompt| (prompt, settings.clone())).collect());
         };
-        if self.num_beams > 1 {
-            let text = "--context does not go with --num-beams\n  hint: leave one of them out";
-            return Err(Usage(text.into()).into());
-        }
         let before = tokenizer.ok_or(Error::NoTokenizer)?.encode_with_special(context)?;
         let alpha = self.context_alpha.unwrap_or(0.5);
         let with = |prompt: Vec<u32>| {
@@ -308,11 +304,6 @@ impl Flags {
         if self.assistant_model.is_some() {
             return usage(
                 "--assistant-model does not go with --num-beams\n  hint: leave one of them out".into(),
-            );
-        }
-        if !self.stop_strings.is_empty() {
-            return usage(
-                "--stop-strings does not go with --num-beams\n  hint: leave one of them out".into(),
             );
         }
         let beams = Beams {

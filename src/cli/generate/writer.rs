@@ -4,7 +4,7 @@ use super::page::Page;
 use crate::data::tokenizer::Tokenizer;
 use crate::generate::{
     Beams, Contrastive, Error, Finish, Hypothesis, Overflow, Request, Rows, Session, Settings, Sought,
-    contrast, search,
+    before_stop, contrast, search,
 };
 use serde_json::json;
 use std::io::Write;
@@ -110,13 +110,21 @@ impl Writer {
 
     /// Writes every prompt by beams, as many at once as have rows.
     pub fn beams(&mut self, session: &mut Session, beams: &Beams) -> anyhow::Result<Vec<Written>> {
-        self.whole(session, beams.num_beams, |rows, sought, settings| search(rows, sought, settings, beams))
+        let tokenizer = self.tokenizer.clone();
+        let each = beams.num_beams * if self.settings[0].contrast.is_some() { 2 } else { 1 };
+        self.whole(session, each, |rows, sought, settings| {
+            search(rows, sought, settings, beams, tokenizer.as_deref())
+        })
     }
 
     /// The same by contrastive search.
     pub fn contrastive(&mut self, session: &mut Session, how: &Contrastive) -> anyhow::Result<Vec<Written>> {
+        let tokenizer = self.tokenizer.clone();
         self.whole(session, how.top_k, |rows, sought, settings| {
-            Ok(contrast(rows, sought, settings, how)?.into_iter().map(|text| vec![text]).collect())
+            Ok(contrast(rows, sought, settings, how, tokenizer.as_deref())?
+                .into_iter()
+                .map(|text| vec![text])
+                .collect())
         })
     }
 
@@ -128,11 +136,11 @@ impl Writer {
         search: impl Fn(&mut dyn Rows, &[Sought], &Settings) -> Result<Vec<Vec<Hypothesis>>, Error>,
     ) -> anyhow::Result<Vec<Written>> {
         let rows = session.rows();
-        // What all texts have is the same for all prompts.
-        let settings = &self.settings[0];
         let start = rows.start();
         let mut all = vec![];
-        for part in self.prompts.chunks((rows.count() / each).max(1)) {
+        // What texts have is the same for all prompts, but for what is compared with a context.
+        let at_once = if self.settings[0].contrast.is_some() { 1 } else { (rows.count() / each).max(1) };
+        for (part, settings) in self.prompts.chunks(at_once).zip(self.settings.iter().step_by(at_once)) {
             let mut begins = vec![];
             for (number, prompt) in part.iter().enumerate() {
                 let cut = !self.pair && settings.overflow == Overflow::Slide;
@@ -158,7 +166,8 @@ impl Writer {
                         .copied()
                         .filter(|token| !settings.ends.contains(token))
                         .collect();
-                    let shown = self.tokenizer.as_ref().map_or(Ok(String::new()), |t| t.decode(&own))?;
+                    let text_of = self.tokenizer.as_ref().map_or(Ok(String::new()), |t| t.decode(&own))?;
+                    let shown = before_stop(&text_of, &settings.stop).to_string();
                     all.push(Written { ids: text.ids, text: shown, score: text.score });
                 }
             }

@@ -13,6 +13,7 @@ pub use search::{Sought, search};
 
 use super::processors::{self, log_probabilities};
 use super::settings::Settings;
+use super::stops::Stops;
 use super::{Error, Result, draw};
 use crate::data::sampling::Unfit;
 
@@ -153,11 +154,17 @@ impl Group {
 
     /// Takes a step with the scores `[V]` of the token after each text; `taken` counts for each token how many beams of earlier groups have
     /// just chosen it. Gives for each beam the one whose text it goes on with.
-    pub fn advance(&mut self, scores: &[Vec<f32>], taken: &[u32]) -> Vec<usize> {
+    pub(super) fn advance(
+        &mut self,
+        scores: &[Vec<f32>],
+        taken: &[u32],
+        texts: Option<Stops>,
+    ) -> Result<Vec<usize>> {
         let candidates = self.candidates(scores, taken);
         let length = self.running[0].ids.len() + 1 - self.prompt;
         let full = length >= self.settings.max_new_tokens;
-        let stops: Vec<bool> = candidates.iter().map(|beam| full || self.stops(beam)).collect();
+        let stops = candidates.iter().map(|beam| Ok(full || self.stops(beam, texts)?));
+        let stops = stops.collect::<Result<Vec<bool>>>()?;
         self.end(&candidates, &stops, length);
         let size = self.beams.num_beams;
         let mut next: Vec<Beam> = candidates
@@ -169,15 +176,18 @@ impl Group {
         next.truncate(size);
         self.running = next;
         self.settle(length, stops.iter().all(|stops| *stops));
-        self.running.iter().map(|beam| beam.from).collect()
+        Ok(self.running.iter().map(|beam| beam.from).collect())
     }
 
     /// Whether a text ends with its last token.
-    fn stops(&self, beam: &Beam) -> bool {
+    fn stops(&self, beam: &Beam, texts: Option<Stops>) -> Result<bool> {
         let ends = &self.settings.ends;
         let grammar = self.settings.grammar.as_ref().filter(|_| beam.sum > LEAST);
         let closed = grammar.is_some_and(|grammar| !grammar.is_open(&beam.ids[self.prompt..], ends));
-        closed || ends.contains(beam.ids.last().expect("a token was added"))
+        if closed || ends.contains(beam.ids.last().expect("a token was added")) {
+            return Ok(true);
+        }
+        texts.map_or(Ok(false), |texts| texts.end(&beam.ids, self.prompt))
     }
 
     /// The best continuations of all beams together: enough that some go on whatever ends.

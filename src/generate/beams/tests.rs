@@ -1,4 +1,5 @@
 use super::*;
+use crate::data::tokenizer::Tokenizer;
 use crate::generate::rows::{Outcome, Rows, Text};
 use crate::ops::choose_token::Choice;
 
@@ -63,7 +64,7 @@ fn settings() -> Settings {
 
 fn seek(beams: &Beams) -> Vec<Hypothesis> {
     let sought = [Sought { prompt: &[4], row: 0, stream: 0 }];
-    search(&mut table(beams.num_beams), &sought, &settings(), beams).unwrap().remove(0)
+    search(&mut table(beams.num_beams), &sought, &settings(), beams, None).unwrap().remove(0)
 }
 
 /// Every text there is, by its score: what an endless number of beams would find.
@@ -104,7 +105,7 @@ fn several_are_given_in_the_order_of_their_scores_and_all_differ() {
     assert!(found.len() == 3 && found.windows(2).all(|w| w[0].score >= w[1].score && w[0].ids != w[1].ids));
     // Two texts at once have what each has alone.
     let sought = [Sought { prompt: &[2], row: 0, stream: 0 }, Sought { prompt: &[4], row: 3, stream: 0 }];
-    let both = search(&mut table(6), &sought, &settings(), &beams).unwrap();
+    let both = search(&mut table(6), &sought, &settings(), &beams, None).unwrap();
     assert_eq!(both[1], found);
 }
 
@@ -126,7 +127,7 @@ fn drawn_beams_come_again_with_their_seed() {
     let drawn = |seed: u64| {
         let settings = Settings { do_sample: true, seed, temperature: 1.5, ..settings() };
         let sought = [Sought { prompt: &[4], row: 0, stream: 0 }];
-        search(&mut table(3), &sought, &settings, &Beams::of(3)).unwrap().remove(0)
+        search(&mut table(3), &sought, &settings, &Beams::of(3), None).unwrap().remove(0)
     };
     assert_eq!(drawn(1), drawn(1));
     assert!((2..20).any(|seed| drawn(seed) != drawn(1)));
@@ -144,6 +145,58 @@ fn what_does_not_fit_together_is_refused() {
         assert!(matches!(wrong.check(), Err(Error::Setting(_))), "{wrong:?}");
     }
     let sought = [Sought { prompt: &[4], row: 1, stream: 0 }];
-    let refused = search(&mut table(3), &sought, &settings(), &Beams::of(3));
+    let refused = search(&mut table(3), &sought, &settings(), &Beams::of(3), None);
     assert!(matches!(refused, Err(Error::Row { .. })));
+}
+
+#[test]
+fn a_beam_ends_with_a_stop_text_and_goes_on_where_it_only_begins_like_one() {
+    let tokenizer = Tokenizer::characters("abcde");
+    let find = |stop: &str| {
+        let settings = Settings { stop: vec![stop.into()], ..settings() };
+        let sought = [Sought { prompt: &[4], row: 0, stream: 0 }];
+        search(&mut table(3), &sought, &settings, &Beams::of(3), Some(&tokenizer)).unwrap().remove(0)
+    };
+    assert_eq!(find("cd")[0].ids, [4, 2, 3]);
+    assert_eq!(find("ce")[0].ids, [4, 2, 3, 0]);
+    let sought = [Sought { prompt: &[4], row: 0, stream: 0 }];
+    let settings = Settings { stop: vec!["c".into()], ..settings() };
+    let refused = search(&mut table(3), &sought, &settings, &Beams::of(3), None);
+    assert!(matches!(refused, Err(Error::NoTokenizer)));
+}
+
+#[test]
+fn beams_owe_more_to_the_context_as_single_texts_do() {
+    use crate::generate::tests::{families, lively, text};
+    use crate::generate::{CausalRows, Contrast, Request, Room, Session};
+    let (_, family) = families(32).remove(1);
+    let deployment = crate::deploy::Deployment::new(&lively(&*family));
+    let room = Room { rows: 6, tokens: 32 };
+    let rows = CausalRows::new(&*family, &deployment, &crate::train::Target::Host, room).unwrap();
+    let mut session = Session::new(Box::new(rows), None);
+    let (question, whole) = (vec![4, 8, 15], [&text(9)[..], &[4, 8, 15]].concat());
+    let settings = |alpha: Option<f64>| Settings {
+        contrast: alpha.map(|alpha| Contrast { without: question.clone(), alpha }),
+        ..Settings::greedy(8)
+    };
+    let mut beams = |count: usize, alpha: Option<f64>| {
+        let sought = [Sought { prompt: &whole, row: 0, stream: 0 }];
+        search(session.rows(), &sought, &settings(alpha), &Beams::of(count), None)
+            .unwrap()
+            .remove(0)
+            .remove(0)
+    };
+    assert_eq!(beams(3, Some(0.0)), beams(3, None));
+    assert_ne!(beams(3, Some(3.0)).ids, beams(3, None).ids);
+    // A single beam is the text of a session.
+    let one = beams(1, Some(3.0)).ids;
+    session.admit(Request::new(whole.clone(), settings(Some(3.0)))).unwrap();
+    let mut written = whole.clone();
+    while !session.is_idle() {
+        written.extend(session.step().unwrap().iter().map(|event| event.token));
+    }
+    assert_eq!(one, written);
+    let sought = [Sought { prompt: &whole, row: 1, stream: 0 }];
+    let refused = search(session.rows(), &sought, &settings(Some(1.0)), &Beams::of(3), None);
+    assert!(matches!(refused, Err(Error::Row { row: 6, rows: 6 })));
 }

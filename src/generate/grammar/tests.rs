@@ -145,7 +145,7 @@ fn beams_keep_to_a_schema_and_an_end_stands_only_behind_a_whole_text() {
     let end = tokenizer.encode("z").unwrap()[0];
     let settings = Settings { grammar: Some(Arc::new(grammar)), ends: vec![end], ..Settings::greedy(60) };
     let sought = [Sought { prompt: &[5, 9], row: 0, stream: 0 }];
-    let found = search(session.rows(), &sought, &settings, &Beams::of(3)).unwrap();
+    let found = search(session.rows(), &sought, &settings, &Beams::of(3), None).unwrap();
     let ids = &found[0][0].ids[2..];
     let text = tokenizer.decode(ids.strip_suffix(&[end]).unwrap_or(ids)).unwrap();
     assert!(is_valid(&serde_json::from_str(&text).unwrap()), "{text}");

@@ -156,7 +156,7 @@ fn a_text_matches_its_expression_and_ends_when_nothing_may_follow() {
         if beams {
             let sought = [super::super::Sought { prompt: &text(5), row: 0, stream: 0 }];
             let beams = super::super::Beams::of(2);
-            let found = super::super::search(session.rows(), &sought, &settings, &beams).unwrap();
+            let found = super::super::search(session.rows(), &sought, &settings, &beams, None).unwrap();
             return (tokenizer.decode(&found[0][0].ids[5..]).unwrap(), None);
         }
         session.admit(Request::new(text(5), settings)).unwrap();
