@@ -18,6 +18,10 @@ use std::sync::Arc;
 /// Where the settings stand in a model's folder: of old, and since transformers 5.
 const FILES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
+/// Samples a second, from a telephone's on; and samples that a frame sees at most.
+const RATES: [usize; 2] = [2000, 384_000];
+const MOST_WINDOW: usize = 1 << 15;
+
 /// Least energy of a band, and how far below the loudest one all else is cut off, in powers of ten.
 const LEAST: f64 = 1e-10;
 const RANGE: f64 = 8.0;
@@ -52,18 +56,17 @@ impl Settings {
             let got = keys[key].to_string();
             Err(Error::Setting { path: path.clone(), key, expected: expected.into(), got })
         };
-        for (key, place) in [
-            ("sampling_rate", &mut settings.rate),
-            ("n_fft", &mut settings.window),
-            ("hop_length", &mut settings.hop),
-        ] {
-            match keys.get(key).map(Json::as_u64) {
-                None => {}
-                // What is beyond a minute of any sound is no window of it.
-                Some(Some(number @ 2..=10_000_000)) => *place = number as usize,
-                Some(_) => return refuse(key, "a whole number above one"),
-            }
-        }
+        let number = |key: &'static str, [least, most]: [usize; 2], usual: usize| match keys.get(key) {
+            None => Ok(usual),
+            Some(given) => match given.as_u64().and_then(|number| usize::try_from(number).ok()) {
+                Some(number) if (least..=most).contains(&number) => Ok(number),
+                _ => refuse(key, &format!("a whole number from {least} to {most}")).map(|_: Settings| 0),
+            },
+        };
+        settings.rate = number("sampling_rate", RATES, settings.rate)?;
+        // A frame a millisecond at most: else an hour of sound is cut into millions of parts. And none longer than a second.
+        settings.hop = number("hop_length", [settings.rate / 1000, settings.rate], settings.hop)?;
+        settings.window = number("n_fft", [2, settings.rate.min(MOST_WINDOW)], settings.window)?;
         if keys.get("feature_size").is_some_and(|given| given.as_u64() != Some(bands as u64)) {
             return refuse("feature_size", &format!("{bands}, as the model has it"));
         }
@@ -241,6 +244,11 @@ mod tests {
         for (text, blamed) in [
             ("{\"feature_size\": 128}", "feature_size"),
             ("{\"n_fft\": 0}", "n_fft"),
+            ("{\"n_fft\": 10000000}", "n_fft"),
+            ("{\"n_fft\": 400.5}", "n_fft"),
+            ("{\"hop_length\": 2}", "hop_length"),
+            ("{\"hop_length\": 9000000}", "hop_length"),
+            ("{\"sampling_rate\": 10000000}", "sampling_rate"),
             ("{\"dither\": 0.1}", "dither"),
         ] {
             write(text);
