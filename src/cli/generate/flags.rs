@@ -230,7 +230,11 @@ impl Flags {
         if self.regex.is_none() && self.json_schema.is_none() && !self.json_object {
             return Ok(None);
         }
-        let spelling = Spelling::of(tokenizer.ok_or(Error::NoTokenizer)?)?;
+        let absent = || {
+            let text = "--regex, --json-schema and --json-object need the model's tokenizer.json, which its folder does not have";
+            Usage(text.into())
+        };
+        let spelling = Spelling::of(tokenizer.ok_or_else(absent)?)?;
         let grammar = match (&self.regex, &self.json_schema) {
             (Some(pattern), _) => Grammar::regex(pattern, &spelling)?,
             (_, Some(schema)) => Grammar::schema(&schema_of(schema)?, &spelling)?,

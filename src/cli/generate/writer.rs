@@ -66,6 +66,7 @@ impl Writer {
         let single = self.prompts.len() * each == 1;
         let formed = self.settings.iter().any(|settings| settings.grammar.is_some());
         let mut texts = std::collections::BTreeMap::new();
+        let mut cut: Vec<&str> = vec![];
         for (prompt, settings) in self.prompts.iter().zip(&self.settings) {
             let source = if self.pair { Some(session.rows().source_of(prompt)?) } else { None };
             for stream in 0..each as u32 {
@@ -91,9 +92,7 @@ impl Writer {
                 written.text += &event.text;
                 written.score += event.told.as_ref().map_or(0.0, |told| told.chosen);
                 *count += 1;
-                if let Some(why) = event.finish.as_ref().and_then(cut_off).filter(|_| formed) {
-                    eprintln!("cut off  {why}: a text is not whole by what it must match");
-                }
+                cut.extend(event.finish.as_ref().and_then(cut_off).filter(|_| formed));
                 let ends = matches!(event.finish, Some(Finish::End(_)));
                 if !ends {
                     page.show_as(&event.text, event.token)?;
@@ -101,6 +100,9 @@ impl Writer {
             }
         }
         page.finish()?;
+        for why in cut {
+            eprintln!("cut off  {why}: a text is not whole by what it must match");
+        }
         let over = |(written, count): (Written, usize)| Written {
             score: written.score / count.max(1) as f32,
             ..written

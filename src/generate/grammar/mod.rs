@@ -62,8 +62,8 @@ impl Grammar {
         Ok(Grammar { source: pattern.to_string(), form, spelling: spelling.clone(), warnings: vec![] })
     }
 
-    /// A JSON schema: what is written is JSON that is valid by it. White space between its parts is at most one line break and 40
-    /// blanks, unless the schema has a key `x-guidance` that says otherwise. Refused is what is no schema, what nothing can be valid by,
+    /// A JSON schema: what is written is JSON that is valid by it. White space between its parts is at most a blank, or a line
+    /// break and 40 of them, unless the schema has a key `x-guidance` that says otherwise. Refused is what is no schema, what nothing can be valid by,
     /// and what cannot be kept to while a text is written.
     #[cfg(feature = "schema")]
     pub fn schema(schema: &Json, spelling: &Arc<Spelling>) -> Result<Grammar> {

@@ -16,7 +16,7 @@ const MOST_HELD: usize = 32;
 const MOST_BYTES: usize = 512;
 
 /// White space between the parts of a text. Without a bound, a model that has not learned JSON writes nothing else.
-const SPACE: &str = r"[\x20\x09]{1,40}|\r?\n[\x20\x09]{0,40}";
+const SPACE: &str = r"\x20|\r?\n[\x20\x09]{0,40}";
 
 /// What a text must be valid by.
 pub(super) struct Schema {
