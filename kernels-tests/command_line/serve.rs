@@ -3,7 +3,7 @@
 use super::Bench;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// A server, with the address that it prints.
@@ -35,14 +35,19 @@ impl Server {
         (answer.status().as_u16(), answer.body_mut().read_json().unwrap())
     }
 
+    #[cfg(unix)]
     fn get(&self, path: &str) -> String {
         let mut answer = self.agent.get(format!("{}{path}", self.address)).call().unwrap();
         answer.body_mut().read_to_string().unwrap()
     }
 
     /// Ends it as a system does; what it says on stderr.
+    #[cfg(unix)]
     fn end(mut self) -> String {
-        let signal = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        let signal = std::process::Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(signal.success());
         let mut said = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -140,8 +145,7 @@ fn an_encoder_serves_the_vectors_that_embed_makes() {
 fn what_cannot_be_served_is_told_at_once() {
     let bench = Bench::new();
     bench.train(&[]).fine();
-    let serve =
-        |more: &[&str]| bench.kiln(&[&["serve", "run", "--device", "cpu", "--port", "0"], more].concat());
+    let serve = |more: &[&str]| bench.kiln(&[&["serve", "run", "--device", "cpu"], more].concat());
     serve(&["--port", "99999"]).refused(2, &["--port"]);
     serve(&["--host", "here"]).refused(2, &["--host"]);
     serve(&["--parallel", "0"]).refused(2, &["--parallel"]);

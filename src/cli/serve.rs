@@ -12,7 +12,7 @@ use std::net::IpAddr;
 /// there. Ctrl-C or SIGTERM ends it: what is being written is finished first. /health tells how it is, /metrics what it has done.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln serve runs/stories\n  kiln serve smollm2 --parallel 32 --context 2048 --cache f16\n  kiln serve all-MiniLM-L6-v2 --port 0 --device cpu\n  curl http://127.0.0.1:8080/v1/completions -H 'Content-Type: application/json' \\\n    -d '{\"prompt\": \"The sea\", \"max_tokens\": 40}'   # kiln serve answers"
+    after_help = "Examples:\n  kiln serve runs/stories\n  kiln serve smollm2 --parallel 32 --context 2048 --cache f16\n  kiln serve all-MiniLM-L6-v2 --port 0 --device cpu"
 )]
 pub struct Serve {
     #[command(flatten)]
@@ -101,7 +101,7 @@ mod opened {
     use crate::train::Target;
     use anyhow::Context;
     use std::io::Write;
-    use std::net::SocketAddr;
+    use std::net::{SocketAddr, TcpListener};
     use std::path::Path;
     use std::sync::Arc;
     use std::time::Duration;
@@ -114,6 +114,8 @@ mod opened {
         if is_ngram(&folder) {
             return Err(Usage("models of counted runs are not served\n  hint: kiln generate".into()).into());
         }
+        // Before the model is read, which takes a while.
+        let socket = TcpListener::bind(address).with_context(|| format!("listening at {address}"))?;
         let opened = exchange::open_to_run(&folder, &adapters)?;
         let figures = Arc::new(Figures::default());
         let served = match opened.family.interface().task {
@@ -129,10 +131,9 @@ mod opened {
             _ => vectors(&serve, &folder)?,
         };
         let name = serve.name.clone().unwrap_or_else(|| name_of(serve.folder.given()));
-        let server = Server::bind(address, name.clone(), served, figures, limits)
-            .with_context(|| format!("listening at {address}"))?;
+        let key = if limits.api_key.is_some() { "" } else { ", without a key" };
+        let server = Server::on(socket, name.clone(), served, figures, limits)?;
         if !serve.host.is_loopback() {
-            let key = if serve.api_key.is_some() { "" } else { ", without a key" };
             eprintln!(
                 "warning: {} can be reached from other machines{key}, and nothing is encrypted",
                 serve.host

@@ -28,7 +28,10 @@ pub struct Answer {
 /// A text as far as it has come.
 #[derive(Default)]
 struct Text {
+    /// What stands before it, and of an answer as a whole all that came.
     text: String,
+    /// Characters that came, and those before them.
+    characters: usize,
     pieces: Vec<Piece>,
     tokens: usize,
     finish: Option<Finish>,
@@ -57,7 +60,12 @@ impl Answer {
         let mut texts = vec![];
         for prompt in prompts {
             let before = if wanted.echo { model.tokenizer()?.decode(&prompt.tokens)? } else { String::new() };
-            texts.extend((0..wanted.texts).map(|_| Text { text: before.clone(), ..Text::default() }));
+            let characters = before.chars().count();
+            texts.extend((0..wanted.texts).map(|_| Text {
+                text: before.clone(),
+                characters,
+                ..Text::default()
+            }));
         }
         Ok(Answer {
             id: format!("{}-{created:x}{id:08x}", if is_chat { "chatcmpl" } else { "cmpl" }),
@@ -91,7 +99,8 @@ impl Answer {
     /// Takes a token on; gives the part of a stream that tells of it, where there is something to tell.
     pub fn take(&mut self, number: usize, event: Event) -> Option<Json> {
         let text = &mut self.texts[number];
-        let offset = text.text.chars().count();
+        let offset = text.characters;
+        text.characters += event.text.chars().count();
         text.tokens += 1;
         let is_end = matches!(event.finish, Some(Finish::End(_)));
         let piece = event.told.filter(|_| !is_end).map(|told| Piece { token: event.token, told, offset });
@@ -100,10 +109,6 @@ impl Answer {
             text.text += &event.text;
             text.pieces.extend(piece);
             return None;
-        }
-        // Of a stream only its length is kept, and that only where places in it are told.
-        if self.told && !self.is_chat {
-            text.text += &event.text;
         }
         let text = &self.texts[number];
         if event.text.is_empty() && text.finish.is_none() && piece.is_none() {
@@ -206,10 +211,14 @@ impl Answer {
         json!({ "prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written })
     }
 
-    /// A token as it is written; what is part of a character has the sign for what is unknown.
+    /// A token as it is written inside a text; what is part of a character has the sign for what is unknown.
     fn name(&self, token: u32) -> String {
-        let text = self.tokenizer.as_ref().and_then(|tokenizer| tokenizer.decode_with_special(&[token]).ok());
-        text.unwrap_or_else(|| format!("token_id:{token}"))
+        let text = |ids: &[u32]| self.tokenizer.as_ref()?.decode_with_special(ids).ok();
+        // Some decoders leave out the space before the first token: behind itself a token has it.
+        match (text(&[token]), text(&[token, token])) {
+            (Some(alone), Some(twice)) => twice.strip_prefix(&alone).unwrap_or(&alone).to_string(),
+            _ => format!("token_id:{token}"),
+        }
     }
 
     fn logprobs(&self, pieces: &[Piece]) -> Json {

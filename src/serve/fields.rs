@@ -121,6 +121,8 @@ impl Wanted {
         }
         let seed = fields.get::<i64>("seed", "a whole number")?;
         let temperature = number("temperature")?.unwrap_or(1.0);
+        // Nearer to zero than a device can tell is zero.
+        let temperature = if (0.0..1e-6).contains(&temperature) { 0.0 } else { temperature };
         let settings = Settings {
             do_sample: temperature != 0.0,
             temperature,
@@ -208,6 +210,7 @@ mod tests {
         let more = wanted(body, false).unwrap();
         assert!(!more.settings.draws() && more.settings.seed == u64::MAX && more.settings.stop == ["x"]);
         assert!(more.texts == 3 && more.stream && more.include_usage && more.logprobs == Some(2));
+        assert!(!wanted(json!({"temperature": 1e-300}), false).unwrap().settings.draws());
         let chat = json!({"max_completion_tokens": 9, "logprobs": true, "top_logprobs": 4, "stop": ["a", "b"], "top_k": -1});
         let chat = wanted(chat, true).unwrap();
         assert!(chat.settings.max_new_tokens == 9 && chat.logprobs == Some(4) && chat.settings.top_k == 0);

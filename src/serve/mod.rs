@@ -151,15 +151,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Opens the socket. Port 0 is any that is free.
-    pub fn bind(
-        address: SocketAddr,
+    /// A server on a socket that listens.
+    pub fn on(
+        socket: std::net::TcpListener,
         name: String,
         served: Served,
         figures: Arc<Figures>,
         limits: Limits,
     ) -> io::Result<Server> {
-        let socket = std::net::TcpListener::bind(address)?;
         socket.set_nonblocking(true)?;
         let (sender, stage) = watch::channel(Stage::Running);
         let (writer, vectors) = match served {

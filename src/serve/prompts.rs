@@ -33,8 +33,9 @@ pub fn of_completion(fields: &Fields, model: &Model) -> Result<Vec<Prompt>, Refu
     const EXPECTED: &str = "a string, a list of strings, a list of token ids, or a list of such lists";
     let wrong = |got: &Json| Refusal::field("prompt", format!("is {}, expected {EXPECTED}", kind_of(got)));
     let prompt = fields.raw("prompt").ok_or_else(|| Refusal::field("prompt", "is missing"))?;
-    let of_text =
-        |text: &str| -> Result<Vec<u32>, Refusal> { Ok(model.tokenizer()?.encode_with_special(text)?) };
+    let of_text = |text: &str| -> Result<Vec<u32>, Refusal> {
+        Ok(ended(model.tokenizer()?.encode_with_special(text)?, model))
+    };
     let ids = |list: &[Json]| -> Result<Vec<u32>, Refusal> {
         let id = |value: &Json| value.as_u64().and_then(|id| u32::try_from(id).ok());
         list.iter()
@@ -86,8 +87,15 @@ pub fn of_chat(fields: &Fields, model: &Model) -> Result<Prompt, Refusal> {
     let rendered = template.render(&messages, true);
     let rendered = rendered
         .map_err(|error| Refusal::field("messages", format!("cannot be written: {}", told(&error))))?;
-    let tokens = model.tokenizer()?.encode(&rendered)?;
+    let tokens = ended(model.tokenizer()?.encode(&rendered)?, model);
     Ok(Prompt { tokens, left_out: 0 })
+}
+
+/// What an encoder reads ends as that did from which the model learned, also where its tokenizer does not see to it.
+fn ended(mut tokens: Vec<u32>, model: &Model) -> Vec<u32> {
+    let is_whole = tokens.last().is_some_and(|last| model.ends.contains(last));
+    tokens.extend(model.ends.first().filter(|_| model.facts.pair && !is_whole));
+    tokens
 }
 
 /// A message whose content is one text.

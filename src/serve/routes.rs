@@ -176,7 +176,7 @@ fn read(
     if wanted.echo && wanted.logprobs.is_some() {
         return Err(Refusal::unsupported("echo", "is not supported beside `logprobs`"));
     }
-    let mut found = match is_chat {
+    let found = match is_chat {
         true => vec![prompts::of_chat(&fields, model)?],
         false => prompts::of_completion(&fields, model)?,
     };
@@ -184,10 +184,6 @@ fn read(
     wanted.settings.ends = model.ends.clone();
     if is_chat {
         wanted.settings.stop.extend(model.end_of_answer.clone());
-    }
-    if let Some(&end) = model.ends.first().filter(|_| model.facts.pair) {
-        // A text ends as those did from which the model learned, also where its tokenizer does not see to it.
-        found.iter_mut().filter(|p| p.tokens.last() != Some(&end)).for_each(|prompt| prompt.tokens.push(end));
     }
     let most = wanted.settings.max_new_tokens;
     let fitted = found.into_iter().map(|prompt| prompt.fit(model, most)).collect::<Result<_, _>>()?;
