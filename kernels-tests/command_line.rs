@@ -171,6 +171,8 @@ fn every_command_has_help_that_ends_in_examples() {
         "serve",
         "classify",
         "metrics",
+        "judge",
+        "judge results",
         "compress",
         "prune",
         "sensitivity",

@@ -46,6 +46,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         ],
     ),
     ("audio", &[]),
+    ("judge", &["tensor"]),
     ("transcribe", &["tensor", "graph", "plan", "data", "model", "train", "deploy", "exchange"]),
     (
         "compress",
@@ -83,6 +84,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "ngram",
             "metrics",
             "audio",
+            "judge",
             "transcribe",
             "tasks",
             "serve",

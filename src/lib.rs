@@ -17,6 +17,8 @@ pub mod formats;
 pub mod generate;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(feature = "judge")]
+pub mod judge;
 pub mod metrics;
 pub mod model;
 pub mod ngram;

@@ -2,7 +2,7 @@
 
 pub(super) mod flags;
 mod page;
-mod prompt;
+pub(super) mod prompt;
 mod writer;
 
 use super::Usage;
@@ -91,7 +91,7 @@ impl From<Cache> for deploy::Cache {
 }
 
 /// Texts most that are written side by side; more wait.
-const MOST_ROWS: usize = 16;
+pub(super) const MOST_ROWS: usize = 16;
 
 impl Generate {
     /// Streams the text to stdout, or prints it whole as JSON.

@@ -20,6 +20,7 @@ mod folder;
 mod forward;
 mod generate;
 mod inspect;
+mod judge;
 mod metrics;
 mod ngram;
 mod passage;
@@ -76,6 +77,8 @@ enum Command {
     Import(export::Import),
     /// Score texts by their references: BLEU, chrF, TER, ROUGE.
     Metrics(metrics::Metrics),
+    /// Let people compare answers of models, blind, on a page of this machine.
+    Judge(judge::Judge),
     /// Count runs of tokens: a model without training, as a yardstick.
     Ngram(ngram::Ngram),
     /// Merge low-rank adapters into a model's weights, or take them out again.
@@ -136,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Export(command) => command.run(),
         Command::Import(command) => command.run(),
         Command::Metrics(command) => command.run(),
+        Command::Judge(command) => command.run(),
         Command::Ngram(command) => command.run(),
         Command::Adapter(command) => command.run(),
         Command::Compare(command) => command.run(),

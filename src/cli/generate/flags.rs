@@ -7,12 +7,13 @@ use crate::generate::{
     Beams, Contrast, Contrastive, EarlyStopping, Error, Grammar, Overflow, Settings, Spelling,
 };
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use serde_json::Value as Json;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// How a text is written.
-#[derive(Args)]
+#[derive(Args, Serialize)]
 pub struct Flags {
     /// Tokens to write at most; the model's own end-of-text token ends the text sooner.
     #[arg(long, value_name = "COUNT", default_value_t = 200)]
@@ -121,7 +122,7 @@ pub struct Flags {
 }
 
 /// When beams stop.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 enum Stopping {
     /// Once as many texts have ended as there are beams.
     True,
@@ -132,7 +133,7 @@ enum Stopping {
 }
 
 /// What becomes of a text that fills the context.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 enum Full {
     /// Its older half is forgotten; of a longer prompt the last tokens are used.
     Slide,
@@ -271,6 +272,12 @@ impl Flags {
         let contrastive = Contrastive { penalty_alpha, top_k: self.top_k.unwrap_or(4) };
         contrastive.check()?;
         Ok(Some(contrastive))
+    }
+
+    /// Whether there is a context for all prompts.
+    #[cfg_attr(not(feature = "judge"), allow(dead_code))]
+    pub fn has_context(&self) -> bool {
+        self.context.is_some()
     }
 
     /// Tokens that a draft writes ahead.

@@ -27,6 +27,12 @@ pub struct Prompts {
 }
 
 impl Prompts {
+    /// Texts that are given in another way than by these flags.
+    #[cfg_attr(not(feature = "judge"), allow(dead_code))]
+    pub fn of(texts: Vec<String>, chat: bool, system: Option<String>) -> Prompts {
+        Prompts { prompt: texts, ids: vec![], chat, system }
+    }
+
     /// True where they are given as token ids.
     pub fn are_ids(&self) -> bool {
         !self.ids.is_empty()
