@@ -221,7 +221,11 @@ fn a_tiny_model_is_trained_then_writes_and_is_measured() {
 
     let score = bench.kiln(&[&["evaluate", "--data", "text.txt", "--json"], &on_cpu[..]].concat()).json();
     let number = |key: &str| score[key].as_f64().unwrap();
-    assert_eq!(score.as_object().unwrap().len(), 4);
+    assert_eq!(score.as_object().unwrap().len(), 5);
+    let errors = &score["standard_errors"];
+    assert!(errors["loss"].as_f64().unwrap() > 0.0);
+    let perplexity = errors["loss"].as_f64().unwrap() * number("perplexity");
+    assert!((errors["perplexity"].as_f64().unwrap() - perplexity).abs() < 1e-9);
     assert!((number("perplexity") - number("loss").exp()).abs() < 1e-9);
     // One byte a character and one token a character: only the unit differs.
     assert!((number("bits_per_byte") - number("loss") / std::f64::consts::LN_2).abs() < 1e-9);

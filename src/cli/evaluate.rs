@@ -68,7 +68,7 @@ pub struct Evaluate {
     /// gpu, cpu, an adapter's number, or part of its name.
     #[arg(long, default_value = "gpu")]
     device: String,
-    /// Print {"loss", "perplexity", "bits_per_byte", "tokens"}; of a classifier {"loss", "examples"} and its other figures.
+    /// Print {"loss", "perplexity", "bits_per_byte", "tokens", "standard_errors"}, the last from how batches differ, null of one alone; of a classifier {"loss", "examples"} and its other figures.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -299,6 +299,9 @@ fn figures(score: &Score) -> serde_json::Value {
         "perplexity": score.perplexity,
         "bits_per_byte": score.bits_per_byte,
         "tokens": score.tokens,
+        "standard_errors": score.errors().map(|[loss, perplexity, bits_per_byte]| {
+            json!({ "loss": loss, "perplexity": perplexity, "bits_per_byte": bits_per_byte })
+        }),
     })
 }
 
@@ -308,9 +311,11 @@ fn show(score: &Score, as_json: bool) -> anyhow::Result<()> {
         writeln!(out, "{}", figures(score))?;
         return Ok(());
     }
-    writeln!(out, "loss           {:.4} nats per token", score.loss)?;
-    writeln!(out, "perplexity     {:.4}", score.perplexity)?;
-    writeln!(out, "bits per byte  {:.4}", score.bits_per_byte)?;
+    let errors = score.errors().map(|errors| errors.map(|error| format!(" ± {error:.4}")));
+    let [loss, perplexity, bits] = errors.unwrap_or_default();
+    writeln!(out, "loss           {:.4}{loss} nats per token", score.loss)?;
+    writeln!(out, "perplexity     {:.4}{perplexity}", score.perplexity)?;
+    writeln!(out, "bits per byte  {:.4}{bits}", score.bits_per_byte)?;
     writeln!(out, "tokens         {}", score.tokens)?;
     Ok(())
 }
@@ -334,7 +339,7 @@ fn compare(rows: &[(PathBuf, Score)], as_json: bool) -> anyhow::Result<()> {
         "model", "loss", "perplexity", "bits per byte", "tokens"
     )?;
     for (model, score) in rows {
-        let Score { loss, perplexity, bits_per_byte, tokens } = score;
+        let Score { loss, perplexity, bits_per_byte, tokens, .. } = score;
         let model = model.display().to_string();
         writeln!(out, "{model:width$}  {loss:>8.4}  {perplexity:>12.4}  {bits_per_byte:>13.4}  {tokens:>9}")?;
     }

@@ -156,8 +156,7 @@ pub fn score(folder: &Path, data: &[PathBuf]) -> anyhow::Result<Score> {
     let part = Part::of(&text.contents(), &tokenizer)?;
     let (loss, tokens) = model.loss(&[&tokenizer.opening()?[..], &part.tokens.all()].concat())?;
     let bytes_per_token = part.bytes as f64 / part.tokens.len() as f64;
-    let bits_per_byte = loss / std::f64::consts::LN_2 / bytes_per_token;
-    Ok(Score { loss, perplexity: loss.exp(), bits_per_byte, tokens })
+    Ok(Score::new(loss, tokens, bytes_per_token, None))
 }
 
 /// Continues a prompt token by token, until `show` has had enough.

@@ -72,6 +72,26 @@ pub struct Score {
     pub bits_per_byte: f64,
     /// Tokens predicted.
     pub tokens: usize,
+    /// Standard error of the loss, from how it differs between batches of windows; none where there is one batch alone.
+    ///
+    /// That of the perplexity is this times the perplexity (the first term of its expansion), that of the bits per byte this in their unit.
+    pub error: Option<f64>,
+}
+
+impl Score {
+    /// The score of a text of so many bytes per token.
+    pub fn new(loss: f64, tokens: usize, bytes_per_token: f64, error: Option<f64>) -> Score {
+        let bits_per_byte = loss / std::f64::consts::LN_2 / bytes_per_token;
+        Score { loss, perplexity: loss.exp(), bits_per_byte, tokens, error }
+    }
+
+    /// Standard errors of loss, perplexity and bits per byte.
+    pub fn errors(&self) -> Option<[f64; 3]> {
+        let error = self.error?;
+        // Also where the loss is zero the unit must be known.
+        let share = if self.loss == 0.0 { 0.0 } else { self.bits_per_byte / self.loss };
+        Some([error, self.perplexity * error, share * error])
+    }
 }
 
 /// What is evaluated.
@@ -108,10 +128,10 @@ pub fn evaluate_with(
     target: &Target,
 ) -> Result<Score> {
     let Material { part, batches, extent, .. } = material(family, tokenizer, request)?;
-    let (loss, tokens) = mean_loss(family, weights, target, extent, &batches)?;
+    let losses = batch_losses(family, weights, target, extent, &batches)?;
+    let (loss, tokens) = mean(&losses);
     let bytes_per_token = part.bytes as f64 / part.tokens.len() as f64;
-    let bits_per_byte = loss / std::f64::consts::LN_2 / bytes_per_token;
-    Ok(Score { loss, perplexity: loss.exp(), bits_per_byte, tokens })
+    Ok(Score::new(loss, tokens, bytes_per_token, standard_error(&losses)))
 }
 
 /// A text made ready to be predicted.
@@ -190,6 +210,17 @@ pub fn mean_loss(
     extent: Extent,
     batches: &[Batch],
 ) -> Result<(f64, usize)> {
+    Ok(mean(&batch_losses(family, weights, target, extent, batches)?))
+}
+
+/// Of each batch the sum of losses, and how many tokens were counted.
+fn batch_losses(
+    family: &dyn Family,
+    weights: &Weights,
+    target: &Target,
+    extent: Extent,
+    batches: &[Batch],
+) -> Result<Vec<(f64, usize)>> {
     family.interface().expect_causal()?;
     let deployment = Deployment::new(weights).within(target);
     let graph = deployment.graph(family, extent, Mode::Evaluate, |graph, forward| {
@@ -199,14 +230,59 @@ pub fn mean_loss(
     })?;
     let (mut engine, plans) = deployment.engine(target, &[graph])?;
     let names: Vec<String> = plans[0].feeds.iter().map(|f| f.name.clone()).collect();
-    let (mut total, mut count) = (0.0, 0);
+    let mut losses = vec![];
     for batch in batches {
         let feeds = feeds_of(batch, extent);
         let list: Vec<&Tensor> =
             names.iter().map(|n| feeds.get(n).expect("tokens and targets are all there is")).collect();
         let result = engine.run(0, &list).map_err(train::Error::from)?;
-        total += result[0].to_f64()[0] * batch.counted() as f64;
-        count += batch.counted();
+        losses.push((result[0].to_f64()[0] * batch.counted() as f64, batch.counted()));
     }
-    Ok((total / count as f64, count))
+    Ok(losses)
+}
+
+fn mean(losses: &[(f64, usize)]) -> (f64, usize) {
+    let (mut total, mut count) = (0.0, 0);
+    for (sum, tokens) in losses {
+        total += sum;
+        count += tokens;
+    }
+    (total / count as f64, count)
+}
+
+/// Standard error of a mean over clusters of unlike size, here batches (Cochran 1977, "Sampling Techniques", section 9A.1): with `m` of them,
+/// `sqrt(m / (m - 1) * sum (sum_i - mean count_i)^2) / sum count_i`.
+///
+/// Why batches and not tokens: tokens that stand near each other are alike, which would make the error too small.
+fn standard_error(losses: &[(f64, usize)]) -> Option<f64> {
+    let clusters = losses.len() as f64;
+    let (mean, count) = mean(losses);
+    let squares: f64 = losses.iter().map(|(sum, tokens)| (sum - mean * *tokens as f64).powi(2)).sum();
+    (losses.len() > 1).then(|| (clusters / (clusters - 1.0) * squares).sqrt() / count as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_error_of_equal_batches_is_that_of_their_mean_losses() {
+        // Means 1, 2, 3, 6 over four tokens each: deviation sqrt(14 / 3), over the root of four.
+        let losses = [1.0, 2.0, 3.0, 6.0].map(|mean| (4.0 * mean, 4));
+        assert!((standard_error(&losses).unwrap() - (14.0_f64 / 3.0 / 4.0).sqrt()).abs() < 1e-12);
+        assert_eq!(standard_error(&losses[..1]), None);
+        // Batches of unlike size count by their tokens.
+        let unlike = [(4.0, 4), (1.0, 1), (9.0, 3)];
+        // The mean is 14 / 8, what is left over -3, -0.75 and 3.75.
+        let expected = (1.5_f64 * (9.0 + 0.5625 + 14.0625)).sqrt() / 8.0;
+        assert!((standard_error(&unlike).unwrap() - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn errors_of_other_units_follow_from_that_of_the_loss() {
+        let [loss, perplexity, bits] = Score::new(2.0, 100, 4.0, Some(0.1)).errors().unwrap();
+        assert_eq!(loss, 0.1);
+        assert!((perplexity - 0.1 * 2.0_f64.exp()).abs() < 1e-12);
+        assert!((bits - 0.1 / std::f64::consts::LN_2 / 4.0).abs() < 1e-12);
+    }
 }
