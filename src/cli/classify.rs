@@ -78,7 +78,7 @@ pub(super) struct ColumnNames {
     /// Column of a second text. Absent: second, text2, sentence2 or hypothesis, where there is one.
     #[arg(long, value_name = "NAME")]
     second_column: Option<String>,
-    /// Column of the label. Absent: label or labels.
+    /// Column of the label. Absent: as a model of rows has it, else label or labels.
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
 }

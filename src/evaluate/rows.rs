@@ -60,7 +60,8 @@ impl RowClassifier {
     /// Rows of files with the model's columns.
     pub fn read(&self, paths: &[PathBuf], columns: &Columns, labels: bool) -> Result<Vec<Features>> {
         let own = self.columns.iter().map(|column| column.name.clone()).collect();
-        let columns = Columns { features: own, label: columns.label.clone(), ..Columns::default() };
+        let label = columns.label.clone().or_else(|| model::label_column_of(self.opened.family.as_ref()));
+        let columns = Columns { features: own, label, ..Columns::default() };
         Ok(features::read(paths, &columns, labels)?.rows)
     }
 

@@ -54,7 +54,7 @@ pub use reading::{FOLLOWS, Forward, Interface, Labels, Reading, Seats, Sound, Ta
 pub use recurrent::{RecurrentModel, RecurrentStack, RecurrentTranslator, Run};
 pub use resize::{Sizes, resized};
 pub use rope::{Rope, Scaling};
-pub use row_mlp::{Column, RowMlp, columns_of, with_columns};
+pub use row_mlp::{Column, RowMlp, columns_of, label_column_of, with_columns};
 pub use score::Score;
 pub use t5::T5;
 pub use trunk::{TASKS_FILE, TASKS_FOLDER, names_of_tasks, open_of_task, shared_name};

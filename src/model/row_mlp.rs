@@ -36,6 +36,9 @@ const KEYS: &[&str] = &[
     "torch_dtype",
 ];
 
+/// Key of `config.json` with the name of the column that is learnt; it changes nothing of the model, and so is kept.
+const LABEL: &str = "label_column";
+
 /// A column of a table, and how it is standardised.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
@@ -207,14 +210,21 @@ pub fn columns_of(family: &dyn Family) -> Vec<Column> {
     columns_in(&Config::new("the model", family.config())).unwrap_or_default()
 }
 
-/// The same model over these columns, for classes of these names.
+/// What the column is called that a model of rows has learnt; none where that is not known.
+pub fn label_column_of(family: &dyn Family) -> Option<String> {
+    family.config().get(LABEL)?.as_str().map(String::from)
+}
+
+/// The same model over these columns, for classes of these names, which a column called `label` has, if it has a name of its own.
 pub fn with_columns(
     family: &dyn Family,
     columns: &[Column],
     labels: Labels,
     names: &[String],
+    label: Option<&str>,
 ) -> Result<Box<dyn Family>> {
     let mut keys = family.config();
+    keys.extend(label.map(|label| (LABEL.to_string(), json!(label))));
     let numbered = || names.iter().enumerate();
     keys.insert(FEATURES.into(), columns.iter().map(Column::json).collect());
     keys.insert(
@@ -338,7 +348,11 @@ mod tests {
             Err(Error::Setting { key, .. }) if key == FEATURES
         ));
         let columns = columns_of(read(config()).unwrap().as_ref());
-        let whole = with_columns(bare.as_ref(), &columns, Labels::Numbers, &["price".to_string()]).unwrap();
+        let whole =
+            with_columns(bare.as_ref(), &columns, Labels::Numbers, &["price".to_string()], Some("cost"));
+        let whole = whole.unwrap();
+        assert_eq!(label_column_of(whole.as_ref()).as_deref(), Some("cost"));
+        assert_eq!(label_column_of(bare.as_ref()), None);
         assert_eq!(whole.interface().task, Task::SequenceClass { classes: 1, labels: Labels::Numbers });
         assert_eq!(whole.interface().columns, 2);
     }

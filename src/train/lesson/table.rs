@@ -4,6 +4,7 @@ use super::classes::Classes;
 use super::prepare::{dealt, fill_in, store_of};
 use super::{Example, Lesson, mismatch};
 use crate::data::features::{self, Features};
+use crate::data::labelled::Columns;
 use crate::graph::Graph;
 use crate::model::{self, Column, Config, Extent, Family, Labels, Mode, Reading};
 use crate::train::job::{self, Job};
@@ -24,7 +25,10 @@ pub(super) fn prepare(mut recipe: Recipe, given: &Examples) -> Result<Job> {
         return Err(model::Error::Task { expected, got }.into());
     }
     let loaded = model::columns_of(plain.as_ref());
-    let (names, rows, training) = read(given, &loaded, recipe.data.validation.share())?;
+    let mut wanted = given.columns.clone().unwrap_or_default();
+    wanted.label = wanted.label.or_else(|| model::label_column_of(plain.as_ref()));
+    let label = wanted.label.clone();
+    let (names, rows, training) = read(given, wanted, &loaded, recipe.data.validation.share())?;
     let own = Classes::of(plain.as_ref()).filter(|own| !own.names.is_empty());
     let shown = if given.held_out.is_empty() { rows.len() } else { training };
     let classes = Classes::find(recipe.model.head(), own, &rows[..shown])?;
@@ -36,7 +40,8 @@ pub(super) fn prepare(mut recipe: Recipe, given: &Examples) -> Result<Job> {
         true => standardised(&names, &rows[..training], given.standardize),
         false => loaded,
     };
-    let mut family = model::with_columns(plain.as_ref(), &columns, classes.labels, &classes.names)?;
+    let mut family =
+        model::with_columns(plain.as_ref(), &columns, classes.labels, &classes.names, label.as_deref())?;
     if let Model::Load { dropout: Some(share), .. } = recipe.model {
         family.set_dropout(share as f32);
     }
@@ -73,8 +78,12 @@ fn quiet_of(family: &dyn Family) -> Result<Box<dyn Family>> {
 }
 
 /// Names of the columns, all rows, and how many are trained on. A model that has columns wants these.
-fn read(given: &Examples, loaded: &[Column], validation: f64) -> Result<(Vec<String>, Vec<Features>, usize)> {
-    let mut columns = given.columns.clone().unwrap_or_default();
+fn read(
+    given: &Examples,
+    mut columns: Columns,
+    loaded: &[Column],
+    validation: f64,
+) -> Result<(Vec<String>, Vec<Features>, usize)> {
     if !loaded.is_empty() {
         let own: Vec<String> = loaded.iter().map(|column| column.name.clone()).collect();
         if !columns.features.is_empty() && columns.features != own {
@@ -122,7 +131,6 @@ fn told_of(columns: &[Column]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::labelled::Columns;
 
     #[test]
     fn columns_come_to_a_mean_of_zero_and_a_deviation_of_one() {
