@@ -32,6 +32,8 @@ mod ngram;
 mod prune;
 #[path = "command_line/quantize.rs"]
 mod quantize;
+#[path = "command_line/retrieve.rs"]
+mod retrieve;
 #[cfg(feature = "serve")]
 #[path = "command_line/serve.rs"]
 mod serve;

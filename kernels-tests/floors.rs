@@ -32,17 +32,18 @@ const FLOORS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "tasks",
-        &[
-            "tensor", "ops", "graph", "plan", "data", "metrics", "model", "train", "deploy", "generate",
-            "evaluate", "exchange",
-        ],
-    ),
-    (
         "embed",
         &[
             "tensor", "ops", "graph", "passes", "plan", "data", "formats", "metrics", "model", "train",
             "deploy", "exchange",
+        ],
+    ),
+    ("retrieve", &["tensor", "formats", "ngram", "model", "train", "exchange", "embed"]),
+    (
+        "tasks",
+        &[
+            "tensor", "ops", "graph", "plan", "data", "metrics", "ngram", "model", "train", "deploy",
+            "generate", "evaluate", "exchange", "retrieve",
         ],
     ),
     ("audio", &[]),
@@ -87,6 +88,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "judge",
             "transcribe",
             "tasks",
+            "retrieve",
             "serve",
         ],
     ),

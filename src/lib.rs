@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod model;
 pub mod ngram;
 pub mod passes;
+pub mod retrieve;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod tasks;

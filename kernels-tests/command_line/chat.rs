@@ -72,3 +72,25 @@ fn turns_that_have_no_room_are_left_out_and_what_cannot_be_answered_is_told() {
     bench.train(&["--out", "plain"]).fine();
     bench.kiln(&["chat", "plain", "--device", "cpu"]).refused(2, &["no chat template", "--template chatml"]);
 }
+
+#[test]
+fn a_question_is_put_behind_passages_that_are_listed_behind_the_answer() {
+    let bench = trained();
+    std::fs::create_dir(bench.path("notes")).unwrap();
+    bench.write("notes/a", "is 5 so? yes.\n");
+    let masked = "[model]\nfamily = \"bert\"\nlayers = 1\nheads = 2\nwidth = 16\ncontext = 32\n[data]\ntext = [\"masked.txt\"]\n\
+                  [train]\nsteps = 1\nbatch = 2\ncontext = 16\n[run]\nfolder = \"encoder\"\n";
+    bench.write("encoder.toml", masked);
+    bench.write("masked.txt", "is 5 so? yes.\n".repeat(60));
+    bench.kiln(&["train", "encoder.toml", "--device", "cpu"]).fine();
+    let cache = bench.path("cache");
+    let mut command = bench.command(&["chat", "run", "--device", "cpu", "--retrieve", "notes"]);
+    command.args(["--retrieve-encoder", "encoder", "--max-new-tokens", "5"]).env("KILN_CACHE", cache);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"is 5 so?\n/show\n").unwrap();
+    let talk = done(child.wait_with_output().unwrap());
+    // The template's characters are known to the model, those of what is asked of an assistant are not: nothing is put before.
+    assert!(talk.err.contains("passages dropped: 1 because the model has no tokens"), "{}", talk.err);
+    assert!(talk.fine().out.starts_with("yes."));
+}

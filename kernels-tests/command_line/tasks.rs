@@ -63,7 +63,7 @@ fn texts_are_predicted_written_and_classified() {
         "kind = \"qa\"\nprompt = \"{{ ask }}\"\nanswer = \"hue\"\nsources = \"facts\"\nmax_new_tokens = 4\n",
     );
     let json = ask(&bench, &["--json"]).json();
-    for name in ["exact_match", "f1", "citation_precision", "citation_support"] {
+    for name in ["exact_match", "f1", "support", "citation_precision", "citation_recall"] {
         assert!(json["models"][0][name]["value"].is_number(), "{name}: {json}");
     }
     write(
@@ -72,6 +72,81 @@ fn texts_are_predicted_written_and_classified() {
     let json = ask(&bench, &["--json"]).json();
     for name in ["accuracy", "macro_f1", "matthews", "calibration_error", "brier"] {
         assert!(json["models"][0][name]["value"].is_number(), "{name}: {json}");
+    }
+}
+
+#[test]
+fn runs_that_are_counted_choose_and_predict_beside_a_model_and_write_nothing() {
+    let bench =
+        bench("kind = \"multiple-choice\"\nprompt = \"{{ ask }}\"\nchoices = \"hues\"\nanswer = \"hue\"\n");
+    bench.kiln(&["ngram", "train", "--data", "text.txt", "--order", "6", "-o", "counted"]).fine();
+    let ask = |more: &[&str]| {
+        bench
+            .kiln(&[&["evaluate", "counted", "run", "--task", "task.toml", "--device", "cpu"], more].concat())
+    };
+    let json = ask(&["--json"]).json();
+    let counted = &json["models"][0];
+    assert!(
+        counted["acc"]["value"].as_f64().is_some() && json["differences"][0]["p_value"].is_number(),
+        "{json}"
+    );
+    let write = |task: &str| bench.write("task.toml", format!("data = \"rows.jsonl\"\n{task}"));
+    write("kind = \"perplexity\"\nwindow = 16\nstride = 8\n");
+    let json = ask(&["--json"]).json();
+    let of = |at: usize| json["models"][at]["perplexity"]["value"].as_f64().unwrap();
+    assert!(of(0) < of(1), "it has seen these very lines, the other model for three steps: {json}");
+    write(
+        "kind = \"classification\"\ntext = \"ask\"\nanswer = \"hue\"\nlabels = [\"red\", \"green\", \"old\"]\n",
+    );
+    assert!(ask(&["--json"]).json()["models"][0]["accuracy"]["value"].is_number());
+    write("kind = \"qa\"\nprompt = \"{{ ask }}\"\nanswer = \"hue\"\n");
+    ask(&[]).refused(2, &["task.toml", "counted is a model of counted runs", "multiple-choice"]);
+}
+
+#[test]
+fn answers_are_measured_by_the_passages_they_stand_on() {
+    let bench = Bench::new();
+    let text = std::fs::read_to_string(bench.path("text.txt")).unwrap();
+    // The characters that passages bring.
+    bench.write("text.txt", text + "[1] a:1-3\n");
+    bench
+        .train(&["--set", "model.context=160", "--set", "train.context=160", "--set", "data.validation=0"])
+        .fine();
+    let masked = "[model]\nfamily = \"bert\"\nlayers = 1\nheads = 2\nwidth = 16\ncontext = 48\n[data]\ntext = [\"text.txt\"]\n\
+                  [train]\nsteps = 2\nbatch = 2\ncontext = 16\n[run]\nfolder = \"encoder\"\n";
+    bench.write("encoder.toml", masked);
+    bench.kiln(&["train", "encoder.toml", "--device", "cpu"]).fine();
+    std::fs::create_dir(bench.path("notes")).unwrap();
+    bench.write("notes/a", "3 sheep jump\n\nover the red fence.\n");
+    bench.write("rows.jsonl", "{\"question\": \"3 sheep jump\", \"answer\": [\"3\", \"three\"]}\n{\"question\": \"over the red fence.\", \"answer\": \"old\"}\n");
+    let write = |more: &str| {
+        let task = "kind = \"qa\"\ndata = \"rows.jsonl\"\nprompt = \"{{ question }}\"\nmax_new_tokens = 4\nretrieve = \"notes\"\nretrieve_size = 12\n";
+        bench.write("task.toml", format!("{task}{more}"));
+    };
+    let ask = |more: &[&str]| {
+        let mut command =
+            bench.command(&[&["evaluate", "run", "--task", "task.toml", "--device", "cpu"], more].concat());
+        super::done(command.env("KILN_CACHE", bench.path("cache")).output().unwrap())
+    };
+    write("retrieve_encoder = \"encoder\"\nretrieve_top = 1\n");
+    let done = ask(&["--json"]).fine();
+    let json: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    let of = |name: &str| json["models"][0][name]["value"].as_f64();
+    // The nearest passage of the first question holds its answer; that of the second holds `red`, not `old`.
+    assert_eq!((of("retrieved"), of("exact_match")), (Some(0.5), Some(0.0)), "{json}");
+    assert!(
+        of("support").is_some() && of("citation_precision").is_some() && of("citation_recall").is_some(),
+        "{json}"
+    );
+    write("retrieve_encoder = \"run\"\n");
+    ask(&[]).refused(1, &["a causal language model", "expected an encoder"]);
+    write("sources = \"facts\"\n");
+    ask(&[]).refused(2, &["`retrieve` and `sources`"]);
+    write("retrieve_overlap = 7\n");
+    ask(&[]).refused(2, &["overlap", "at most half of the size, 6"]);
+    if cfg!(not(feature = "retrieve")) {
+        write("");
+        ask(&[]).refused(2, &["--features retrieve", "retrieve_encoder ="]);
     }
 }
 

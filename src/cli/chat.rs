@@ -6,6 +6,7 @@ mod talk;
 use super::Usage;
 use super::folder::{Beside, ModelFolder};
 use super::generate::flags::Flags;
+use super::retrieve::Retrieval;
 use crate::data::chats::{Date, Template};
 use crate::deploy::Deployment;
 use crate::exchange;
@@ -32,7 +33,7 @@ use talk::Talk;
 /// input is no terminal, each of its lines is something said. The oldest turns are left out where the model has no room for all.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln chat smollm2\n  kiln chat runs/sft --system \"You answer in one sentence.\" --temperature 0.7 --top-p 0.9 --seed 7\n  kiln chat gpt2 --template chatml --stop-strings User:\n  echo \"Why is the sky blue?\" | kiln chat runs/sft --device cpu"
+    after_help = "Examples:\n  kiln chat smollm2\n  kiln chat runs/sft --system \"You answer in one sentence.\" --temperature 0.7 --top-p 0.9 --seed 7\n  kiln chat gpt2 --template chatml --stop-strings User:\n  kiln chat smollm2 --retrieve notes --retrieve-encoder all-MiniLM-L6-v2\n  echo \"Why is the sky blue?\" | kiln chat runs/sft --device cpu"
 )]
 pub struct Chat {
     #[command(flatten)]
@@ -47,6 +48,8 @@ pub struct Chat {
     template: Option<String>,
     #[command(flatten)]
     flags: Flags,
+    #[command(flatten)]
+    retrieval: Retrieval,
     /// gpu, cpu, an adapter's number, or part of its name.
     #[arg(long, default_value = "gpu")]
     device: String,
@@ -84,6 +87,9 @@ impl Chat {
         let session = Session::new(rows, Some(tokenizer.clone()));
         let mut talk = Talk::new(session, tokenizer, template, settings)?;
         talk.set_system(self.system);
+        if let Some(library) = self.retrieval.open(&self.device)? {
+            talk.read_from(library);
+        }
         converse(&mut talk)
     }
 
@@ -170,7 +176,7 @@ fn answer(talk: &mut Talk, said: Option<String>) -> anyhow::Result<()> {
     };
     match talk.answer(said, &mut show) {
         Ok(note) => {
-            writeln!(std::io::stdout())?;
+            write!(std::io::stdout(), "\n{}", talk.sources())?;
             note.iter().for_each(|note| eprintln!("({note})"));
             Ok(())
         }

@@ -8,6 +8,7 @@ mod writer;
 use super::Usage;
 use super::folder::{Beside, Head, ModelFolder};
 use super::ngram;
+use super::retrieve::Retrieval;
 use crate::data::tokenizer::END_OF_TEXT;
 use crate::deploy::{self, Deployment};
 use crate::exchange::{self, Opened};
@@ -33,7 +34,7 @@ use writer::{Writer, Written, print_json};
 /// Several prompts are written side by side; each has the text that it has alone.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate runs/stories --prompt \"The sea\" --num-beams 4 --no-repeat-ngram-size 3\n  kiln generate runs/stories --prompt \"The sea\" --penalty-alpha 0.6 --top-k 4\n  kiln generate smollm2 --chat --prompt \"Why is the sky blue?\" --stop-strings User:\n  kiln generate smollm2 --chat --prompt \"Who wrote Emma?\" --json-schema answer.json\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
+    after_help = "Examples:\n  kiln generate runs/stories --prompt \"Once upon a time\"\n  kiln generate runs/stories --best --temperature 0.8 --top-k 40 --seed 7\n  kiln generate runs/stories --prompt \"The sea\" --num-beams 4 --no-repeat-ngram-size 3\n  kiln generate runs/stories --prompt \"The sea\" --penalty-alpha 0.6 --top-k 4\n  kiln generate smollm2 --chat --prompt \"Why is the sky blue?\" --stop-strings User:\n  kiln generate smollm2 --chat --prompt \"Who wrote Emma?\" --json-schema answer.json\n  kiln generate smollm2 --chat --prompt \"How salt is the sea?\" --retrieve notes --retrieve-top 2\n  kiln generate gpt2 --ids 464,3290 --max-new-tokens 20 --json\n  kiln generate runs/stories/checkpoints/step-000500 --device cpu"
 )]
 pub struct Generate {
     #[command(flatten)]
@@ -46,6 +47,8 @@ pub struct Generate {
     prompts: Prompts,
     #[command(flatten)]
     flags: Flags,
+    #[command(flatten)]
+    retrieval: Retrieval,
     /// How keys and values of what was read are kept.
     #[arg(long, value_enum, default_value_t = Cache::F32)]
     cache: Cache,
@@ -53,7 +56,7 @@ pub struct Generate {
     #[arg(long, default_value = "gpu")]
     device: String,
     /// Print {"sequences": [[ids]], "texts": [text], "scores": [number]}, with the prompt or the token that starts the text, instead of the
-    /// text. A score is the sum of a text's log-probabilities over its length.
+    /// text. A score is the sum of a text's log-probabilities over its length. Beside --retrieve also "sources": for each prompt its passages.
     #[arg(long)]
     json: bool,
 }
@@ -102,12 +105,27 @@ impl Generate {
         let folder = self.folder.resolve()?;
         let adapters = self.beside.resolve()?;
         if is_ngram(&folder) && adapters.is_empty() {
+            self.retrieval
+                .refuse_beside(&[("a model of counted runs, which sees a few tokens alone", true)])?;
             return self.draw(&folder);
         }
+        self.retrieval
+            .refuse_beside(&[("--ids", self.prompts.are_ids()), ("--context", self.flags.has_context())])?;
         let model = self.head.open(&folder, &adapters)?;
         let ends = end_tokens(&model.family.config(), Some(&folder));
         let pair = model.family.interface().start.is_some();
-        let mut prompts = self.prompts.ids(model.tokenizer.as_ref(), &folder)?;
+        let (mut prompts, grounds) = match self.retrieval.open(&self.device)? {
+            None => (self.prompts.ids(model.tokenizer.as_ref(), &folder)?, None),
+            Some(mut library) => {
+                // An encoder-decoder writes its answer elsewhere than it reads; a token that ends what it reads may be added.
+                let answer = if pair { 1 } else { self.flags.max_new_tokens };
+                let room = [model.family.context(), answer];
+                let all =
+                    self.prompts.with_passages(model.tokenizer.as_ref(), &folder, &mut library, room)?;
+                let (ids, grounds) = all.into_iter().map(|one| (one.ids, (one.shown, one.hits))).unzip();
+                (ids, Some(grounds))
+            }
+        };
         if pair && let Some(&end) = ends.first() {
             // A text ends as those did from which the model learned, also where its tokenizer does not see to it.
             let whole = |ids: &Vec<u32>| ids.last().is_some_and(|last| ends.contains(last));
@@ -129,7 +147,8 @@ impl Generate {
         let rows = self.rows(&model, &target, &prompts, if seconds { 2 * each } else { each })?;
         target.told().iter().for_each(|report| eprintln!("kernels  {report}"));
         let tokenizer = model.tokenizer.map(Arc::new);
-        let mut writer = Writer { json: self.json, tokenizer, settings, pair, prompts, session: None };
+        let mut writer =
+            Writer { json: self.json, tokenizer, settings, pair, prompts, grounds, session: None };
         writer.fit(rows.as_ref())?;
         let mut session = Session::new(rows, writer.tokenizer.clone());
         let written = match (&beams, &contrastive) {
@@ -240,7 +259,7 @@ impl Generate {
         }
         let ids = [&prompt[..], &ids].concat();
         let text = tokenizer.decode(&ids)?;
-        print_json(&[Written { ids, text, score: f32::NAN }], true)
+        print_json(&[Written { ids, text, score: f32::NAN }], true, None)
     }
 }
 

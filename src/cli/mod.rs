@@ -28,6 +28,7 @@ mod plot;
 mod prune;
 mod quantize;
 mod report;
+mod retrieve;
 mod scored;
 mod sensitivity;
 mod serve;
@@ -57,6 +58,8 @@ enum Command {
     Generate(generate::Generate),
     /// Talk with a model.
     Chat(chat::Chat),
+    /// Find passages of a folder's files for a question.
+    Retrieve(retrieve::Retrieve),
     /// Measure how well a model predicts a text.
     Evaluate(evaluate::Evaluate),
     /// Say which class texts are of.
@@ -129,6 +132,7 @@ pub fn main() -> ExitCode {
         Command::Train(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Chat(command) => command.run(),
+        Command::Retrieve(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Classify(command) => command.run(),
         Command::Forward(command) => command.run(),
@@ -224,6 +228,11 @@ fn is_usage(error: &anyhow::Error) -> bool {
                 cause.downcast_ref::<crate::metrics::Error>(),
                 Some(crate::metrics::Error::Setting { .. })
             )
+            || cause.downcast_ref::<crate::retrieve::Error>().is_some_and(is_usage_of_retrieval)
+            || matches!(
+                cause.downcast_ref::<crate::tasks::Error>(),
+                Some(crate::tasks::Error::Retrieve(error)) if is_usage_of_retrieval(error)
+            )
             || cause.downcast_ref::<adapt::Error>().is_some_and(is_usage_of_adapters)
             || run.is_some_and(is_usage_of_run)
             || cause.downcast_ref::<compress::Error>().is_some_and(is_usage_of_compression)
@@ -242,6 +251,15 @@ fn is_usage(error: &anyhow::Error) -> bool {
                 )
             )
     })
+}
+
+fn is_usage_of_retrieval(error: &crate::retrieve::Error) -> bool {
+    use crate::retrieve::Error;
+    match error {
+        Error::Setting { .. } | Error::NoWords { .. } | Error::NoRoom { .. } => true,
+        Error::Run(error) => is_usage_of_run(error),
+        _ => false,
+    }
 }
 
 fn is_usage_of_run(error: &crate::train::Error) -> bool {

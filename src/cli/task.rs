@@ -2,8 +2,10 @@
 
 use super::scored;
 use crate::exchange::open_to_run;
+use crate::ngram::{Model, is_ngram};
 use crate::tasks::{Outcome, Task, compare};
 use crate::train::Target;
+use crate::train::caches::cache_folder;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -25,13 +27,25 @@ pub struct Asked<'a> {
 
 /// Prints the figures of all models, and how they differ from those of the first.
 pub fn run(asked: &Asked) -> anyhow::Result<()> {
-    let task = Task::open(asked.task, asked.limit)?;
+    let mut task = Task::open(asked.task, asked.limit)?;
+    let mut target = || Ok(Target::open_or_host(asked.device, &mut |line| eprintln!("{line}"))?);
+    task.look_up(cache_folder().as_deref(), &mut target)?.iter().for_each(|line| eprintln!("{line}"));
     let mut outcomes: Vec<(String, Outcome)> = vec![];
     for (given, folder, adapters) in &asked.models {
+        if is_ngram(folder) && adapters.is_empty() {
+            let (model, tokenizer) = Model::load(folder)?;
+            if !model.smoothing().sums_to_one() {
+                eprintln!("{} has scores that do not sum to one: they are no probabilities", given.display());
+            }
+            outcomes.push((given.display().to_string(), task.put_to_counted(model, tokenizer, folder)?));
+            continue;
+        }
         let opened = open_to_run(folder, adapters)?;
         let target = Target::open_or_host(asked.device, &mut |line| eprintln!("{line}"))?;
         eprintln!("device   {}", target.describe());
-        outcomes.push((given.display().to_string(), task.put_to(opened, folder, target, asked.batch)?));
+        let outcome = task.put_to(opened, folder, target, asked.batch)?;
+        outcome.told.iter().for_each(|line| eprintln!("{line}"));
+        outcomes.push((given.display().to_string(), outcome));
     }
     let figures = compare(&task.file, &outcomes)?;
     let names: Vec<String> = outcomes.into_iter().map(|(name, _)| name).collect();

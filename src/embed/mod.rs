@@ -114,6 +114,11 @@ impl Embedder {
         Ok(self.tokenizer.encode_input(text, None, usize::MAX)?.ids.len())
     }
 
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// The device in use.
     pub fn target(&self) -> &Target {
         &self.target

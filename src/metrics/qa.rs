@@ -94,6 +94,13 @@ pub struct Citations {
     pub supported: usize,
 }
 
+/// Whether a text holds one of the wanted answers as whole words, both in the form in which answers are compared.
+pub fn holds(text: &str, wanted: &[&str]) -> bool {
+    let text = format!(" {} ", normalized(text));
+    let mut wanted = wanted.iter().map(|wanted| normalized(wanted));
+    wanted.any(|wanted| !wanted.is_empty() && text.contains(&format!(" {wanted} ")))
+}
+
 /// Finds the numbers an answer cites, and how many of those sources hold one of the wanted answers.
 pub fn citations(answer: &str, sources: &[&str], wanted: &[&str]) -> Citations {
     let mut cited = vec![];
@@ -103,15 +110,8 @@ pub fn citations(answer: &str, sources: &[&str], wanted: &[&str]) -> Citations {
             within.split(',').map(|number| number.trim().parse().ok()).collect();
         cited.extend(numbers.unwrap_or_default());
     }
-    let holds = |source: &str| {
-        let source = format!(" {} ", normalized(source));
-        wanted
-            .iter()
-            .map(|wanted| normalized(wanted))
-            .any(|wanted| !wanted.is_empty() && source.contains(&format!(" {wanted} ")))
-    };
     let of = |number: &&usize| {
-        number.checked_sub(1).and_then(|at| sources.get(at)).is_some_and(|text| holds(text))
+        number.checked_sub(1).and_then(|at| sources.get(at)).is_some_and(|text| holds(text, wanted))
     };
     let supported = cited.iter().filter(of).count();
     Citations { cited, supported }

@@ -289,15 +289,19 @@ impl Model {
         if tokens.len() < 2 {
             return Err(Error::Length { got: tokens.len(), expected: "two or more" });
         }
+        let sum: f64 = self.logs(tokens)?.iter().map(|log| -log).sum();
+        Ok((sum / (tokens.len() - 1) as f64, tokens.len() - 1))
+    }
+
+    /// Natural logarithms of the probabilities of every token but the first, each behind all that stand before it.
+    pub fn logs(&self, tokens: &[u32]) -> Result<Vec<f64>> {
         let vocabulary = self.vocabulary;
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(Error::Token { token, vocabulary });
         }
         let see = self.order() - 1;
-        let sum: f64 = (1..tokens.len())
-            .map(|at| -self.probability(&tokens[at.saturating_sub(see)..at], tokens[at]).ln())
-            .sum();
-        Ok((sum / (tokens.len() - 1) as f64, tokens.len() - 1))
+        let log = |at: usize| self.probability(&tokens[at.saturating_sub(see)..at], tokens[at]).ln();
+        Ok((1..tokens.len()).map(log).collect())
     }
 
     /// The weight of what shorter contexts say, by a context's node on a level; only of what sums to one by sharing.

@@ -48,28 +48,26 @@ pub(super) fn right_choices(likelihoods: &[f64], choices: &[String], right: usiz
 }
 
 /// multiple-choice: `acc` and `acc_norm`, as lm-evaluation-harness counts them.
-pub fn measure(task: &Task, opened: Opened, path: &Path, target: Target, batch: usize) -> Result<Outcome> {
-    let mut subject = Subject::new(opened, path, target, batch)?;
-    let found = likelihoods(task, &mut subject)?;
+pub fn measure(task: &Task, subject: &mut Subject) -> Result<Outcome> {
+    let found = likelihoods(task, subject)?;
     let rows = task.examples.rows.iter().zip(&found);
     let right: Vec<[bool; 2]> =
         rows.map(|(row, likelihoods)| right_choices(likelihoods, &row.choices, row.right)).collect();
     let share = |name: &str, which: usize| {
         Measured::mean(name, right.iter().map(|right| f64::from(u8::from(right[which]))))
     };
-    Ok(Outcome { measured: vec![share("acc", 0), share("acc_norm", 1)], segments: "questions".into() })
+    Ok(Outcome {
+        measured: vec![share("acc", 0), share("acc_norm", 1)],
+        segments: "questions".into(),
+        told: None,
+    })
 }
 
 /// classification: by the classes of a model that has some, or by the likeliest of the labels.
 pub fn classify(task: &Task, opened: Opened, path: &Path, target: Target, batch: usize) -> Result<Outcome> {
     let classes = Classes::of(opened.family.as_ref());
     let (shares, right, count) = match (&task.file.labels, classes) {
-        (Some(labels), None) => {
-            let mut subject = Subject::new(opened, path, target, batch)?;
-            let found = likelihoods(task, &mut subject)?;
-            let right = task.examples.rows.iter().map(|row| row.right).collect();
-            (found.iter().map(|logs| shares_of(logs)).collect(), right, labels.len())
-        }
+        (Some(_), None) => return by_labels(task, &mut Subject::new(opened, path, target, batch)?),
         (_, Some(classes)) => by_classes(task, &classes, opened, path, target, batch)?,
         (None, None) => {
             let reason =
@@ -77,7 +75,16 @@ pub fn classify(task: &Task, opened: Opened, path: &Path, target: Target, batch:
             return Err(Error::Task { path: task.file.path.clone(), reason: reason.into() });
         }
     };
-    Ok(Outcome { measured: figures(&shares, &right, count), segments: "texts".into() })
+    Ok(Outcome { measured: figures(&shares, &right, count), segments: "texts".into(), told: None })
+}
+
+/// classification by the likeliest of the labels, which the task's file has.
+pub fn by_labels(task: &Task, subject: &mut Subject) -> Result<Outcome> {
+    let found = likelihoods(task, subject)?;
+    let right: Vec<usize> = task.examples.rows.iter().map(|row| row.right).collect();
+    let shares: Vec<Vec<f64>> = found.iter().map(|logs| shares_of(logs)).collect();
+    let count = task.file.labels.as_ref().map_or(0, Vec::len);
+    Ok(Outcome { measured: figures(&shares, &right, count), segments: "texts".into(), told: None })
 }
 
 type Answered = (Vec<Vec<f64>>, Vec<usize>, usize);

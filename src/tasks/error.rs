@@ -7,6 +7,8 @@ use crate::exchange;
 use crate::generate;
 use crate::metrics;
 use crate::model;
+use crate::ngram;
+use crate::retrieve;
 use crate::train;
 use std::path::PathBuf;
 
@@ -84,7 +86,7 @@ pub enum Error {
     },
     /// Models that cut the same text differently.
     #[error(
-        "{first} and {other} do not see the same segments, so they cannot be compared in pairs\n  hint: their tokens differ; give the text as rows of a .jsonl file, each of which is a segment"
+        "{first} and {other} do not see the same segments, so they cannot be compared in pairs\n  hint: their tokens or windows differ; say `window` in the task's file, or give the text as rows of a .jsonl file, each of which is a segment"
     )]
     Segments {
         /// The first model.
@@ -110,6 +112,12 @@ pub enum Error {
     /// A classifier.
     #[error(transparent)]
     Evaluate(Box<evaluate::Error>),
+    /// A model of counted runs.
+    #[error(transparent)]
+    Counted(#[from] ngram::Error),
+    /// Passages.
+    #[error(transparent)]
+    Retrieve(Box<retrieve::Error>),
     /// What is written.
     #[error(transparent)]
     Generate(Box<generate::Error>),

@@ -4,6 +4,7 @@ use super::file::{Columns, Kind, TaskFile};
 use super::{Error, Result};
 use crate::data::records::{self, Record};
 use crate::data::text::{Document, ending};
+use crate::retrieve::Hit;
 use crate::tensor::random::Stream;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
@@ -27,8 +28,14 @@ pub struct Asked {
     pub right: usize,
     /// Else what should follow: each of these is right.
     pub answers: Vec<String>,
+    /// Where the question begins in the prompt, behind the examples, in bytes.
+    pub begins: usize,
     /// qa: what may be cited.
     pub sources: Vec<String>,
+    /// qa with passages: what is looked up.
+    pub query: String,
+    /// qa with passages: what was found, the best first.
+    pub hits: Vec<Hit>,
     /// Its record; of plain text there is none.
     pub record: Option<Record>,
 }
@@ -74,6 +81,7 @@ impl Examples {
                     .map(|at| solved[at].solved(task) + &task.separator)
                     .collect();
                 row.prompt.insert_str(0, &before);
+                row.begins = before.len();
             }
         }
         Ok(Examples { rows })
@@ -89,7 +97,9 @@ fn drawn(task: &TaskFile, number: usize, count: usize, own: Option<usize>) -> Ve
 
 impl Asked {
     fn of_text(text: String, record: Option<Record>) -> Asked {
-        Asked { prompt: text, choices: vec![], right: 0, answers: vec![], sources: vec![], record }
+        let (choices, answers, sources, hits) = (vec![], vec![], vec![], vec![]);
+        let query = String::new();
+        Asked { prompt: text, choices, right: 0, answers, begins: 0, sources, query, hits, record }
     }
 
     /// The question with its answer.
@@ -168,6 +178,13 @@ impl<'a> Asker<'a> {
         }
         if let Some(sources) = &task.sources {
             asked.sources = texts_of(record, sources, "sources")?;
+        }
+        if task.retrieve.is_some() {
+            asked.query = match &task.query {
+                Some(column) => text_of(record, column, "query")?,
+                None if record.find(&["question"]).is_some() => text_of(record, "question", "query")?,
+                None => asked.prompt.clone(),
+            };
         }
         Ok(asked)
     }

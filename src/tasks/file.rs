@@ -2,6 +2,7 @@
 
 use super::{Error, Result};
 use crate::metrics::bootstrap::USUAL;
+use crate::retrieve::{self, USUAL_TOP};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -85,6 +86,24 @@ pub struct TaskFile {
     /// qa: the column that lists passages, which answers cite as `[1]`.
     #[serde(default)]
     pub sources: Option<Columns>,
+    /// qa: a folder of files, or a file, whose passages stand before each question, for answers to cite.
+    #[serde(default)]
+    pub retrieve: Option<PathBuf>,
+    /// Passages for a question at most.
+    #[serde(default = "usual_top")]
+    pub retrieve_top: usize,
+    /// Longest passage, in words or in the encoder's tokens.
+    #[serde(default = "usual_size")]
+    pub retrieve_size: usize,
+    /// What a passage repeats of the one before it where a paragraph is cut; a quarter of the size if absent.
+    #[serde(default)]
+    pub retrieve_overlap: Option<usize>,
+    /// Seek by the vectors of this encoder; by words if absent.
+    #[serde(default)]
+    pub retrieve_encoder: Option<PathBuf>,
+    /// With `retrieve`: the column of what is looked up; `question` if absent, or the prompt of rows that have none.
+    #[serde(default)]
+    pub query: Option<String>,
     /// perplexity: tokens seen at once; the model's context if absent.
     #[serde(default)]
     pub window: Option<usize>,
@@ -115,6 +134,14 @@ fn usual() -> usize {
     USUAL
 }
 
+fn usual_top() -> usize {
+    USUAL_TOP
+}
+
+fn usual_size() -> usize {
+    retrieve::USUAL.size
+}
+
 impl TaskFile {
     /// Reads and checks a file.
     pub fn read(path: &Path) -> Result<TaskFile> {
@@ -125,6 +152,8 @@ impl TaskFile {
         let folder = path.parent().unwrap_or(Path::new(""));
         file.data = folder.join(&file.data);
         file.examples = file.examples.map(|examples| folder.join(examples));
+        file.retrieve = file.retrieve.map(|root| folder.join(root));
+        file.retrieve_encoder = file.retrieve_encoder.map(|encoder| folder.join(encoder));
         file.path = path.into();
         file.check().map_err(refuse)?;
         Ok(file)
@@ -143,7 +172,21 @@ impl TaskFile {
             }
             Kind::Generation | Kind::Qa => needs("prompt", self.prompt.is_some())?,
         }
+        if self.retrieve.is_some() && self.kind != Kind::Qa {
+            return Err("`retrieve` is for kind qa".into());
+        }
+        if self.retrieve.is_some() && self.sources.is_some() {
+            return Err("`retrieve` and `sources` both say what may be cited: leave one of them out".into());
+        }
+        if self.retrieve.is_none() {
+            let only =
+                [("retrieve_encoder", self.retrieve_encoder.is_some()), ("query", self.query.is_some())];
+            if let Some((key, _)) = only.iter().find(|(_, given)| *given) {
+                return Err(format!("`{key}` is of `retrieve`, which is missing"));
+            }
+        }
         let numbers = [
+            ("retrieve_top", self.retrieve_top, 1),
             ("window", self.window.unwrap_or(2), 2),
             ("stride", self.stride.unwrap_or(1), 1),
             ("max_new_tokens", self.max_new_tokens, 1),

@@ -11,6 +11,7 @@ mod choose;
 mod error;
 mod examples;
 mod file;
+mod grounds;
 mod predict;
 mod subject;
 #[cfg(test)]
@@ -23,9 +24,11 @@ pub use file::{Kind, TaskFile};
 pub use predict::{sliding, windows};
 pub use subject::Subject;
 
+use crate::data::tokenizer::Tokenizer;
 use crate::exchange::Opened;
 use crate::metrics::Figure;
 use crate::metrics::bootstrap::Draws;
+use crate::ngram::Model;
 use crate::train::Target;
 use std::path::Path;
 use std::rc::Rc;
@@ -76,6 +79,8 @@ pub struct Outcome {
     pub measured: Vec<Measured>,
     /// What its segments are: two models can be compared only where these are the same.
     pub segments: String,
+    /// What a person should know of how it was asked.
+    pub told: Option<String>,
 }
 
 /// A task, read and checked.
@@ -83,6 +88,7 @@ pub struct Task {
     /// As its file says.
     pub file: TaskFile,
     examples: Examples,
+    looked_up: bool,
 }
 
 impl Task {
@@ -91,7 +97,7 @@ impl Task {
         let mut file = TaskFile::read(path)?;
         file.limit = limit.or(file.limit);
         let examples = Examples::read(&file)?;
-        Ok(Task { file, examples })
+        Ok(Task { file, examples, looked_up: false })
     }
 
     /// Questions or texts.
@@ -102,10 +108,29 @@ impl Task {
     /// Puts it to a model. `path` is named where something is missing.
     pub fn put_to(&self, opened: Opened, path: &Path, target: Target, batch: usize) -> Result<Outcome> {
         match self.file.kind {
-            Kind::Perplexity => predict::measure(self, opened, path, target, batch),
-            Kind::MultipleChoice => choose::measure(self, opened, path, target, batch),
+            Kind::Perplexity => predict::measure(self, &mut Subject::new(opened, path, target, batch)?),
+            Kind::MultipleChoice => choose::measure(self, &mut Subject::new(opened, path, target, batch)?),
             Kind::Classification => choose::classify(self, opened, path, target, batch),
-            Kind::Generation | Kind::Qa => write::measure(self, opened, path, target),
+            Kind::Generation | Kind::Qa => write::measure(self, opened, path, &target, batch),
+        }
+    }
+
+    /// Puts it to a model of counted runs, which tells how likely texts are and needs no device.
+    pub fn put_to_counted(&self, model: Model, tokenizer: Tokenizer, path: &Path) -> Result<Outcome> {
+        let mut subject = Subject::counted(model, tokenizer, path);
+        let refuse = |what: &str| Error::Task {
+            path: self.file.path.clone(),
+            reason: format!(
+                "{what}, and {} is a model of counted runs\n  hint: kinds perplexity, multiple-choice and classification with `labels` ask how likely texts are",
+                path.display()
+            ),
+        };
+        match (self.file.kind, &self.file.labels) {
+            (Kind::Perplexity, _) => predict::measure(self, &mut subject),
+            (Kind::MultipleChoice, _) => choose::measure(self, &mut subject),
+            (Kind::Classification, Some(_)) => choose::by_labels(self, &mut subject),
+            (Kind::Classification, None) => Err(refuse("`labels` is missing")),
+            (Kind::Generation | Kind::Qa, _) => Err(refuse("answers are to be written")),
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use super::subject::Subject;
 use super::{Error, Measured, Outcome, Result, Task};
-use crate::exchange::Opened;
-use crate::train::Target;
 use std::ops::Range;
-use std::path::Path;
 
 /// A window of tokens, and the first of them that is scored there.
 pub struct Window {
@@ -51,8 +48,7 @@ pub fn sliding(
 }
 
 /// perplexity: loss, perplexity and bits per byte. A segment is a row or, of a single text, a window.
-pub fn measure(task: &Task, opened: Opened, path: &Path, target: Target, batch: usize) -> Result<Outcome> {
-    let mut subject = Subject::new(opened, path, target, batch)?;
+pub fn measure(task: &Task, subject: &mut Subject) -> Result<Outcome> {
     // A window of as many tokens as the context has scores all but the first of them.
     let window = task.file.window.unwrap_or(subject.context());
     if window > subject.context() {
@@ -67,7 +63,7 @@ pub fn measure(task: &Task, opened: Opened, path: &Path, target: Target, batch: 
         let opening = subject.tokenizer()?.opening()?;
         let (own, ranges) = subject.tokenizer()?.encode_with_ranges(&row.prompt)?;
         let tokens = [&opening[..], &own].concat();
-        let found = sliding(&mut subject, &tokens, window, stride)?;
+        let found = sliding(subject, &tokens, window, stride)?;
         let bytes = |scored: &Range<usize>| {
             let own = scored.start.saturating_sub(opening.len())..scored.end.saturating_sub(opening.len());
             ranges[own].iter().map(|range| range.len()).sum::<usize>()
@@ -96,7 +92,7 @@ pub fn measure(task: &Task, opened: Opened, path: &Path, target: Target, batch: 
         Measured::new("perplexity", segments.clone(), |sums| (sums[0] / sums[1]).exp()).error(),
         Measured::new("bits_per_byte", segments, |sums| sums[0] / sums[2] / std::f64::consts::LN_2).error(),
     ];
-    Ok(Outcome { measured, segments: same })
+    Ok(Outcome { measured, segments: same, told: None })
 }
 
 #[cfg(test)]

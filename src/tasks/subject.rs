@@ -7,6 +7,7 @@ use crate::evaluate;
 use crate::exchange::Opened;
 use crate::graph::Graph;
 use crate::model::{self, Extent, Forward, Mode, Reading};
+use crate::ngram;
 use crate::ops::gather::GatherEmit;
 use crate::ops::pointwise::PointwiseEmit;
 use crate::ops::reshape::ReshapeEmit;
@@ -23,11 +24,23 @@ const WANTED: &str = "wanted";
 /// Lengths are rounded up to a multiple of this, so that few plans serve all texts.
 const STEP: usize = 16;
 
-/// A causal language model on a device.
+/// A model that tells how likely texts are.
 pub struct Subject {
-    opened: Opened,
+    mind: Mind,
     tokenizer: Option<Tokenizer>,
     path: PathBuf,
+}
+
+/// What computes.
+enum Mind {
+    /// A causal language model on a device.
+    Device(Box<Device>),
+    /// A model of counted runs.
+    Counted(Box<ngram::Model>),
+}
+
+struct Device {
+    opened: Opened,
     target: Target,
     batch: usize,
     engines: BTreeMap<usize, Ready>,
@@ -43,8 +56,13 @@ impl Subject {
     pub fn new(mut opened: Opened, path: &Path, target: Target, batch: usize) -> Result<Subject> {
         opened.family.interface().expect_causal()?;
         let tokenizer = opened.tokenizer.take();
-        let path = path.into();
-        Ok(Subject { opened, tokenizer, path, target, batch: batch.max(1), engines: BTreeMap::new() })
+        let device = Device { opened, target, batch: batch.max(1), engines: BTreeMap::new() };
+        Ok(Subject { mind: Mind::Device(Box::new(device)), tokenizer, path: path.into() })
+    }
+
+    /// A model of counted runs, which needs no device.
+    pub fn counted(model: ngram::Model, tokenizer: Tokenizer, path: &Path) -> Subject {
+        Subject { mind: Mind::Counted(Box::new(model)), tokenizer: Some(tokenizer), path: path.into() }
     }
 
     /// Its tokenizer.
@@ -53,24 +71,33 @@ impl Subject {
         Ok(self.tokenizer.as_ref().ok_or_else(missing)?)
     }
 
-    /// Tokens it sees at once.
+    /// Tokens it sees at once. A model of counted runs reads texts of any length.
     pub fn context(&self) -> usize {
-        self.opened.family.context()
-    }
-
-    /// The device in use.
-    pub fn target(&self) -> &Target {
-        &self.target
+        match &self.mind {
+            Mind::Device(device) => device.opened.family.context(),
+            Mind::Counted(_) => u32::MAX as usize,
+        }
     }
 
     /// Natural logarithms of the probabilities of all tokens but the first of each text, each behind those before it.
     pub fn logs(&mut self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
+        let device = match &mut self.mind {
+            Mind::Device(device) => device,
+            Mind::Counted(model) => return texts.iter().map(|text| Ok(model.logs(text)?)).collect(),
+        };
+        device.logs(texts)
+    }
+}
+
+impl Device {
+    fn logs(&mut self, texts: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
         let vocabulary = self.opened.family.vocabulary();
+        let context = self.opened.family.context();
         if let Some(&token) = texts.iter().flatten().find(|&&token| token as usize >= vocabulary) {
             return Err(evaluate::Error::Vocabulary { token, vocabulary }.into());
         }
-        if let Some(long) = texts.iter().find(|text| text.len() > self.context() + 1) {
-            let (limit, got) = (self.context(), long.len() - 1);
+        if let Some(long) = texts.iter().find(|text| text.len() > context + 1) {
+            let (limit, got) = (context, long.len() - 1);
             return Err(model::Error::Context { limit, got }.into());
         }
         // Texts of like length share a batch, so that little is computed for padding.
@@ -79,7 +106,7 @@ impl Subject {
         let mut all = vec![vec![]; texts.len()];
         for numbers in order.chunks(self.batch) {
             let longest = texts[numbers[numbers.len() - 1]].len() - 1;
-            let length = longest.next_multiple_of(STEP).min(self.context());
+            let length = longest.next_multiple_of(STEP).min(context);
             let rows: Vec<&[u32]> = numbers.iter().map(|&at| &texts[at][..]).collect();
             for (&at, logs) in numbers.iter().zip(self.run(&rows, length)?) {
                 all[at] = logs;

@@ -196,3 +196,52 @@ fn a_task_that_cannot_be_put_is_refused_by_its_line() {
     );
     assert!(matches!(task(&[]), Err(Error::File { .. })));
 }
+
+#[test]
+fn texts_written_side_by_side_are_those_of_one_prompt_at_a_time() {
+    // The last one is longer than the context of 40, and all of them fill it as they are written.
+    let rows =
+        ["go", "is it", "bad fish on a tree", "a", "stop on a tree and see it on a tree and go home no"];
+    let rows: String = rows.iter().map(|q| format!("{{\"q\": \"{q}\", \"reference\": \"a\"}}\n")).collect();
+    let says = "kind = \"generation\"\ndata = \"q.jsonl\"\nprompt = \"{{ q }}\"\nmax_new_tokens = 50\n";
+    let mut stopped = 0;
+    for stop in ["", "stop = [\"t\", \"g\"]\n"] {
+        let task = self::task(&[("task.toml", &format!("{says}{stop}")), ("q.jsonl", &rows)]).unwrap();
+        let mut alone = vec![];
+        for row in &task.examples.rows {
+            let tokenizer = Tokenizer::characters(LETTERS);
+            let ids = tokenizer.encode(&row.prompt).unwrap();
+            let mut writer = crate::generate::Writer::with(tiny(), &host(), ids.len() + 50).unwrap();
+            let (mut seen, mut text) = (vec![], String::new());
+            let see = &mut |token| {
+                seen.push(token);
+                text = tokenizer.decode(&seen).unwrap();
+                let end = task.file.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
+                end.inspect(|&at| text.truncate(at)).is_none()
+            };
+            writer.continue_ids(&ids, 50, &crate::generate::Sampling::greedy(), see).unwrap();
+            stopped += usize::from(seen.len() < 50);
+            alone.push(text.trim().to_string());
+        }
+        for batch in [1, 2, 8] {
+            let (answers, _) = write::write(&task, tiny(), "tiny".as_ref(), &host(), batch).unwrap();
+            let texts: Vec<String> = answers.into_iter().map(|answer| answer.text).collect();
+            assert_eq!(texts, alone, "{batch} at once, {stop}");
+        }
+    }
+    assert!(stopped > 0, "no text was stopped");
+}
+
+#[test]
+fn counted_runs_find_texts_as_likely_as_their_own_loss_says() {
+    let text = "go on and see it on a tree\nbad fish is not good on a tree\n";
+    let says = "kind = \"perplexity\"\ndata = \"t.txt\"\nwindow = 100\n";
+    let task = self::task(&[("task.toml", says), ("t.txt", text)]).unwrap();
+    let tokenizer = Tokenizer::characters(LETTERS);
+    let tokens = tokenizer.encode(text).unwrap();
+    let counted =
+        Model::train(&tokens, LETTERS.len(), 3, crate::ngram::Smoothing::ModifiedKneserNey).unwrap();
+    let expected = counted.loss(&tokens).unwrap().0;
+    let outcome = task.put_to_counted(counted, tokenizer, "counted".as_ref()).unwrap();
+    assert!((score(&outcome, "loss") - expected).abs() < 1e-12);
+}

@@ -1,32 +1,36 @@
 //! What a model writes for each prompt, beside what it should.
 
+use super::grounds::{self, Posed, pose};
 use super::{Error, Kind, Measured, Outcome, Result, Task};
+use crate::deploy::Deployment;
 use crate::evaluate;
 use crate::exchange::Opened;
-use crate::generate::{Lengths, Sampling, Translator, Writer, end_tokens};
+use crate::generate::{Lengths, Overflow, Request, Room, Session, Settings, end_tokens, open_rows};
 use crate::metrics::qa::{self, ExactMatch, WordF1};
 use crate::metrics::{Bleu, Chrf, Rouge, Ter, TextMetric, statistics};
 use crate::train::Target;
+use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
-
-/// Sees a token, and says whether more are wanted.
-type See<'a> = &'a mut dyn FnMut(u32) -> bool;
-
-/// Continues a prompt.
-type Write<'a> = dyn FnMut(&[u32], See) -> Result<()> + 'a;
+use std::sync::Arc;
 
 /// generation and qa: the best token each time.
-pub fn measure(task: &Task, opened: Opened, path: &Path, target: Target) -> Result<Outcome> {
+pub fn measure(task: &Task, opened: Opened, path: &Path, target: &Target, batch: usize) -> Result<Outcome> {
+    if task.file.retrieve.is_some() && !task.looked_up {
+        let reason = "its passages have not been looked up".to_string();
+        return Err(Error::Task { path: task.file.path.clone(), reason });
+    }
     let metrics = metrics(task)?;
-    let written = write(task, opened, path, &target)?;
+    let (written, told) = write(task, opened, path, target, batch)?;
     let rows = &task.examples.rows;
     let references: Vec<Vec<&str>> =
         rows.iter().map(|row| row.answers.iter().map(String::as_str).collect()).collect();
-    let plain: Vec<String> = match task.file.sources {
-        Some(_) => written.iter().map(|text| qa::without_citations(text)).collect(),
-        None => written.clone(),
+    let cites = task.file.sources.is_some() || task.looked_up;
+    let plain = |answer: &Answer| match cites {
+        true => qa::without_citations(&answer.text),
+        false => answer.text.clone(),
     };
+    let plain: Vec<String> = written.iter().map(plain).collect();
     let mut measured = vec![];
     for metric in metrics {
         let metric: Rc<dyn TextMetric> = Rc::from(metric);
@@ -39,33 +43,12 @@ pub fn measure(task: &Task, opened: Opened, path: &Path, target: Target) -> Resu
         let one = Measured::new(name, segments, score);
         measured.push(Measured { is_error, signature: Some(signature), ..one });
     }
-    if task.file.sources.is_some() {
-        measured.extend(cited(task, &written));
+    if cites {
+        let lent =
+            written.iter().zip(rows).map(|(one, row)| (&one.text[..], &one.sources[..], &row.answers[..]));
+        measured.extend(grounds::measure(&lent.collect::<Vec<_>>(), task.looked_up));
     }
-    Ok(Outcome { measured, segments: "questions".into() })
-}
-
-/// Share of what is cited that has the answer, and share of answers that cite such a source.
-fn cited(task: &Task, written: &[String]) -> [Measured; 2] {
-    let of = |(row, text): (&super::examples::Asked, &String)| {
-        let texts = |list: &[String]| list.to_vec();
-        let (sources, answers) = (texts(&row.sources), texts(&row.answers));
-        let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
-        let answers: Vec<&str> = answers.iter().map(String::as_str).collect();
-        let found = qa::citations(text, &sources, &answers);
-        (found.cited.len() as f64, found.supported as f64)
-    };
-    let found: Vec<(f64, f64)> = task.examples.rows.iter().zip(written).map(of).collect();
-    let precision = found.iter().map(|(cited, supported)| vec![*supported, *cited]).collect();
-    // Without a citation none is wrong, and none is right.
-    let share = |sums: &[f64]| if sums[1] > 0.0 { sums[0] / sums[1] } else { 0.0 };
-    [
-        Measured::new("citation_precision", precision, share),
-        Measured::mean(
-            "citation_support",
-            found.iter().map(|(_, supported)| f64::from(u8::from(*supported > 0.0))),
-        ),
-    ]
+    Ok(Outcome { measured, segments: "questions".into(), told })
 }
 
 fn metrics(task: &Task) -> Result<Vec<Box<dyn TextMetric>>> {
@@ -100,58 +83,74 @@ fn metrics(task: &Task) -> Result<Vec<Box<dyn TextMetric>>> {
     names.iter().map(of).collect()
 }
 
-/// The answer to each prompt, without white space around it.
-fn write(task: &Task, opened: Opened, path: &Path, target: &Target) -> Result<Vec<String>> {
+/// What a model wrote for a question, and what it could cite.
+pub(super) struct Answer {
+    pub(super) text: String,
+    sources: Vec<String>,
+}
+
+/// The answer to each prompt, without white space around it: side by side, each the text that it is alone.
+pub(super) fn write(
+    task: &Task,
+    opened: Opened,
+    path: &Path,
+    target: &Target,
+    batch: usize,
+) -> Result<(Vec<Answer>, Option<String>)> {
     let tokenizer = opened.tokenizer.clone();
     let tokenizer = tokenizer.ok_or_else(|| evaluate::Error::NoTokenizer { model: path.into() })?;
-    let ends = end_tokens(&opened.family.config(), Some(path));
-    let encode = |prompt: &str| tokenizer.encode_with_special(prompt);
-    let mut prompts =
-        task.examples.rows.iter().map(|row| encode(&row.prompt)).collect::<Result<Vec<_>, _>>()?;
-    let (count, greedy) = (task.file.max_new_tokens, Sampling::greedy());
-    let longest = |prompts: &[Vec<u32>]| prompts.iter().map(Vec::len).max().unwrap_or(1);
-    // Answers one after the other, each until it ends or has a text that stops it.
-    let finish = |write: &mut Write<'_>, prompt: &[u32]| {
-        let (mut ids, mut failed, mut answer) = (vec![], None, String::new());
-        write(prompt, &mut |token| {
-            if ends.contains(&token) {
-                return false;
-            }
-            ids.push(token);
-            match tokenizer.decode(&ids) {
-                Ok(text) => answer = text,
-                Err(error) => failed = Some(error),
-            }
-            let stop = task.file.stop.iter().filter_map(|stop| answer.find(stop.as_str())).min();
-            if let Some(at) = stop {
-                answer.truncate(at);
-            }
-            stop.is_none() && failed.is_none()
-        })?;
-        match failed {
-            Some(error) => Err(Error::from(error)),
-            None => Ok(answer.trim().to_string()),
-        }
-    };
-    if opened.family.interface().start.is_some() {
-        if let Some(&end) = ends.first() {
-            prompts.iter_mut().filter(|ids| ids.last() != Some(&end)).for_each(|ids| ids.push(end));
-        }
-        let count = count.min(opened.family.context());
-        let lengths = Lengths { source: longest(&prompts), target: count };
-        let mut translator = Translator::with(opened, target, lengths)?;
-        let mut write = |prompt: &[u32], see: See| -> Result<()> {
-            translator.write_ids(prompt, count, &greedy, see)?;
-            Ok(())
-        };
-        return prompts.iter().map(|prompt| finish(&mut write, prompt)).collect();
+    let family = opened.family.as_ref();
+    let ends = end_tokens(&family.config(), Some(path));
+    let pair = family.interface().start.is_some();
+    let count = task.file.max_new_tokens;
+    // Of an encoder-decoder only the token that ends what it reads may be added.
+    let answer = if pair { 1 } else { count };
+    let rows = &task.examples.rows;
+    let mut posed = rows
+        .iter()
+        .map(|row| pose(row, &tokenizer, family.context(), answer))
+        .collect::<Result<Vec<Posed>>>()?;
+    let dropped: usize = posed.iter().map(|posed| posed.dropped).sum();
+    let told = (dropped > 0).then(|| {
+        format!("retrieve {dropped} passages dropped: no room for them in the context of {}", path.display())
+    });
+    if let Some(&end) = ends.first().filter(|_| pair) {
+        let open = posed.iter_mut().filter(|posed| posed.ids.last() != Some(&end));
+        open.for_each(|posed| posed.ids.push(end));
     }
-    let most = longest(&prompts).saturating_add(count);
-    let mut writer = Writer::new(opened.family.as_ref(), &opened.weights, None, target, most)?;
-    let mut write = |prompt: &[u32], see: See| -> Result<()> {
-        writer.check(prompt)?;
-        writer.continue_ids(prompt, count, &greedy, see)?;
-        Ok(())
+    let longest = posed.iter().map(|posed| posed.ids.len()).max().unwrap_or(1);
+    let deployment = Deployment::new(&opened.weights).within(target);
+    let room = Room { rows: batch.clamp(1, posed.len().max(1)), tokens: longest.saturating_add(count) };
+    let lengths = Lengths { source: longest, target: if pair { count.min(family.context()) } else { 1 } };
+    let written = open_rows(family, &deployment, target, room, lengths)?;
+    let mut session = Session::new(written, Some(Arc::new(tokenizer.clone())));
+    let start = session.rows().start();
+    let stop = task.file.stop.clone();
+    // The older half of what is longer than the context is forgotten.
+    let overflow = Overflow::Slide;
+    let settings =
+        Settings { ends: ends.clone(), stop, overflow, ..Settings::greedy(lengths.target.max(answer)) };
+    let mut places = HashMap::new();
+    for (at, posed) in posed.iter().enumerate() {
+        let source = if pair { Some(session.rows().source_of(&posed.ids)?) } else { None };
+        let prompt = start.map_or_else(|| posed.ids.clone(), |start| vec![start]);
+        let request = Request { source, ..Request::new(prompt, settings.clone()) };
+        places.insert(session.admit(request)?, at);
+    }
+    let mut tokens = vec![vec![]; posed.len()];
+    while !session.is_idle() {
+        for event in session.step()?.into_iter().filter(|event| !ends.contains(&event.token)) {
+            tokens[places[&event.ticket]].push(event.token);
+        }
+    }
+    let text = |ids: &Vec<u32>| -> Result<String> {
+        let mut text = tokenizer.decode(ids)?;
+        // What a token brings may go on behind the text that stops.
+        if let Some(at) = task.file.stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+            text.truncate(at);
+        }
+        Ok(text.trim().to_string())
     };
-    prompts.iter().map(|prompt| finish(&mut write, prompt)).collect()
+    let answer = |(ids, posed): (&Vec<u32>, Posed)| Ok(Answer { text: text(ids)?, sources: posed.sources });
+    Ok((tokens.iter().zip(posed).map(answer).collect::<Result<_>>()?, told))
 }

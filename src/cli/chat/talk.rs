@@ -1,9 +1,11 @@
 //! A conversation and what answers in it.
 
 use crate::cli::Usage;
+use crate::cli::retrieve::{Library, kept, listed};
 use crate::data::chats::Template;
 use crate::data::tokenizer::Tokenizer;
 use crate::generate::{Error, Finish, Request, Session, Settings};
+use crate::retrieve::{Hit, form};
 use serde_json::{Value as Json, json};
 use std::sync::Arc;
 
@@ -26,6 +28,10 @@ pub struct Talk {
     /// The system's word is not among them.
     messages: Vec<Json>,
     system: Option<String>,
+    /// Where passages for each question come from.
+    library: Option<Library>,
+    /// Those for the last one.
+    hits: Vec<Hit>,
 }
 
 fn message(role: &str, text: &str) -> Json {
@@ -43,7 +49,19 @@ impl Talk {
         if let Some(end) = template.end_of_answer()? {
             settings.stop.push(end);
         }
-        Ok(Talk { session, tokenizer, template, settings, messages: vec![], system: None })
+        let (messages, system, library, hits) = (vec![], None, None, vec![]);
+        Ok(Talk { session, tokenizer, template, settings, messages, system, library, hits })
+    }
+
+    /// Answers from passages: each question is put behind those found for it, which do not stay in the conversation.
+    pub fn read_from(&mut self, library: Library) {
+        self.library = Some(library);
+    }
+
+    /// What was read for the last answer, for people.
+    pub fn sources(&self) -> String {
+        let last = self.messages.last().and_then(|message| message["content"].as_str());
+        listed(&self.hits, last.unwrap_or_default())
     }
 
     /// What the system says before all else.
@@ -113,6 +131,7 @@ impl Talk {
         &mut self,
         show: &mut dyn FnMut(&str) -> std::io::Result<bool>,
     ) -> Result<(String, Option<String>), Refused> {
+        self.look_up().map_err(Refused::This)?;
         let (prompt, left_out) = self.prompt().map_err(Refused::This)?;
         let request = Request::new(prompt, self.settings.clone());
         let ticket = self.session.admit(request).map_err(|error| Refused::This(error.into()))?;
@@ -144,16 +163,43 @@ impl Talk {
         Ok((text, (!notes.is_empty()).then(|| notes.join("; "))))
     }
 
+    /// Finds passages for what was said last: as many as have room beside it, if all else were left out.
+    fn look_up(&mut self) -> anyhow::Result<()> {
+        self.hits.clear();
+        let asked = self.messages.iter().rposition(|message| message["role"] == "user");
+        let Some(last) = asked.filter(|at| at + 1 == self.messages.len()) else { return Ok(()) };
+        let Some(mut library) = self.library.take() else { return Ok(()) };
+        let question = self.messages[last]["content"].as_str().unwrap_or_default().to_string();
+        let found = library.find(&question);
+        self.library = Some(library);
+        let room = self.room();
+        let mut length = |hits: &[Hit]| self.encoded(last, hits).ok().map(|ids| ids.len());
+        self.hits = kept(form::fit(found?, room, 0, &mut length)?);
+        Ok(())
+    }
+
+    /// Tokens of a prompt that leave room for an answer: an eighth of the context, or all that it may take if that is less.
+    fn room(&mut self) -> usize {
+        let capacity = self.session.rows().capacity();
+        capacity - self.settings.max_new_tokens.min(capacity / 8).min(capacity - 1)
+    }
+
+    /// Tokens of the system's word and of messages from `first` on, the last of them behind passages.
+    fn encoded(&self, first: usize, hits: &[Hit]) -> anyhow::Result<Vec<u32>> {
+        let system = self.system.iter().map(|text| message("system", text));
+        let mut shown: Vec<Json> = system.chain(self.messages[first..].iter().cloned()).collect();
+        if let Some(last) = shown.last_mut().filter(|_| !hits.is_empty()) {
+            *last = message("user", &form::message(hits, last["content"].as_str().unwrap_or_default()));
+        }
+        Ok(self.tokenizer.encode(&self.template.render(&shown, true)?)?)
+    }
+
     /// Tokens of the conversation with as many of its last turns as leave room for an answer, and how many messages that leaves out.
     fn prompt(&mut self) -> anyhow::Result<(Vec<u32>, usize)> {
-        let capacity = self.session.rows().capacity();
-        // An eighth of the context for the answer, or all that it may take if that is less.
-        let room = capacity - self.settings.max_new_tokens.min(capacity / 8).min(capacity - 1);
+        let room = self.room();
         let mut first = 0;
         loop {
-            let system = self.system.iter().map(|text| message("system", text));
-            let shown: Vec<Json> = system.chain(self.messages[first..].iter().cloned()).collect();
-            let ids = self.tokenizer.encode(&self.template.render(&shown, true)?)?;
+            let ids = self.encoded(first, &self.hits)?;
             if ids.is_empty() {
                 return Err(Error::EmptyPrompt.into());
             }

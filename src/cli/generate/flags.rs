@@ -274,8 +274,7 @@ impl Flags {
         Ok(Some(contrastive))
     }
 
-    /// Whether there is a context for all prompts.
-    #[cfg_attr(not(feature = "judge"), allow(dead_code))]
+    /// True where a text is put before every prompt.
     pub fn has_context(&self) -> bool {
         self.context.is_some()
     }

@@ -1,9 +1,11 @@
 //! What texts begin with: as text, as token ids, or as what somebody says to an assistant.
 
 use crate::cli::Usage;
+use crate::cli::retrieve::{Library, kept};
 use crate::data::chats::{Date, Template};
 use crate::data::tokenizer::{END_OF_TEXT, Tokenizer};
 use crate::generate::Error;
+use crate::retrieve::{Hit, form};
 use clap::Args;
 use serde_json::{Value as Json, json};
 use std::path::Path;
@@ -24,6 +26,16 @@ pub struct Prompts {
     /// Beside --chat: what the system says first.
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
+}
+
+/// A prompt behind passages.
+pub struct Grounded {
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// What of them is shown before the answer: the prompt, where it is one that goes on.
+    pub shown: Vec<u32>,
+    /// The passages.
+    pub hits: Vec<Hit>,
 }
 
 impl Prompts {
@@ -47,17 +59,58 @@ impl Prompts {
         if self.prompt.is_empty() {
             return Ok(vec![opening(tokenizer)?]);
         }
-        let template = if self.chat { Some(template(folder)?) } else { None };
+        let template = self.template(folder)?;
+        self.prompt.iter().map(|text| self.encode(tokenizer, template.as_ref(), text)).collect()
+    }
+
+    /// How a prompt is written, where it is what a user says.
+    fn template(&self, folder: &Path) -> anyhow::Result<Option<Template>> {
+        if self.chat { template(folder).map(Some) } else { Ok(None) }
+    }
+
+    fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        template: Option<&Template>,
+        text: &str,
+    ) -> anyhow::Result<Vec<u32>> {
+        let ids = match template {
+            Some(template) => tokenizer.encode(&self.rendered(template, text)?)?,
+            None => tokenizer.encode_with_special(text)?,
+        };
+        if ids.is_empty() { Err(Error::EmptyPrompt.into()) } else { Ok(ids) }
+    }
+
+    /// Token ids of every prompt with the best passages for it before it, as many as leave room for `answer` tokens in a context.
+    pub fn with_passages(
+        &self,
+        tokenizer: Option<&Tokenizer>,
+        folder: &Path,
+        library: &mut Library,
+        [context, answer]: [usize; 2],
+    ) -> anyhow::Result<Vec<Grounded>> {
+        if self.prompt.is_empty() {
+            let text =
+                "--retrieve seeks what a prompt asks for, and there is none as text\n  hint: --prompt \"..\"";
+            return Err(Usage(text.into()).into());
+        }
+        let tokenizer = tokenizer.ok_or(Error::NoTokenizer)?;
+        let template = self.template(folder)?;
+        let template = template.as_ref();
         let mut all = vec![];
         for text in &self.prompt {
-            let ids = match &template {
-                Some(template) => tokenizer.encode(&self.rendered(template, text)?)?,
-                None => tokenizer.encode_with_special(text)?,
+            let with = |hits: &[Hit]| match template {
+                Some(_) => form::message(hits, text),
+                None => form::plain(hits, text),
             };
-            if ids.is_empty() {
-                return Err(Error::EmptyPrompt.into());
-            }
-            all.push(ids);
+            // The prompt itself must be one; of passages those are left out that are none.
+            let alone = self.encode(tokenizer, template, text)?;
+            let mut length =
+                |hits: &[Hit]| self.encode(tokenizer, template, &with(hits)).ok().map(|ids| ids.len());
+            let hits = kept(form::fit(library.find(text)?, context, answer, &mut length)?);
+            let ids = self.encode(tokenizer, template, &with(&hits))?;
+            let shown = if template.is_some() { vec![] } else { alone };
+            all.push(Grounded { ids, shown, hits });
         }
         Ok(all)
     }

@@ -1,12 +1,14 @@
 //! How prompts are written: side by side as tokens come, or as wholes.
 
 use super::page::Page;
+use crate::cli::retrieve::{listed, sources};
 use crate::data::tokenizer::Tokenizer;
 use crate::generate::{
     Beams, Contrastive, Error, Finish, Hypothesis, Overflow, Request, Rows, Session, Settings, Sought,
     before_stop, contrast, search,
 };
-use serde_json::json;
+use crate::retrieve::Hit;
+use serde_json::{Value as Json, json};
 use std::io::Write;
 use std::sync::Arc;
 
@@ -32,6 +34,8 @@ pub struct Writer {
     pub pair: bool,
     /// What is to be continued, or read.
     pub prompts: Vec<Vec<u32>>,
+    /// Of each prompt behind passages: what of it is shown, and the passages.
+    pub grounds: Option<Vec<(Vec<u32>, Vec<Hit>)>>,
     /// What writes side by side.
     pub session: Option<Session>,
 }
@@ -54,6 +58,16 @@ impl Writer {
         Ok(())
     }
 
+    /// What is shown before the answer to a prompt.
+    fn shown(&self, prompt: usize) -> &[u32] {
+        self.grounds.as_ref().map_or(&self.prompts[prompt], |grounds| &grounds[prompt].0)
+    }
+
+    /// What was read for a prompt, behind an answer.
+    fn sources(&self, prompt: usize, answer: &str) -> String {
+        self.grounds.as_ref().map_or(String::new(), |grounds| listed(&grounds[prompt].1, answer))
+    }
+
     /// What a text begins with.
     fn begins(&self, prompt: &[u32], start: Option<u32>) -> Vec<u32> {
         start.map_or_else(|| prompt.to_vec(), |start| vec![start])
@@ -61,6 +75,7 @@ impl Writer {
 
     /// Writes every prompt `each` times; a single text is shown as it comes.
     pub fn side_by_side(&mut self, each: usize) -> anyhow::Result<Vec<Written>> {
+        let first = self.shown(0).to_vec();
         let session = self.session.as_mut().expect("it was opened");
         let start = session.rows().start();
         let single = self.prompts.len() * each == 1;
@@ -82,7 +97,7 @@ impl Writer {
         let tokenizer = self.tokenizer.clone();
         let mut page = Page::new(tokenizer.as_deref(), self.json || !single);
         if !self.pair && single {
-            page.show(&self.prompts[0])?;
+            page.show(&first)?;
             page.settle()?;
         }
         while !session.is_idle() {
@@ -185,15 +200,22 @@ impl Writer {
                 Ok(Written { ids: written.ids.clone(), text, score: written.score })
             };
             let all = written.iter().map(whole).collect::<anyhow::Result<Vec<_>>>()?;
-            return print_json(&all, self.tokenizer.is_some());
-        }
-        if written.len() == 1 && self.session.is_some() {
-            return Ok(());
+            let each = written.len() / self.prompts.len().max(1);
+            let sources = self.grounds.as_ref().map(|grounds| {
+                let of = |((_, hits), texts): (&(_, Vec<Hit>), &[Written])| {
+                    sources(hits, &texts.iter().map(|text| text.text.as_str()).collect::<Vec<_>>())
+                };
+                grounds.iter().zip(written.chunks(each.max(1))).map(of).collect()
+            });
+            return print_json(&all, self.tokenizer.is_some(), sources);
         }
         let mut out = std::io::stdout().lock();
+        if written.len() == 1 && self.session.is_some() {
+            return Ok(write!(out, "{}", self.sources(0, &written[0].text))?);
+        }
         let each = written.len() / self.prompts.len().max(1);
         for (number, text) in written.iter().enumerate() {
-            let prompt = &self.prompts[number / each.max(1)];
+            let prompt = self.shown(number / each.max(1));
             match &self.tokenizer {
                 Some(tokenizer) if !self.pair => writeln!(out, "{}{}", tokenizer.decode(prompt)?, text.text)?,
                 Some(_) => writeln!(out, "{}", text.text)?,
@@ -202,6 +224,7 @@ impl Writer {
                     writeln!(out, "{}", ids.join(" "))?;
                 }
             }
+            write!(out, "{}", self.sources(number / each.max(1), &text.text))?;
         }
         Ok(())
     }
@@ -217,11 +240,14 @@ fn cut_off(finish: &Finish) -> Option<&'static str> {
     }
 }
 
-/// Prints texts as JSON.
-pub fn print_json(written: &[Written], with_texts: bool) -> anyhow::Result<()> {
+/// Prints texts as JSON, and what was read for each prompt.
+pub fn print_json(written: &[Written], with_texts: bool, sources: Option<Vec<Json>>) -> anyhow::Result<()> {
     let sequences: Vec<&Vec<u32>> = written.iter().map(|text| &text.ids).collect();
     let texts: Vec<&str> = written.iter().filter(|_| with_texts).map(|text| text.text.as_str()).collect();
     let scores: Vec<f32> = written.iter().map(|text| text.score).filter(|score| !score.is_nan()).collect();
-    let all = json!({ "sequences": sequences, "texts": texts, "scores": scores });
+    let mut all = json!({ "sequences": sequences, "texts": texts, "scores": scores });
+    if let Some(sources) = sources {
+        all["sources"] = Json::Array(sources);
+    }
     Ok(writeln!(std::io::stdout(), "{all}")?)
 }
