@@ -34,6 +34,8 @@ mod prune;
 mod quantize;
 #[path = "command_line/retrieve.rs"]
 mod retrieve;
+#[path = "command_line/scale.rs"]
+mod scale;
 #[cfg(feature = "serve")]
 #[path = "command_line/serve.rs"]
 mod serve;
@@ -176,6 +178,7 @@ fn every_command_has_help_that_ends_in_examples() {
         "judge",
         "judge results",
         "compress",
+        "scale",
         "prune",
         "sensitivity",
         "ngram train",

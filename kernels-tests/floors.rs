@@ -61,6 +61,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         &["tensor", "ops", "graph", "passes", "plan", "data", "model", "train", "deploy", "evaluate"],
     ),
     ("serve", &["tensor", "ops", "data", "model", "train", "deploy", "generate", "embed", "exchange"]),
+    ("scale", &["tensor", "formats", "metrics", "model", "train", "tasks", "exchange"]),
     (
         "cli",
         &[
@@ -90,6 +91,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "tasks",
             "retrieve",
             "serve",
+            "scale",
         ],
     ),
 ];

@@ -24,6 +24,7 @@ pub mod model;
 pub mod ngram;
 pub mod passes;
 pub mod retrieve;
+pub mod scale;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod tasks;

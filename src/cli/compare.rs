@@ -4,7 +4,7 @@ pub(super) mod chart;
 pub(super) mod page;
 mod report;
 pub(super) mod speed;
-mod table;
+pub(super) mod table;
 mod training;
 mod verdict;
 

@@ -19,7 +19,7 @@ use toml::{Table, Value};
 /// stands for is in the output's compression.json; --dry-run prints it.
 #[derive(Args)]
 #[command(
-    after_help = "Weights that are not given are those of a recipe: --ce 0.5, and --kl 0.5 unless another one is given.\n\nExamples:\n  kiln distill --teacher runs/large --student layers=3 --data stories.txt --steps 1000 -o small\n  kiln distill --teacher llama --student llama-small --data stories.txt --kl 0.9 --ce 0.1 --hidden 0.1 -o taught\n  kiln distill --teacher runs/large --student layers=0,3 --data stories.txt --cache said --top-k 32 -o small\n  kiln distill --teacher runs/large --student runs/small --data stories.txt --jsd 1 --on-policy 0.5 -o better\n  kiln distill --teacher runs/large --student layers=3 --data stories.txt --set train.learning_rate=3e-4 -o small --dry-run"
+    after_help = "Weights that are not given are those of a recipe: --ce 0.5, and --kl 0.5 unless another one is given.\n\nExamples:\n  kiln distill --teacher runs/large --student layers=3 --data stories.txt --steps 1000 -o small\n  kiln distill --teacher llama --student small --data in.txt --kl 0.9 --ce 0.1 --hidden 0.1 -o taught\n  kiln distill --teacher llama --student layers=0,3 --data in.txt --cache said --top-k 32 -o small\n  kiln distill --teacher llama --student small --data in.txt --jsd 1 --on-policy 0.5 -o better\n  kiln distill --teacher llama --student layers=3 --data in.txt --set train.steps=50 -o s --dry-run"
 )]
 pub struct Distill {
     /// The model to learn from: a run folder, a checkpoint, or a Hugging Face folder.

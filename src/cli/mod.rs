@@ -29,6 +29,7 @@ mod prune;
 mod quantize;
 mod report;
 mod retrieve;
+mod scale;
 mod scored;
 mod sensitivity;
 mod serve;
@@ -100,6 +101,8 @@ enum Command {
     Sweep(sweep::Sweep),
     /// Tell what the runs of a sweep gave: a table, a CSV, a page.
     Report(report::Report),
+    /// Train a ladder of sizes, fit the laws of their losses, and see where tasks leave chance.
+    Scale(scale::Scale),
     /// Estimate how much a model minds each layer being quantised.
     Sensitivity(sensitivity::SensitivityCommand),
     /// Train a tokenizer, encode and decode with one, or look into it.
@@ -153,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Distill(command) => command.run(),
         Command::Sweep(command) => command.run(),
         Command::Report(command) => command.run(),
+        Command::Scale(command) => command.run(),
         Command::Sensitivity(command) => command.run(),
         Command::Tokenizer(command) => command.run(),
         Command::Data(command) => command.run(),
@@ -220,10 +224,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
                 cause.downcast_ref::<crate::ngram::Error>(),
                 Some(crate::ngram::Error::Setting { .. })
             )
-            || matches!(
-                cause.downcast_ref::<crate::tasks::Error>(),
-                Some(crate::tasks::Error::Task { .. } | crate::tasks::Error::Setting { .. })
-            )
+            || cause.downcast_ref::<crate::tasks::Error>().is_some_and(is_usage_of_task)
             || matches!(
                 cause.downcast_ref::<crate::metrics::Error>(),
                 Some(crate::metrics::Error::Setting { .. })
@@ -236,6 +237,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
             || cause.downcast_ref::<adapt::Error>().is_some_and(is_usage_of_adapters)
             || run.is_some_and(is_usage_of_run)
             || cause.downcast_ref::<compress::Error>().is_some_and(is_usage_of_compression)
+            || cause.downcast_ref::<crate::scale::Error>().is_some_and(is_usage_of_study)
             || matches!(cause.downcast_ref::<data::Error>(), Some(data::Error::TokenizerSpec { .. }))
             || matches!(
                 written,
@@ -277,6 +279,22 @@ fn is_usage_of_run(error: &crate::train::Error) -> bool {
 fn is_usage_of_adapters(error: &crate::adapt::Error) -> bool {
     use crate::adapt::Error;
     matches!(error, Error::NoMatch { .. } | Error::Together { .. } | Error::Shared { .. })
+}
+
+fn is_usage_of_study(error: &crate::scale::Error) -> bool {
+    use crate::scale::Error;
+    match error {
+        Error::Ladder { .. } | Error::Recipe { .. } | Error::Raw(_) | Error::TooFewTokens { .. } => true,
+        Error::Changed { .. } | Error::NoChoices { .. } => true,
+        Error::Run(error) | Error::Size { source: error, .. } => is_usage_of_run(error),
+        Error::Task(error) => is_usage_of_task(error),
+        _ => false,
+    }
+}
+
+fn is_usage_of_task(error: &crate::tasks::Error) -> bool {
+    use crate::tasks::Error;
+    matches!(error, Error::Task { .. } | Error::Setting { .. })
 }
 
 fn is_usage_of_compression(error: &crate::compress::Error) -> bool {

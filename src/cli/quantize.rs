@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// weight's inputs, the last group of a row is shorter.
 #[derive(Args)]
 #[command(
-    after_help = "Schemes: f32 f16 bf16 int8 int8-asym W8A8 W8A8-static int4-g32 int4-g64 int4-g128 int4-g32-asym int4-g128-asym int4-row int3\n  int3-g32 nf4 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q6_K\n\nExamples:\n  kiln quantize runs/shakespeare --scheme int8 -o shakespeare-int8\n  kiln quantize llama --scheme int4-g128 --method gptq --calibrate text.txt -o llama-int4 --format compressed-tensors\n  kiln quantize runs/stories --scheme Q4_0 -o stories.gguf\n  kiln quantize runs/stories --scheme W8A8 --method smoothquant --calibrate stories.txt -o stories-w8a8"
+    after_help = "Schemes: f32 f16 bf16 int8 int8-asym W8A8 W8A8-static int4-g32 int4-g64 int4-g128 int4-g32-asym int4-g128-asym int4-row int3\n  int3-g32 nf4 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q6_K\n\nExamples:\n  kiln quantize runs/shakespeare --scheme int8 -o shakespeare-int8\n  kiln quantize llama --scheme int4-g128 --method gptq --calibrate a.txt -o l4 --format compressed-tensors\n  kiln quantize runs/stories --scheme Q4_0 -o stories.gguf\n  kiln quantize runs/stories --scheme W8A8 --method smoothquant --calibrate a.txt -o stories-w8a8"
 )]
 pub struct Quantize {
     /// A run folder, a checkpoint, a Hugging Face folder, or a GGUF file.

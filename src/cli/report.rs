@@ -2,7 +2,7 @@
 
 use super::Usage;
 use super::compare::chart::{Axis, Figure, Point, escaped, scatter};
-use super::compare::page::{STYLE, colours, figure, table};
+use super::compare::page::{ENDING, figure, opening, table};
 use super::sweep::RESULT_FILE;
 use crate::formats::write_whole;
 use anyhow::Context;
@@ -75,14 +75,8 @@ pub fn write_report(folder: &Path, json: bool) -> anyhow::Result<()> {
         .into_iter()
         .filter(|(_, path, ..)| runs.iter().any(|run| run.number(path).is_some()))
         .collect();
-    let write = |name: &str, text: String| {
-        let path = folder.join(name);
-        write_whole(&path, |out| out.write_all(text.as_bytes()))
-            .with_context(|| path.display().to_string())
-            .map(|()| eprintln!("written  {}", path.display()))
-    };
-    write("report.csv", csv(&runs, &keys, &columns))?;
-    write("report.html", page(folder, &runs, &keys, &columns))?;
+    write_file(folder, "report.csv", &csv(&runs, &keys, &columns))?;
+    write_file(folder, "report.html", &page(folder, &runs, &keys, &columns))?;
     let mut out = std::io::stdout().lock();
     if json {
         let all: Value = runs.iter().map(|run| run.result.clone()).collect();
@@ -90,17 +84,40 @@ pub fn write_report(folder: &Path, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let (heads, rows) = cells(&runs, &keys, &columns);
+    write!(out, "{}", aligned(&heads, &rows, keys.len()))?;
+    writeln!(out, "*: no other run is both smaller and better. {}", text_of(&runs))?;
+    Ok(())
+}
+
+/// A table in columns, the first `left` of them words and the others numbers.
+pub fn aligned(heads: &[String], rows: &[Vec<String>], left: usize) -> String {
     let width = |at: usize| {
         rows.iter().map(|row| row[at].chars().count()).chain([heads[at].chars().count()]).max().unwrap_or(0)
     };
-    for row in std::iter::once(&heads).chain(&rows) {
-        let cells = row.iter().enumerate().map(|(at, cell)| match at < keys.len() {
+    let line = |row: &[String]| {
+        let cells = row.iter().enumerate().map(|(at, cell)| match at < left {
             true => format!("{cell:<0$}", width(at)),
             false => format!("{cell:>0$}", width(at)),
         });
-        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    writeln!(out, "*: no other run is both smaller and better. {}", text_of(&runs))?;
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    std::iter::once(heads).chain(rows.iter().map(Vec::as_slice)).map(line).collect()
+}
+
+/// A line of a CSV file.
+pub fn csv_line(cells: &[String]) -> String {
+    let quoted = |cell: &String| match cell.contains([',', '"', '\n']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell.clone(),
+    };
+    cells.iter().map(quoted).collect::<Vec<_>>().join(",") + "\n"
+}
+
+/// Writes one of the files of a report, and says so.
+pub fn write_file(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let path = folder.join(name);
+    write_whole(&path, |out| out.write_all(text.as_bytes())).with_context(|| path.display().to_string())?;
+    eprintln!("written  {}", path.display());
     Ok(())
 }
 
@@ -165,23 +182,18 @@ fn cells(runs: &[Run], keys: &[String], columns: &[Column]) -> (Vec<String>, Vec
 
 /// Numbers as they are, so that nothing is lost to rounding.
 fn csv(runs: &[Run], keys: &[String], columns: &[Column]) -> String {
-    let quoted = |cell: &str| match cell.contains([',', '"', '\n']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.to_string(),
-    };
     let heads = ["run".to_string()].into_iter().chain(keys.iter().cloned());
     let heads: Vec<String> = heads
         .chain(columns.iter().map(|column| column.1[1..].replace('/', ".")))
         .chain(["pareto".into()])
         .collect();
-    let mut text = heads.iter().map(|head| quoted(head)).collect::<Vec<_>>().join(",") + "\n";
+    let mut text = csv_line(&heads);
     for run in runs {
         let of_grid = keys.iter().map(|key| run.result["grid"][key].as_str().unwrap_or_default().to_string());
         let of_columns =
             columns.iter().map(|(_, path, ..)| run.number(path).map_or(String::new(), |x| x.to_string()));
         let row = [run.name.clone()].into_iter().chain(of_grid).chain(of_columns);
-        let row: Vec<String> = row.chain([run.is_pareto.to_string()]).map(|cell| quoted(&cell)).collect();
-        text += &(row.join(",") + "\n");
+        text += &csv_line(&row.chain([run.is_pareto.to_string()]).collect::<Vec<_>>());
     }
     text
 }
@@ -194,11 +206,10 @@ fn text_of(runs: &[Run]) -> String {
 /// One page that needs nothing beside itself.
 fn page(folder: &Path, runs: &[Run], keys: &[String], columns: &[Column]) -> String {
     let title = escaped(&folder.display().to_string());
-    let mut text = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, \
-         initial-scale=1\">\n<title>kiln report: {title}</title>\n<style>{STYLE}{}</style>\n</head>\n<body>\n\
-         <h1>What compressing costs and buys: {title}</h1>\n<p>{}.</p>\n<div class=\"charts\">\n",
-        colours(),
+    let mut text = opening(&format!("kiln report: {title}"));
+    let _ = write!(
+        text,
+        "<h1>What compressing costs and buys: {title}</h1>\n<p>{}.</p>\n<div class=\"charts\">\n",
         escaped(&text_of(runs))
     );
     let size = ("weights on the device, MiB", "/weight_bytes", 1.0 / f64::from(1 << 20));
@@ -226,7 +237,7 @@ fn page(folder: &Path, runs: &[Run], keys: &[String], columns: &[Column]) -> Str
         let passes: Vec<String> = run.result["passes"].as_array().into_iter().flatten().map(done).collect();
         let _ = writeln!(text, "<dt>{}</dt><dd>{}</dd>", escaped(&run.name), passes.join("<br>"));
     }
-    text + "</dl>\n</body>\n</html>\n"
+    text + "</dl>\n" + ENDING
 }
 
 /// Runs by one number and a mean with its interval; nothing where no run has both.

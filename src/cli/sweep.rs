@@ -30,7 +30,7 @@ pub const RESULT_FILE: &str = "result.json";
 /// recipe of the same model, are not made again: an interrupted sweep goes on where it stopped.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  kiln sweep runs/stories -r recipe.toml --grid scheme=int8,int4-g32,nf4 --data unseen.txt -o sweeps/schemes\n  kiln sweep llama -r recipe.toml --grid sparsity=0.3,0.5 --grid pass.2.scheme=int8,int4-g128 --data unseen.txt -o sweeps/both --speeds 5\n  kiln report sweeps/both"
+    after_help = "Examples:\n  kiln sweep runs/stories -r recipe.toml --grid scheme=int8,nf4 --data unseen.txt -o sweeps/schemes\n  kiln sweep llama -r r.toml --grid sparsity=0.3,0.5 --grid pass.2.scheme=int8,nf4 --data a.txt -o both\n  kiln report sweeps/both"
 )]
 pub struct Sweep {
     /// A run folder, a checkpoint, a Hugging Face folder, or a GGUF file.

@@ -1,5 +1,6 @@
 //! Which of some answers a model takes: the likeliest continuation, or the class it gives.
 
+use super::examples::Asked;
 use super::subject::{Continuation, Subject};
 use super::{Error, Measured, Outcome, Result, Task};
 use crate::evaluate::{Classifier, probabilities};
@@ -47,20 +48,41 @@ pub(super) fn right_choices(likelihoods: &[f64], choices: &[String], right: usiz
     [largest(likelihoods) == right, largest(&by_length) == right]
 }
 
+/// What a model made of one question with choices.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answer {
+    /// Whether the likeliest choice is right.
+    pub is_right: bool,
+    /// The same, with likelihoods by their choices' characters.
+    pub is_right_by_length: bool,
+    /// Logarithm of the right choice's probability, in nats.
+    pub likelihood: f64,
+    /// Characters of the right choice, at least one.
+    pub characters: usize,
+    /// Share of the right choice in the probabilities of all choices.
+    pub share: f64,
+}
+
+/// Puts the questions to a model that predicts text.
+pub(super) fn answers(task: &Task, subject: &mut Subject) -> Result<Vec<Answer>> {
+    let found = likelihoods(task, subject)?;
+    let of = |(row, logs): (&Asked, &Vec<f64>)| {
+        let [is_right, is_right_by_length] = right_choices(logs, &row.choices, row.right);
+        let (likelihood, share) = (logs[row.right], shares_of(logs)[row.right]);
+        let characters = row.choices[row.right].chars().count().max(1);
+        Answer { is_right, is_right_by_length, likelihood, characters, share }
+    };
+    Ok(task.examples.rows.iter().zip(&found).map(of).collect())
+}
+
 /// multiple-choice: `acc` and `acc_norm`, as lm-evaluation-harness counts them.
 pub fn measure(task: &Task, subject: &mut Subject) -> Result<Outcome> {
-    let found = likelihoods(task, subject)?;
-    let rows = task.examples.rows.iter().zip(&found);
-    let right: Vec<[bool; 2]> =
-        rows.map(|(row, likelihoods)| right_choices(likelihoods, &row.choices, row.right)).collect();
-    let share = |name: &str, which: usize| {
-        Measured::mean(name, right.iter().map(|right| f64::from(u8::from(right[which]))))
+    let answers = answers(task, subject)?;
+    let share = |name: &str, is_right: fn(&Answer) -> bool| {
+        Measured::mean(name, answers.iter().map(|answer| f64::from(u8::from(is_right(answer)))))
     };
-    Ok(Outcome {
-        measured: vec![share("acc", 0), share("acc_norm", 1)],
-        segments: "questions".into(),
-        told: None,
-    })
+    let measured = vec![share("acc", |a| a.is_right), share("acc_norm", |a| a.is_right_by_length)];
+    Ok(Outcome { measured, segments: "questions".into(), told: None })
 }
 
 /// classification: by the classes of a model that has some, or by the likeliest of the labels.

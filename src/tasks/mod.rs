@@ -18,6 +18,7 @@ mod subject;
 mod tests;
 mod write;
 
+pub use choose::Answer;
 pub use error::{Error, Result};
 pub use examples::Examples;
 pub use file::{Kind, TaskFile};
@@ -83,6 +84,22 @@ pub struct Outcome {
     pub told: Option<String>,
 }
 
+/// How often questions are answered right without knowing anything.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chances {
+    /// Of each question.
+    pub by_row: Vec<f64>,
+    /// All questions have the same choices, and one of them is right more often than guessing would be.
+    pub is_commonest: bool,
+}
+
+impl Chances {
+    /// On the mean.
+    pub fn level(&self) -> f64 {
+        self.by_row.iter().sum::<f64>() / self.by_row.len() as f64
+    }
+}
+
 /// A task, read and checked.
 pub struct Task {
     /// As its file says.
@@ -103,6 +120,31 @@ impl Task {
     /// Questions or texts.
     pub fn count(&self) -> usize {
         self.examples.rows.len()
+    }
+
+    /// How often each question is answered right without knowing anything; none where there is nothing to choose between.
+    pub fn chances(&self) -> Option<Chances> {
+        let rows = &self.examples.rows;
+        if rows.is_empty() || rows.iter().any(|row| row.choices.is_empty()) {
+            return None;
+        }
+        let by_choices: Vec<f64> = rows.iter().map(|row| 1.0 / row.choices.len() as f64).collect();
+        let count = rows[0].choices.len();
+        let mut right = vec![0usize; count];
+        if rows.iter().any(|row| row.choices != rows[0].choices) {
+            return Some(Chances { by_row: by_choices, is_commonest: false });
+        }
+        // A model that gives one answer to all questions knows nothing and is right as often as that answer is.
+        rows.iter().for_each(|row| right[row.right] += 1);
+        let commonest = right.into_iter().max().unwrap_or(0) as f64 / rows.len() as f64;
+        let is_commonest = commonest > 1.0 / count as f64;
+        let by_row = if is_commonest { vec![commonest; rows.len()] } else { by_choices };
+        Some(Chances { by_row, is_commonest })
+    }
+
+    /// Puts its choices to a model that predicts text, question by question; `chances` says whether there are any.
+    pub fn answers(&self, opened: Opened, path: &Path, target: Target, batch: usize) -> Result<Vec<Answer>> {
+        choose::answers(self, &mut Subject::new(opened, path, target, batch)?)
     }
 
     /// Puts it to a model. `path` is named where something is missing.

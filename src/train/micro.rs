@@ -1,7 +1,7 @@
 //! How much of a batch goes through the model at once: the most that fits, by what the plans say they take.
 
 use super::job::Step;
-use super::program::{Memory, Program};
+use super::program::{Foreseen, Memory, Program};
 use super::recipe::{Bytes, MicroBatch, Recipe};
 use super::{Beside, Error, Result, Target};
 use crate::model::Family;
@@ -90,9 +90,14 @@ pub(super) fn refuse_over_budget(recipe: &Recipe, memory: Memory) -> Result<()> 
 
 /// The most the recipe's step can take on a device.
 pub fn need(recipe: &Recipe, family: &dyn Family, beside: &Beside, target: &Target) -> Result<Memory> {
+    Ok(foresee(recipe, family, beside, target)?.memory)
+}
+
+/// The same, with what the step computes.
+pub fn foresee(recipe: &Recipe, family: &dyn Family, beside: &Beside, target: &Target) -> Result<Foreseen> {
     let Step { weights, settings, extent } = Step::new(recipe, family, beside)?;
     let build = Step::loss(recipe, family, beside, extent);
-    Program::estimate(target, &weights, &build, &settings)
+    Program::foresee(target, &weights, &build, &settings)
 }
 
 fn over(rows: usize, need_bytes: u64, budget: &Budget) -> Error {

@@ -9,6 +9,7 @@ use super::update::{self, Role};
 use super::{Result, Target, frozen};
 use crate::graph::{Graph, Node, Source, ValueInfo};
 use crate::model::Mode;
+use crate::ops::Value;
 use crate::ops::launch::Variant;
 use crate::passes::{self, Epilogue, Fuse, Learned, Pass, Recompute, Report, Residual, Tidy, scales_name};
 use crate::plan::{Arena, Plan, Residents, Span, first_variant, plan};
@@ -39,6 +40,23 @@ impl Memory {
         let kept = self.parameters + self.frozen + self.gradients + self.moments + self.masks;
         kept + self.run + self.transfer
     }
+}
+
+/// What is known of a program from its plans.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Foreseen {
+    /// Bytes it takes at most.
+    pub memory: Memory,
+    /// Floating-point operations of a step with its update, a multiply-add counted as two.
+    pub flops: f64,
+}
+
+/// Floating-point operations of a plan, by its operators' own account.
+pub fn flops_of(plan: &Plan) -> f64 {
+    let kinds = |values: &[Value]| values.iter().map(|&v| plan.graph.kind(v).clone()).collect::<Vec<_>>();
+    // The dispatches of a node are neighbours.
+    let nodes = plan.dispatches.chunk_by(|a, b| a.node == b.node).map(|all| &plan.graph.nodes()[all[0].node]);
+    nodes.map(|node| node.op.cost(&kinds(&node.inputs), &kinds(&node.outputs)).flops).sum()
 }
 
 /// A weight that is not trained, in its place.
@@ -124,13 +142,25 @@ impl Program {
         build: &BuildLoss,
         settings: &Settings,
     ) -> Result<Memory> {
+        Ok(Program::foresee(target, weights, build, settings)?.memory)
+    }
+
+    /// The same, with what a step computes.
+    pub fn foresee(
+        target: &Target,
+        weights: &[Weight],
+        build: &BuildLoss,
+        settings: &Settings,
+    ) -> Result<Foreseen> {
         refuse_hopeless(target, weights, settings)?;
         let cut = Cut::new(target, weights, build, settings)?;
         let parts = Parts::new(target, &cut, &|graph, mode| cut.write(build, graph, mode), settings)?;
         let caps = target.caps();
         let planned = |graph: &&Graph| plan(graph, &parts.residents, &caps, &mut hungriest_variant);
         let plans = parts.graphs().iter().map(planned).collect::<Result<Vec<_>, _>>()?;
-        Ok(parts.memory(target, &plans))
+        let passes = settings.accumulate as f64;
+        let flops = passes * flops_of(&plans[STEP]) + flops_of(&plans[UPDATE]);
+        Ok(Foreseen { memory: parts.memory(target, &plans), flops })
     }
 
     /// The plans by what they do, in the order of an engine that runs them.

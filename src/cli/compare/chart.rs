@@ -48,6 +48,21 @@ pub struct Point {
     pub y: Figure,
 }
 
+/// A line under the points, and perhaps a band around it.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    /// Which colour.
+    pub colour: usize,
+    /// Its places.
+    pub line: Vec<[f64; 2]>,
+    /// Across, lower and upper end.
+    pub band: Vec<[f64; 3]>,
+    /// Drawn in dashes.
+    pub is_dashed: bool,
+    /// Written at its end.
+    pub name: String,
+}
+
 /// A scale.
 #[derive(Clone, Debug)]
 pub struct Axis {
@@ -107,6 +122,9 @@ impl Axis {
 
 /// A figure beside a scale, without zeros that say nothing.
 fn ticked(x: f64) -> String {
+    if x.abs() >= 1e5 {
+        return format!("{x:e}");
+    }
     let text = number(x);
     let (digits, power) = text.split_once('e').map_or((text.as_str(), None), |(d, p)| (d, Some(p)));
     let short =
@@ -160,6 +178,30 @@ impl Sheet {
         );
     }
 
+    fn trace(&mut self, x: &Axis, y: &Axis, trace: &Trace) {
+        let class = format!("c{}", trace.colour % COLOURS);
+        let path = |places: &mut dyn Iterator<Item = [f64; 2]>| {
+            let place = |[px, py]: [f64; 2]| format!("{:.1},{:.1}", across(x, px), up(y, py));
+            places.map(place).collect::<Vec<_>>().join(" ")
+        };
+        if !trace.band.is_empty() {
+            let lower = trace.band.iter().map(|&[x, low, _]| [x, low]);
+            let upper = trace.band.iter().rev().map(|&[x, _, high]| [x, high]);
+            let around = path(&mut lower.chain(upper));
+            let _ = writeln!(self.text, "<polygon class=\"{class}\" points=\"{around}\"/>");
+        }
+        let dashed = if trace.is_dashed { " dashed" } else { "" };
+        let line = path(&mut trace.line.iter().copied());
+        let _ = writeln!(self.text, "<polyline class=\"{class}{dashed}\" points=\"{line}\"/>");
+        if let Some(&[end_x, end_y]) = trace.line.last().filter(|_| !trace.name.is_empty()) {
+            let (at_x, at_y) = (across(x, end_x), up(y, end_y) - 5.0);
+            match at_x < WIDTH / 2.0 {
+                true => self.words("name", [at_x + 4.0, at_y], &trace.name),
+                false => self.words("end", [at_x - 4.0, at_y], &trace.name),
+            }
+        }
+    }
+
     fn title_below(&mut self, title: &str) {
         self.words("middle name", [(LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 8.0], title);
     }
@@ -179,6 +221,11 @@ fn up(axis: &Axis, y: f64) -> f64 {
 
 /// Points with their names and error bars.
 pub fn scatter(describe: &str, x: &Axis, y: &Axis, points: &[Point]) -> String {
+    plot(describe, x, y, &[], points)
+}
+
+/// The same over lines and bands.
+pub fn plot(describe: &str, x: &Axis, y: &Axis, traces: &[Trace], points: &[Point]) -> String {
     let mut sheet = Sheet::new(describe);
     sheet.upright(y);
     for tick in x.ticks() {
@@ -187,6 +234,7 @@ pub fn scatter(describe: &str, x: &Axis, y: &Axis, points: &[Point]) -> String {
         sheet.words("middle", [at, HEIGHT - BOTTOM + LINE + 2.0], &ticked(tick));
     }
     sheet.title_below(&x.title);
+    traces.iter().for_each(|trace| sheet.trace(x, y, trace));
     let mut taken: Vec<[f64; 4]> =
         points.iter().map(|p| around(across(x, p.x.value), up(y, p.y.value))).collect();
     for point in points {
@@ -301,6 +349,7 @@ mod tests {
             [1e-3, 5.0, 60.0, 1200.0, 1.05, 0.0].map(ticked),
             ["1e-3", "5", "60", "1200", "1.05", "0"]
         );
+        assert_eq!([1e9, 250_000.0].map(ticked), ["1e9", "2.5e5"]);
         let narrow = Axis::of("x", &[Figure::exact(1.5), Figure::exact(6.0)], true);
         assert_eq!(narrow.ticks(), [2.0, 3.0, 5.0, 7.0]);
         for alone in [Axis::of("x", &[], true), Axis::of("x", &[Figure::exact(5.0)], false)] {
@@ -325,6 +374,14 @@ mod tests {
         let svg = scatter("d", &axis, &axis, &[point("<p>", 1.0), point("q", 2.0)]);
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n") && svg.contains("&lt;p&gt;"));
         assert!(!svg.contains("NaN") && !svg.contains("<p>") && svg.contains("class=\"c2\""));
+        let trace = Trace {
+            line: vec![[1.0, 1.0], [2.0, 2.0]],
+            band: vec![[1.0, 0.9, 1.1], [2.0, 1.9, 2.1]],
+            is_dashed: true,
+            ..Trace::default()
+        };
+        let over = plot("d", &axis, &axis, &[trace], &[point("q", 2.0)]);
+        assert!(over.find("<polygon").unwrap() < over.find("<circle").unwrap(), "points lie over bands");
         let bar = bars(
             "d",
             &axis.clone().rooted(),

@@ -8,7 +8,7 @@ use crate::compare::Mean;
 use std::fmt::Write;
 
 /// How such pages look.
-pub const STYLE: &str = "
+const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --paper: #ffffff; --line: #d9dee3; --mark: #fff4d6;
   --c0: #3d4752; --c1: #1f6feb; --c2: #c2410c; --c3: #15803d; --c4: #9333ea; --c5: #b45309; --c6: #0e7490; --c7: #be185d;
   --c8: #4d7c0f; --c9: #6d28d9; }
@@ -26,21 +26,34 @@ figcaption { color: var(--soft); font-size: .85rem; } figure h3 { margin: 0 0 .2
 svg { width: 100%; height: auto; display: block; } svg text { font-size: 12px; fill: var(--soft); }
 svg .middle { text-anchor: middle; } svg .end { text-anchor: end; } svg .label { fill: var(--ink); paint-order: stroke; stroke: var(--paper); stroke-width: 3px; } svg .name { fill: var(--ink); }
 svg .grid { stroke: var(--line); } svg .whisker { stroke: var(--ink); stroke-width: 1.5; }
-svg line { stroke-width: 1; } svg polyline { fill: none; stroke-width: 1.5; }
+svg line { stroke-width: 1; } svg polyline { fill: none; stroke-width: 1.5; } svg .dashed { stroke-dasharray: 5 4; }
+svg polygon { fill-opacity: .15; stroke: none; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; white-space: nowrap; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child, td.words { text-align: left; } dt { font-weight: 600; } dd { margin: 0 0 .5rem; color: var(--soft); }
 ";
 
 /// Colours of points, bars and lines.
-pub fn colours() -> String {
+fn colours() -> String {
     let of = |n: usize| {
         format!(
-            "circle.c{n}, rect.c{n} {{ fill: var(--c{n}); }} line.c{n}, polyline.c{n} {{ stroke: var(--c{n}); stroke-width: 1.5; }}\n"
+            "circle.c{n}, rect.c{n}, polygon.c{n} {{ fill: var(--c{n}); }} line.c{n}, polyline.c{n} {{ stroke: var(--c{n}); stroke-width: 1.5; }}\n"
         )
     };
     (0..super::chart::COLOURS).map(of).collect()
 }
+
+/// What such a page begins with, up to the first of its contents. The title must be escaped.
+pub fn opening(title: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, \
+         initial-scale=1\">\n<title>{title}</title>\n<style>{STYLE}{}</style>\n</head>\n<body>\n",
+        colours()
+    )
+}
+
+/// What such a page ends with.
+pub const ENDING: &str = "</body>\n</html>\n";
 
 fn of_sample(sample: &Sample) -> Figure {
     Figure { low: sample.low, value: sample.median, high: sample.high }
@@ -63,11 +76,7 @@ pub fn html(report: &Report) -> String {
         .filter_map(|(number, entry)| Some((number, entry.scheme.name, entry.case()?)))
         .collect();
     let model = escaped(&report.model.display().to_string());
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, \
-         initial-scale=1\">\n<title>kiln compare: {model}</title>\n<style>{STYLE}{}</style>\n</head>\n<body>\n",
-        colours()
-    );
+    let mut page = opening(&format!("kiln compare: {model}"));
     let _ = write!(
         page,
         "<h1>What quantising costs and buys: {model}</h1>\n<p class=\"verdict\">{}</p>\n",
@@ -98,7 +107,7 @@ pub fn html(report: &Report) -> String {
             escaped(&training.describe)
         );
     }
-    page + &facts(report) + "</body>\n</html>\n"
+    page + &facts(report) + ENDING
 }
 
 /// A drawing with its title and what to know of it.

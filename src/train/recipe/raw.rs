@@ -50,6 +50,26 @@ impl RawRecipe {
         Ok(())
     }
 
+    /// Takes a section out, which somebody else reads.
+    pub fn remove(&mut self, section: &str) {
+        self.table.remove(section);
+    }
+
+    /// Whether something is written at a dotted path.
+    pub fn has(&self, path: &str) -> bool {
+        let mut value = Some(&self.table);
+        let (parents, key) = path.rsplit_once('.').unwrap_or(("", path));
+        for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
+            value = value.and_then(|table| table.get(parent)).and_then(Value::as_table);
+        }
+        value.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// Names of the sections that are written.
+    pub fn sections(&self) -> impl Iterator<Item = &str> {
+        self.table.keys().map(String::as_str)
+    }
+
     fn remember(&mut self, table: &DeTable<'_>, parent: &str, at: &dyn Fn(usize) -> Origin) {
         for (key, value) in table {
             let path = join(parent, key.get_ref());
