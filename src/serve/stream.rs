@@ -23,8 +23,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 pub fn of(incoming: Incoming, answer: Answer) -> Response {
     let (sender, parts) = mpsc::channel(MOST_UNSENT);
     tokio::spawn(async move {
-        // A client that has gone away ends it.
-        let _ = send(incoming, answer, sender).await;
+        // A client that has gone away ends it, and so does one that reads, but hardly.
+        let _ = tokio::time::timeout_at(incoming.end(), send(incoming, answer, sender)).await;
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
     (headers, Body::from_stream(Parts(parts))).into_response()

@@ -73,6 +73,11 @@ impl Incoming {
         }
     }
 
+    /// When it is too late also for what has come and is not sent yet.
+    pub fn end(&self) -> tokio::time::Instant {
+        self.deadline + self.shared.limits.patience.write
+    }
+
     /// The next token of one of the texts.
     pub async fn next(&mut self) -> Result<(usize, Event), Refusal> {
         match self.next_said().await? {

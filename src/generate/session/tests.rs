@@ -122,6 +122,8 @@ fn a_conversation_goes_on_in_the_row_that_has_read_it() {
     let turn = [text(10), written[&first].0.clone(), vec![5]].concat();
     session.admit(Request::new(turn.clone(), Settings::greedy(2))).unwrap();
     session.step().unwrap();
+    // Its last written token was never read, and the last of a prompt always is.
+    assert_eq!(session.reused(), 12);
     let holds = (0..3).filter(|row| session.rows().held(*row).starts_with(&turn)).count();
     let others = (0..3).filter(|row| session.rows().held(*row).starts_with(&[9, 9, 9])).count();
     assert_eq!((holds, others, written[&other].0.len()), (1, 1, 3));
