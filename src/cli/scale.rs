@@ -105,10 +105,13 @@ impl Scale {
         let device = rungs::device(&file)?;
         let tasks = file.ladder.tasks.iter().chain(&self.task).map(|path| Examination::open(path));
         let tasks = tasks.collect::<Result<Vec<_>>>()?;
-        let target = Target::open_or_host(&device, &mut |line| eprintln!("{line}"))?;
-        eprintln!("device   {}", target.describe());
         let folder = self.output.clone().unwrap_or_else(|| PathBuf::from("scale"));
-        let all = Rungs::plan(&file, &folder, &target)?;
+        // Each rung opens the device for itself.
+        let (all, describe) = {
+            let target = Target::open_or_host(&device, &mut |line| eprintln!("{line}"))?;
+            eprintln!("device   {}", target.describe());
+            (Rungs::plan(&file, &folder, &target)?, target.describe())
+        };
         if self.plan {
             return Ok(write!(std::io::stdout().lock(), "{}", table::planned(&all))?);
         }
@@ -121,8 +124,6 @@ impl Scale {
             );
         }
         eprint!("{}", table::planned(&all));
-        let describe = target.describe();
-        drop(target);
         study::begin(&folder, &all.text)?;
         let stop = stop_on_interrupt()?;
         let (mut finished, failures) = train_all(&all, file.ladder.failure, &stop)?;
