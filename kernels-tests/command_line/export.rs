@@ -19,6 +19,9 @@ fn a_run_becomes_a_folder_a_file_and_a_folder_again_with_the_same_loss() {
     bench.train(&[]).fine();
     bench.kiln(&["export", "run", "--to", "hf", "--shard-size", "4KB", "-o", "folder"]).fine();
     assert!(bench.path("folder/model.safetensors.index.json").is_file());
+    // Without it transformers would take the tokenizer for GPT-2's own.
+    let settings = std::fs::read_to_string(bench.path("folder/tokenizer_config.json")).unwrap();
+    assert!(settings.contains("PreTrainedTokenizerFast"), "{settings}");
     bench.kiln(&["export", "folder", "--to", "gguf", "-o", "model.gguf"]).fine();
     bench.kiln(&["import", "model.gguf", "-o", "again"]).fine();
     let expected = loss(&bench, "run");

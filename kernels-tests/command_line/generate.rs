@@ -223,6 +223,9 @@ fn contrastive_search_and_early_layers_write_other_texts_and_refuse_what_they_ca
     write(&["--dola-layers", "deep"]).refused(2, &["dola_layers is deep", "low, high"]);
     write(&["--penalty-alpha", "2"]).refused(2, &["penalty_alpha is 2"]);
     write(&["--penalty-alpha", "0.5", "--top-k", "0"]).refused(2, &["top_k is 0"]);
+    write(&["--penalty-alpha", "0.5", "--top-k", "257"]).refused(2, &["257 texts side by side", "256"]);
+    let none = ["generate", "run", "--prompt", "7", "--max-new-tokens", "0", "--device", "cpu"];
+    bench.kiln(&none).refused(2, &["--max-new-tokens", "0 is not in 1"]);
     write(&["--penalty-alpha", "0.5", "--do-sample"]).refused(2, &["cannot be used with"]);
 }
 

@@ -210,9 +210,10 @@ fn hand_back(
             copy_companions(folder, new)?;
         }
         match source.opened.tokenizer.as_ref().filter(|_| !new.join(FILE_NAME).exists()) {
-            Some(tokenizer) => Ok(tokenizer.save(new)?),
-            None => Ok(()),
+            Some(tokenizer) => tokenizer.save(new)?,
+            None => {}
         }
+        Ok(source.complete_tokenizer(new)?)
     })?;
     if source.opened.tokenizer.is_none() {
         written.notes.push("the model has no tokenizer that is read here".into());

@@ -18,6 +18,7 @@ use crate::generate::{
 };
 use crate::model::Family;
 use crate::ngram::{Model, is_ngram};
+use crate::ops::cache_order::MOST;
 use crate::train::Target;
 use clap::{Args, ValueEnum};
 use flags::Flags;
@@ -141,6 +142,12 @@ impl Generate {
             (_, Some(contrastive)) => contrastive.top_k,
             _ => self.flags.texts(),
         };
+        if each > MOST {
+            let text = format!(
+                "{each} texts side by side are asked for, there is room for {MOST}\n  hint: lower --num-beams, --top-k of --penalty-alpha, or --num-return-sequences"
+            );
+            return Err(Usage(text).into());
+        }
         let prompts = self.flags.in_context(model.tokenizer.as_ref(), prompts, &settings)?;
         let (prompts, settings): (Vec<_>, Vec<_>) = prompts.into_iter().unzip();
         let seconds = settings.iter().any(|settings| settings.contrast.is_some());

@@ -5,6 +5,9 @@ use crate::metrics::bootstrap::Interval;
 use serde_json::{Map, Value as Json, json};
 use std::io::Write;
 
+/// The p-value below which models are told apart.
+const SIGNIFICANT: f64 = 0.05;
+
 /// Prints figures to stdout. `kind` is what the rows are: models, or files.
 pub fn print(
     kind: &str,
@@ -39,6 +42,7 @@ pub fn print(
             let Interval { value, low, high, .. } = difference.interval;
             let better = match (value == 0.0, (value > 0.0) != figure.is_error) {
                 (true, _) => "the same",
+                _ if difference.p_value >= SIGNIFICANT => "not told apart",
                 (false, true) => "better",
                 (false, false) => "worse",
             };

@@ -79,9 +79,23 @@ impl Source {
         write_json(&path, &Json::Object(config))
     }
 
-    fn write_roles(&self, folder: &Path) -> Result<()> {
+    /// Says what the tokenizer of a folder is where nothing there does: others would take it for that of the family's first model.
+    pub fn complete_tokenizer(&self, folder: &Path) -> Result<()> {
+        let file = folder.join(TOKENIZER_FILE);
+        let Some(tokenizer) = self.opened.tokenizer.as_ref().filter(|_| !file.exists()) else {
+            return Ok(());
+        };
+        let settings = settings_of(tokenizer, &self.ids_of_roles(), self.opened.family.context());
+        write_json(&file, &Json::Object(settings))
+    }
+
+    fn ids_of_roles(&self) -> [(&'static str, Option<u64>); 3] {
         let config = self.config();
-        let ids = ROLES.map(|role| (role, config.get(&format!("{role}_token_id")).and_then(Json::as_u64)));
+        ROLES.map(|role| (role, config.get(&format!("{role}_token_id")).and_then(Json::as_u64)))
+    }
+
+    fn write_roles(&self, folder: &Path) -> Result<()> {
+        let ids = self.ids_of_roles();
         let mut generation = Map::from_iter([("_from_model_config".to_string(), json!(true))]);
         for (role, id) in ids {
             generation.extend(id.map(|id| (format!("{role}_token_id"), json!(id))));

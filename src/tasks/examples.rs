@@ -168,11 +168,11 @@ impl<'a> Asker<'a> {
             (Kind::MultipleChoice, _) => {
                 let choices = task.choices.as_ref().expect("it was checked");
                 asked.choices = texts_of(record, choices, "choices")?;
-                asked.right = right_of(record, &answer, &asked.choices)?;
+                asked.right = right_of(record, &answer, &asked.choices, true)?;
             }
             (Kind::Classification, Some(labels)) => {
                 asked.choices.clone_from(labels);
-                asked.right = right_of(record, &answer, labels)?;
+                asked.right = right_of(record, &answer, labels, false)?;
             }
             _ => asked.answers = texts_of(record, &answer, "answer")?,
         }
@@ -237,12 +237,18 @@ fn texts_of(record: &Record, columns: &Columns, key: &'static str) -> Result<Vec
     }
 }
 
-/// Which choice the answer names: by its text, by its number from zero, or by a letter.
-fn right_of(record: &Record, column: &Columns, choices: &[String]) -> Result<usize> {
+/// Which choice the answer names: by its text, by its number from zero, or by a letter. With `counted` a number of JSON's is no
+/// text: choices may be numbers themselves.
+fn right_of(record: &Record, column: &Columns, choices: &[String], counted: bool) -> Result<usize> {
     let Columns::One(column) = column else {
         return Err(refuse(record, "the answer is one column".into(), "answer"));
     };
     let got = text_of(record, column, "answer")?;
+    let place = value_of(record, column, "answer")?.as_u64().filter(|_| counted);
+    if let Some(place) = place.and_then(|place| usize::try_from(place).ok()).filter(|at| *at < choices.len())
+    {
+        return Ok(place);
+    }
     if let Some(at) = choices.iter().position(|choice| *choice == got) {
         return Ok(at);
     }

@@ -77,6 +77,16 @@ const QUESTIONS: &str = r#"{"q": "bad", "options": ["a", "fish on a tree"], "rig
 const CHOOSE: &str = "kind = \"multiple-choice\"\ndata = \"q.jsonl\"\nprompt = \"{{ q }}?\"\nchoices = \"options\"\nanswer = \"right\"\n";
 
 #[test]
+fn a_number_counts_choices_that_are_numbers_and_a_text_is_one_of_them() {
+    let row =
+        |right: &str| format!("{{\"q\": \"a\", \"options\": [\"2\", \"0\", \"1\"], \"right\": {right}}}\n");
+    let rows: String = ["0", "1", "2", "\"2\"", "\"1\""].map(row).concat();
+    let task = self::task(&[("task.toml", CHOOSE), ("q.jsonl", &rows)]).unwrap();
+    let right: Vec<usize> = task.examples.rows.iter().map(|row| row.right).collect();
+    assert_eq!(right, [0, 1, 2, 0, 2]);
+}
+
+#[test]
 fn the_likeliest_choice_is_that_of_scores_summed_by_hand() {
     let task = self::task(&[("task.toml", CHOOSE), ("q.jsonl", QUESTIONS)]).unwrap();
     let outcome = task.put_to(tiny(), "tiny".as_ref(), host(), 2).unwrap();

@@ -6,6 +6,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::generate::{
     Beams, Contrast, Contrastive, EarlyStopping, Error, Grammar, Overflow, Settings, Spelling,
 };
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 #[derive(Args, Serialize)]
 pub struct Flags {
     /// Tokens to write at most; the model's own end-of-text token ends the text sooner.
-    #[arg(long, value_name = "COUNT", default_value_t = 200)]
+    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub max_new_tokens: usize,
     /// Tokens before which the text does not end.
     #[arg(long, value_name = "COUNT", default_value_t = 0)]

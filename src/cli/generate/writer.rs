@@ -108,8 +108,9 @@ impl Writer {
                 written.score += event.told.as_ref().map_or(0.0, |told| told.chosen);
                 *count += 1;
                 cut.extend(event.finish.as_ref().and_then(cut_off).filter(|_| formed));
+                // A token that ends texts is not shown; what was held back until it came is.
                 let ends = matches!(event.finish, Some(Finish::End(_)));
-                if !ends {
+                if !ends || !event.text.is_empty() {
                     page.show_as(&event.text, event.token)?;
                 }
             }
@@ -183,7 +184,13 @@ impl Writer {
                         .copied()
                         .filter(|token| !settings.ends.contains(token))
                         .collect();
-                    let text_of = self.tokenizer.as_ref().map_or(Ok(String::new()), |t| t.decode(&own))?;
+                    let text_of = match &self.tokenizer {
+                        Some(tokenizer) => behind(tokenizer, begin, &own)?,
+                        None => String::new(),
+                    };
+                    if settings.grammar.as_ref().is_some_and(|grammar| !grammar.matches(&own)) {
+                        eprintln!("cut off  a text is not whole by what it must match");
+                    }
                     let shown = before_stop(&text_of, &settings.stop).to_string();
                     all.push(Written { ids: text.ids, text: shown, score: text.score });
                 }
@@ -227,6 +234,16 @@ impl Writer {
             write!(out, "{}", self.sources(number / each.max(1), &text.text))?;
         }
         Ok(())
+    }
+}
+
+/// The text of tokens behind others: some decoders treat the first token of a text in their own way.
+fn behind(tokenizer: &Tokenizer, begin: &[u32], own: &[u32]) -> anyhow::Result<String> {
+    let last = &begin[begin.len().saturating_sub(1)..];
+    let all = tokenizer.decode(&[last, own].concat())?;
+    match all.strip_prefix(tokenizer.decode(last)?.as_str()) {
+        Some(text) => Ok(text.to_string()),
+        None => Ok(tokenizer.decode(own)?),
     }
 }
 

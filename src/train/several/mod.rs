@@ -126,7 +126,11 @@ fn expect_goal(task: &Task, job: &Job) -> Result<()> {
     if fits {
         return Ok(());
     }
-    let expected = format!("objective = \"{}\" takes another model", task.objective.word());
+    let wanted = match task.objective {
+        Goal::MaskedLm => "a masked language model",
+        _ => "a causal language model",
+    };
+    let expected = format!("{wanted}, which objective = \"{}\" takes", task.objective.word());
     Err(model::Error::Task { expected, got: got.describe() }.into())
 }
 

@@ -248,7 +248,7 @@ fn what_is_wrong_is_told_with_the_task() {
         job.and_then(|job| job.check_data()).expect_err(&text).to_string()
     };
     for (family, text, parts) in [
-        ("gpt2", good.clone(), ["task `text`", "takes another model"]),
+        ("gpt2", good.clone(), ["task `text`", "a masked language model, which objective"]),
         ("bert", good.replace("masked-lm", "causal-lm"), ["task `text`", "a masked language model"]),
         ("gpt2", good.replace("masked-lm", "causal-lm"), ["task `places`", "on a causal model"]),
         ("bert", good.replace("kinds.tsv", "none.tsv"), ["task `kinds`", "none.tsv"]),
