@@ -281,7 +281,7 @@ fn written() -> Result<(), Failed> {
     ];
     let start = |more: &[&'static str]| bench.serve(&[&given[..], &["--port", "0"], more].concat());
     let served = start(&[])?;
-    ensure(bench.said()?.contains("one writes 2 of 2"), bench.said()?)?;
+    ensure(bench.said()?.contains("one is to write 2 of 2"), bench.said()?)?;
     let (_, first) = served.enter("anna")?;
     let left = first["shown"]["left"].as_str().unwrap_or_default().to_string();
     same(left.chars().count(), 8)?;
@@ -416,6 +416,9 @@ fn reloaded() -> Result<(), Failed> {
     browser.press([RIGHT])?;
     done(&browser, 2, 5)?;
     same(browser.value("document.getElementById('error').hidden")?, json!(true))?;
+    // A table is never written over judgements.
+    let refused = bench.kiln(&["judge", "results", "judgements.sqlite", "--csv", "judgements.sqlite"])?;
+    same(refused.status.code(), Some(2))?;
     let csv = bench.csv()?;
     ensure(csv[0].contains(",left,") && csv[1].contains(",right,") && csv[1].contains(",not yet,"), &csv)?;
     served.kill()

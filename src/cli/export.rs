@@ -209,9 +209,8 @@ fn hand_back(
         for folder in near.filter(|folder| folder.is_dir()) {
             copy_companions(folder, new)?;
         }
-        match source.opened.tokenizer.as_ref().filter(|_| !new.join(FILE_NAME).exists()) {
-            Some(tokenizer) => tokenizer.save(new)?,
-            None => {}
+        if let Some(tokenizer) = source.opened.tokenizer.as_ref().filter(|_| !new.join(FILE_NAME).exists()) {
+            tokenizer.save(new)?;
         }
         Ok(source.complete_tokenizer(new)?)
     })?;

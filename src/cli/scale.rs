@@ -19,7 +19,7 @@ use anyhow::Context;
 use clap::Args;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Train a ladder of sizes on one text, fit the laws of their losses, and see where tasks leave chance.
 ///
@@ -128,6 +128,9 @@ impl Scale {
         let stop = stop_on_interrupt()?;
         let (mut finished, failures) = train_all(&all, file.ladder.failure, &stop)?;
         for (rung, done) in &mut finished {
+            if stop.load(Ordering::Relaxed) {
+                return Err(stopped());
+            }
             examine(rung, done, &tasks, &device).with_context(|| format!("rung {}", rung.facts.name))?;
         }
         let finished: Vec<Finished> = finished.into_iter().map(|(_, done)| done).collect();
@@ -168,6 +171,10 @@ impl Scale {
 
 type Trained<'a> = (Vec<(&'a Rung, Finished)>, Vec<(String, String)>);
 
+fn stopped() -> anyhow::Error {
+    Usage("stopped\n  hint: the same command goes on from here".into()).into()
+}
+
 /// Trains what is not finished, the smallest first.
 fn train_all<'a>(all: &'a Rungs, failure: OnFailure, stop: &AtomicBool) -> anyhow::Result<Trained<'a>> {
     let (mut finished, mut failures) = (vec![], vec![]);
@@ -188,7 +195,7 @@ fn train_all<'a>(all: &'a Rungs, failure: OnFailure, stop: &AtomicBool) -> anyho
         };
         let why = match study::train(rung, stop, &mut say) {
             Ok(End::Stopped) => {
-                return Err(Usage("stopped\n  hint: the same command goes on from here".into()).into());
+                return Err(stopped());
             }
             Ok(End::Finished(done)) if done.loss.is_finite() => {
                 eprintln!("         loss {:.4}, {}", done.loss, table::left(&done, &all.rungs[number + 1..]));

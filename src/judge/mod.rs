@@ -12,8 +12,8 @@ mod store;
 
 pub use report::report;
 pub use server::{Served, serve};
-pub use store::Store;
 pub use store::rating::{Judged, Rating, Shown};
+pub use store::{MAGIC, Store};
 
 use serde_json::{Map, Value as Json};
 use std::path::PathBuf;

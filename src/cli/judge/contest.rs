@@ -137,7 +137,10 @@ fn write(run: &Run, prompts: &Path, entrants: &[(String, Entrant)]) -> anyhow::R
         if let (Some(place), false) = (place, missing.is_empty()) {
             let name = &contest.contestants[at].name;
             let count = contest.prompts.len();
-            eprintln!("answers  {name} writes {} of {count}", missing.len());
+            eprintln!(
+                "answers  {name} is to write {} of {count}; each is kept once it is whole",
+                missing.len()
+            );
             let asked: Vec<_> =
                 missing.iter().map(|&prompt| (prompt, contest.prompts[prompt].text.as_str())).collect();
             author.write(place, &asked, &mut |prompt, text| Ok(store.keep_answer(prompt, at, text)?))?;
