@@ -41,7 +41,9 @@ impl Weights {
         let archive = Archive::open(path)?;
         let (drawn, kept) = drawn_and_kept(&archive, family, anew);
         let is_drawn = |name: &str| drawn.iter().any(|spec| spec.name == name);
-        let mut weights = Weights::read_from(path, &archive, family, &kept, is_drawn)?;
+        let own = family.parameters();
+        let passed = |name: &str| is_drawn(name) || is_of_other_head(family, &own, name);
+        let mut weights = Weights::read_from(path, &archive, family, &kept, passed)?;
         weights.extend(super::initial(&drawn, seed));
         Ok(weights)
     }
@@ -255,12 +257,21 @@ fn drawn_and_kept(
     family.parameters().into_iter().partition(|spec| family.is_of_head(&spec.name) && !fits(spec))
 }
 
+/// Whether a stored parameter is of a head that the family knows and this model has not.
+fn is_of_other_head(family: &dyn Family, own: &[ParameterSpec], name: &str) -> bool {
+    family.is_of_head(name) && !own.iter().any(|spec| spec.name == name)
+}
+
 /// What would begin anew if the weights of a folder were read for this model, and what would be left out.
 pub(super) fn renewed(path: &Path, family: &dyn Family, anew: bool) -> Result<Renewed> {
     let archive = Archive::open(path)?;
     let (drawn, _) = drawn_and_kept(&archive, family, anew);
     let modules = |names: &mut dyn Iterator<Item = &str>| names.map(module_of).collect::<BTreeSet<_>>();
-    let left = |name: &&str| family.canonical_name(name).is_none() && !name.ends_with("position_ids");
+    let own = family.parameters();
+    let left = |name: &&str| match family.canonical_name(name) {
+        Some(name) => is_of_other_head(family, &own, &name),
+        None => !name.ends_with("position_ids"),
+    };
     let mut dropped = modules(&mut archive.names().filter(left));
     // The second copy of a tied table is no head of its own.
     dropped.retain(|module| !module.ends_with("decoder") && !module.ends_with("projector"));

@@ -17,7 +17,7 @@ mod tests;
 
 pub(super) use measure::Measured;
 
-use super::job::{self, Job, base_of, tokenizer_of};
+use super::job::{self, Job, base_of, begins_anew, tokenizer_of};
 use super::recipe::{Goal, Model, Recipe, Task};
 use super::texts::Texts;
 use super::{Beside, Error, Result, lesson};
@@ -196,7 +196,15 @@ impl Several {
         for (number, part) in self.parts.iter().enumerate() {
             let mut alone = part.job.recipe.clone();
             alone.train.seed = mix(recipe.train.seed ^ number as u64);
-            let own = base_of(&alone, part.job.family.as_ref())?;
+            let family = part.job.family.as_ref();
+            let own = match &alone.model {
+                // The folder's head may be another task's.
+                Model::Load { folder, keep_layers: None, .. } => {
+                    let anew = begins_anew(&alone, model::open(folder)?.as_ref());
+                    model::read_with_head(folder, family, alone.train.seed, anew)?
+                }
+                _ => base_of(&alone, family)?,
+            };
             let name = |spec: ParameterSpec| Ok((part.name_of(&spec.name), own.get(&spec.name)?.clone()));
             all.extend(part.job.family.parameters().into_iter().map(name).collect::<Result<Weights>>()?);
         }

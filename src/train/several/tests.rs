@@ -215,6 +215,23 @@ fn stopping_and_going_on_equals_never_stopping_bit_for_bit() {
 }
 
 #[test]
+fn a_causal_classifier_lends_its_trunk_to_a_task_that_predicts_tokens() {
+    let place = tempfile::tempdir().unwrap();
+    let saved = trained(place.path(), "gpt2", "run", &[], false);
+    let (family, weights) = model::open_of_task(&saved, "topics").unwrap();
+    let folder = place.path().join("topics");
+    weights.save(&folder, family.as_ref()).unwrap();
+    Tokenizer::load(&saved).unwrap().save(&folder).unwrap();
+    let text = format!("[model]\nload = {:?}\n{}", folder.display().to_string(), tables(place.path(), false));
+    let job = Job::prepare(Recipe::from_text(&text, "r.toml", &[]).unwrap(), None).unwrap();
+    let first = job.first_weights().unwrap();
+    let same = |here: &str, there: &str| assert_eq!(first.get(here).unwrap(), weights.get(there).unwrap());
+    same("tasks.topics.score.weight", "score.weight");
+    same("transformer.wte.weight", "transformer.wte.weight");
+    assert!(first.get("tasks.kinds.score.weight").is_ok());
+}
+
+#[test]
 fn each_task_of_a_checkpoint_is_a_model_that_measures_as_the_run_did_and_carries_tasks_again() {
     let place = tempfile::tempdir().unwrap();
     let saved = trained(place.path(), "bert", "run", &[], false);
