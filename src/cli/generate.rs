@@ -13,8 +13,8 @@ use crate::data::tokenizer::END_OF_TEXT;
 use crate::deploy::{self, Deployment};
 use crate::exchange::{self, Opened};
 use crate::generate::{
-    Agreed, CausalRows, EarlyLayers, Lengths, Pace, Room, Rows, Session, Shown, SpeculativeRows, end_tokens,
-    open_rows,
+    Agreed, CausalRows, EarlyLayers, Lengths, Overflow, Pace, Room, Rows, Session, Shown, SpeculativeRows,
+    end_tokens, open_rows,
 };
 use crate::model::Family;
 use crate::ngram::{Model, is_ngram};
@@ -136,6 +136,9 @@ impl Generate {
                 .for_each(|ids| ids.push(end));
         }
         let settings = self.flags.settings(model.tokenizer.as_ref(), &ends)?;
+        if let (true, Some(limit)) = (pair, model.family.longest_source()) {
+            prompts.iter_mut().try_for_each(|ids| fit_source(ids, limit, settings.overflow))?;
+        }
         let target = Target::open_or_host(&self.device, &mut |line| eprintln!("{line}"))?;
         let each = match (&beams, &contrastive) {
             (Some(beams), _) => beams.num_beams,
@@ -270,6 +273,23 @@ impl Generate {
     }
 }
 
+/// Cuts a source to its last tokens where the encoder reads no more, and says so, or refuses it.
+fn fit_source(ids: &mut Vec<u32>, limit: usize, overflow: Overflow) -> anyhow::Result<()> {
+    let given = ids.len();
+    if given <= limit {
+        return Ok(());
+    }
+    if overflow == Overflow::Stop {
+        let text = format!(
+            "the source has {given} tokens, the model reads {limit}\n  hint: shorten it, or --overflow slide: its last {limit} are used"
+        );
+        return Err(Usage(text).into());
+    }
+    eprintln!("the source has {given} tokens, the model reads {limit}: only the last {limit} are used");
+    ids.drain(..given - limit);
+    Ok(())
+}
+
 /// How fast prompts were read and continued, in tokens per second.
 fn said_of(pace: &Pace) -> String {
     let rate = |count: usize, time: Duration| {
@@ -284,4 +304,21 @@ fn said_of(pace: &Pace) -> String {
         parts.push(format!("wrote {}{each}", rate(pace.steps, pace.stepping)));
     }
     parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_beyond_the_encoders_positions_keeps_its_end_or_is_refused() {
+        let cut = |count: u32, overflow| {
+            let mut ids: Vec<u32> = (0..count).collect();
+            fit_source(&mut ids, 4, overflow).map(|()| ids)
+        };
+        assert_eq!(cut(7, Overflow::Slide).unwrap(), [3, 4, 5, 6]);
+        assert_eq!(cut(4, Overflow::Stop).unwrap(), [0, 1, 2, 3]);
+        let refused = cut(5, Overflow::Stop).unwrap_err().to_string();
+        assert!(refused.contains("5 tokens, the model reads 4") && refused.contains("hint"), "{refused}");
+    }
 }

@@ -136,6 +136,11 @@ pub trait Family: std::fmt::Debug + Send + Sync {
     /// Most tokens in one sequence.
     fn context(&self) -> usize;
 
+    /// Most tokens of what an encoder reads; none where its positions have no end.
+    fn longest_source(&self) -> Option<usize> {
+        Some(self.context())
+    }
+
     /// Its parameters, each once even if used twice.
     fn parameters(&self) -> Vec<ParameterSpec>;
 

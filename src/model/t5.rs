@@ -250,6 +250,10 @@ impl Family for T5 {
         self.context
     }
 
+    fn longest_source(&self) -> Option<usize> {
+        None
+    }
+
     fn parameters(&self) -> Vec<ParameterSpec> {
         let mut list = vec![self.weight("shared.weight".into(), [self.vocabulary, self.width], 1.0)];
         self.stack_parameters(Stack::Encoder, &mut list);

@@ -154,7 +154,7 @@ impl Writer {
         search: impl Fn(&mut dyn Rows, &[Sought], &Settings) -> Result<Vec<Vec<Hypothesis>>, Error>,
     ) -> anyhow::Result<Vec<Written>> {
         let rows = session.rows();
-        let start = rows.start();
+        let (start, capacity) = (rows.start(), rows.capacity());
         let mut all = vec![];
         // What texts have is the same for all prompts, but for what is compared with a context.
         let at_once = if self.settings[0].contrast.is_some() { 1 } else { (rows.count() / each).max(1) };
@@ -192,6 +192,12 @@ impl Writer {
                         eprintln!("cut off  a text is not whole by what it must match");
                     }
                     let shown = before_stop(&text_of, &settings.stop).to_string();
+                    let ended = own.len() < text.ids.len() - begin.len() || shown.len() < text_of.len();
+                    if !ended && text.ids.len() >= capacity && own.len() < settings.max_new_tokens {
+                        eprintln!(
+                            "cut off  the context of {capacity} tokens is full: texts that are written as wholes do not slide"
+                        );
+                    }
                     all.push(Written { ids: text.ids, text: shown, score: text.score });
                 }
             }
