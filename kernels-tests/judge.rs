@@ -412,6 +412,7 @@ fn reloaded() -> Result<(), Failed> {
     browser.press([RIGHT])?;
     browser.until("document.getElementById('error').textContent.includes('not kept')")?;
     same(place(&browser)?, before)?;
+    bench.refused(&["--order-seed", "5"], 2, &["--order-seed 5", "begun with 0"])?;
     let served = bench.serve(&["--port", &port])?;
     browser.press([RIGHT])?;
     done(&browser, 2, 5)?;

@@ -70,9 +70,9 @@ struct Run {
     /// Beside --chat: what the system says first.
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
-    /// Seed of the orders in which raters see pairs and sides.
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-    order_seed: u64,
+    /// Seed of the orders in which raters see pairs and sides; 0 where a new file is not told.
+    #[arg(long, value_name = "NUMBER")]
+    order_seed: Option<u64>,
     /// The port of the page on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 8470)]
     port: u16,

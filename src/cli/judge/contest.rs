@@ -24,7 +24,17 @@ enum Entrant {
 pub fn run(run: &Run) -> anyhow::Result<()> {
     let entrants = entrants(run)?;
     let store = match (&run.prompts, entrants.is_empty()) {
-        (None, true) if run.results.exists() => Store::reopen(&run.results)?,
+        (None, true) if run.results.exists() => {
+            let store = Store::reopen(&run.results)?;
+            let held = store.contest()?.order_seed;
+            if let Some(given) = run.order_seed.filter(|given| *given != held) {
+                return usage(&format!(
+                    "--order-seed {given} is given, and {} was begun with {held}\n  hint: leave it out, or name another file",
+                    run.results.display()
+                ));
+            }
+            store
+        }
         (None, true) => {
             let text = format!(
                 "there is nothing to judge: {} does not exist yet\n  hint: kiln judge --a MODEL --b MODEL --prompts FILE",
@@ -124,7 +134,7 @@ fn write(run: &Run, prompts: &Path, entrants: &[(String, Entrant)]) -> anyhow::R
         contestants.push(Contestant { name: name.clone(), source: path.display().to_string(), digest });
     }
     let settings = if places.iter().any(Option::is_some) { settings(run)? } else { Map::new() };
-    let contest = Contest { settings, order_seed: run.order_seed, contestants, prompts };
+    let contest = Contest { settings, order_seed: run.order_seed.unwrap_or_default(), contestants, prompts };
     let store = Store::open(&run.results, &contest)?;
     // Ready answers first: where they differ from those in the file, no model has written in vain.
     for (at, answers) in ready.iter().enumerate() {
