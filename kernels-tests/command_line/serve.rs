@@ -153,6 +153,9 @@ fn what_cannot_be_served_is_told_at_once() {
     serve(&["--api-key", " "]).refused(2, &["key is empty"]);
     serve(&["--template", "nothing.jinja"]).refused(1, &["nothing.jinja"]);
     serve(&["--host", "192.0.2.1", "--port", "0"]).refused(1, &["listening at 192.0.2.1"]);
+    bench.kiln(&["export", "run", "--to", "hf", "-o", "mute"]).fine();
+    std::fs::remove_file(bench.path("mute/tokenizer.json")).unwrap();
+    bench.kiln(&["serve", "mute", "--device", "cpu"]).refused(2, &["no tokenizer", "hint"]);
     bench.kiln(&["serve", "nowhere"]).refused(1, &["no such model folder"]);
     bench.kiln(&["ngram", "train", "--data", "text.txt", "-o", "counted"]).fine();
     bench.kiln(&["serve", "counted", "--port", "0"]).refused(2, &["counted runs"]);

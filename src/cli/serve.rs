@@ -194,6 +194,10 @@ mod opened {
     }
 
     fn writer(serve: &Serve, opened: Opened, folder: &Path, figures: Arc<Figures>) -> anyhow::Result<Served> {
+        if opened.tokenizer.is_none() {
+            let text = "the model's folder has no tokenizer, and answers are texts\n  hint: put its tokenizer.json there; `kiln generate --ids` needs none";
+            return Err(Usage(text.into()).into());
+        }
         let ends = end_tokens(&opened.family.config(), Some(folder));
         let template = template_of(serve, folder)?;
         let end_of_answer = template.as_ref().map_or(Ok(None), Template::end_of_answer)?;
