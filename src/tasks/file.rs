@@ -4,6 +4,7 @@ use super::{Error, Result};
 use crate::metrics::bootstrap::USUAL;
 use crate::retrieve::{self, USUAL_TOP};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// What is asked.
@@ -162,7 +163,7 @@ impl TaskFile {
     fn check(&self) -> Result<(), String> {
         let needs = |key: &str, there: bool| match there {
             true => Ok(()),
-            false => Err(format!("`{key}` is missing, which kind {:?} needs", self.kind)),
+            false => Err(format!("`{key}` is missing, which kind = {} needs", json!(self.kind))),
         };
         match self.kind {
             Kind::Perplexity | Kind::Classification => {}
