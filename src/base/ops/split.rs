@@ -6,7 +6,7 @@ use super::launch::{Bind, Caps, Kernel, Launch, Variant, spread};
 use super::slice::{pack, wide};
 use super::ties::{Digit, Port, Tie, same};
 use super::{Cases, Emit, Error, Operator, Result, Site, Value, expect_inputs, expect_nameable, in_type};
-use crate::tensor::{Data, Tensor, Type};
+use crate::tensor::{Data, Tensor, Type, View, ViewMut};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -67,6 +67,21 @@ impl Operator for Split {
                     y.copy_from_slice(&x[offset..][..width]);
                 }
             });
+            offset += width;
+        }
+    }
+
+    fn host(&self, inputs: &[View], outputs: &mut [ViewMut]) {
+        let x = inputs[0].bytes();
+        let size = x.len() / inputs[0].shape.count().max(1);
+        let widths = self.widths(inputs[0].shape);
+        let row = size * widths.iter().sum::<usize>();
+        let mut offset = 0;
+        for (output, width) in outputs.iter_mut().zip(widths) {
+            let width = size * width;
+            for (y, x) in output.bytes().chunks_mut(width.max(1)).zip(x.chunks(row.max(1))) {
+                y.copy_from_slice(&x[offset..][..width]);
+            }
             offset += width;
         }
     }

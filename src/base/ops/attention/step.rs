@@ -4,7 +4,7 @@
 use super::fast::{Sources, normalise};
 use super::geometry::Geometry;
 use super::text::{Buffers, columns};
-use crate::ops::fast::math::sum_of_pairs;
+use crate::ops::fast::dots::dots;
 use crate::ops::fast::{team, widest};
 use crate::ops::launch::{Kernel, Launch};
 use crate::ops::seats::seat;
@@ -69,11 +69,20 @@ pub(super) fn host(sources: &Sources, out: &mut [f32], lse: &mut [f32]) {
     }
 }
 
+/// Keys and values that are read at a time.
+const ROWS: usize = 8;
+
 widest! {
     /// Products of a query with keys `stride` apart.
     fn score(query: &[f32], keys: &[f32], stride: usize, scale: f32, weights: &mut [f32]) {
-        for (s, weight) in weights.iter_mut().enumerate() {
-            *weight = sum_of_pairs(query, &keys[s * stride..][..query.len()], |q, k| q * k) * scale;
+        let (runs, rest) = weights.as_chunks_mut::<ROWS>();
+        let last = runs.len() * ROWS;
+        for (number, weights) in runs.iter_mut().enumerate() {
+            *weights = dots(query, &keys[number * ROWS * stride..], stride).map(|sum| sum * scale);
+        }
+        for (at, weight) in rest.iter_mut().enumerate() {
+            let [sum] = dots(query, &keys[(last + at) * stride..], stride);
+            *weight = sum * scale;
         }
     }
 }
@@ -82,8 +91,24 @@ widest! {
     /// The weighted sum of values `stride` apart.
     fn mix(weights: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
         out.fill(0.0);
-        for (s, &weight) in weights.iter().enumerate() {
-            let value = &values[s * stride..][..out.len()];
+        let n = out.len();
+        let (runs, rest) = weights.as_chunks::<ROWS>();
+        for (number, weights) in runs.iter().enumerate() {
+            // A plain loop: through a closure the lengths would be lost.
+            let mut rows: [&[f32]; ROWS] = [&[]; ROWS];
+            for i in 0..ROWS {
+                rows[i] = &values[(number * ROWS + i) * stride..][..n];
+            }
+            for j in 0..n {
+                let mut sum = weights[0] * rows[0][j];
+                for i in 1..ROWS {
+                    sum += weights[i] * rows[i][j];
+                }
+                out[j] += sum;
+            }
+        }
+        for (at, &weight) in rest.iter().enumerate() {
+            let value = &values[(runs.len() * ROWS + at) * stride..][..n];
             out.iter_mut().zip(value).for_each(|(o, v)| *o += weight * v);
         }
     }

@@ -3,6 +3,7 @@
 //! Nothing here depends on how many threads there are but the time it takes: every sum has one order.
 
 pub(crate) mod codes;
+pub(crate) mod dots;
 pub(crate) mod kernel;
 pub(crate) mod math;
 pub(crate) mod product;

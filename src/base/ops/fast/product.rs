@@ -61,7 +61,7 @@ fn first_of_line(memory: &[f32]) -> usize {
 
 /// Lends `work` memory of at least `count` elements, whatever they hold. It is taken out for the time, since the thread may
 /// work on another product while it waits for one.
-fn with_memory<T>(which: usize, count: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
+pub(crate) fn with_memory<T>(which: usize, count: usize, work: impl FnOnce(&mut [f32]) -> T) -> T {
     let mut memory = PACKED.with_borrow_mut(|kept| std::mem::take(&mut kept[which]));
     if memory.len() < count + LINE {
         memory.resize(count + LINE, 0.0);

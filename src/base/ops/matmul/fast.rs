@@ -2,9 +2,10 @@
 
 use super::Matmul;
 use super::geometry::{Form, Geometry};
+use crate::ops::fast::dots::dots;
 use crate::ops::fast::math::LANES;
-use crate::ops::fast::product::{Matrix, product, product_here};
-use crate::ops::fast::{rows_of_piece, team, threads, widest};
+use crate::ops::fast::product::{Matrix, product, product_here, with_memory};
+use crate::ops::fast::{add_onto, rows_of_piece, team, threads, widest};
 use crate::tensor::View;
 
 pub(super) fn compute(op: &Matmul, inputs: &[View], c: &mut [f32]) {
@@ -51,7 +52,7 @@ const ROWS: usize = 8;
 /// Elements of B below which a team's leader multiplies alone: reading them takes about what asking another does.
 const FEW_OF_TEAM: usize = 1 << 13;
 
-/// One row of A: B is read where it lies, once, its columns shared out. Every sum has one order, however they are cut.
+/// One row of A: B is read where it lies, once, in runs of memory that are shared out. Every sum has one order, however many share.
 fn one_row(
     form: Form,
     [k, n]: [usize; 2],
@@ -60,6 +61,13 @@ fn one_row(
     c: &mut [f32],
     finish: &(dyn Fn(usize, &mut [f32]) + Sync),
 ) {
+    if k == 0 {
+        c.fill(0.0);
+        return finish(0, c);
+    }
+    if form != Form::Nt {
+        return by_rows([k, n], a, b, c, finish);
+    }
     let each = match team::members() {
         Some(members) if n * k >= FEW_OF_TEAM => n.div_ceil(members),
         _ => rows_of_piece(n, k),
@@ -67,16 +75,62 @@ fn one_row(
     let each = each.next_multiple_of(LANES);
     team::chunks(c, each, |number, piece| {
         let first = number * each;
-        match form {
-            Form::Nt => along_k(a, &b[first * k..], piece),
-            _ => along_n(a, &b[first..], n, piece),
-        }
+        along_k(a, &b[first * k..], piece);
         finish(first, piece);
     });
 }
 
-/// Sums kept side by side for each row of B.
-const SUMS: usize = 16;
+/// Elements of B's rows that are summed on their own at the least, and such sums at the most.
+const SHARE: usize = 1 << 12;
+const SHARES: usize = 8;
+/// The same where B is so large that many threads gain by it.
+const LARGE: usize = 1 << 20;
+const SHARES_OF_LARGE: usize = 32;
+
+/// Rows of B that are summed on their own: whole runs.
+fn rows_of_share([k, n]: [usize; 2]) -> usize {
+    let most = if k * n < LARGE { SHARES } else { SHARES_OF_LARGE };
+    let shares = (k * n / SHARE).clamp(1, most);
+    k.div_ceil(shares).next_multiple_of(ROWS)
+}
+
+/// Each share of B's rows is summed on its own, then the sums are added up. A thread reads memory on and on: one that took some
+/// columns of every row would be fed half as fast.
+fn by_rows(
+    [k, n]: [usize; 2],
+    a: &[f32],
+    b: &[f32],
+    c: &mut [f32],
+    finish: &(dyn Fn(usize, &mut [f32]) + Sync),
+) {
+    let rows = rows_of_share([k, n]);
+    let shares = k.div_ceil(rows);
+    let together = match team::members() {
+        Some(_) if n * k < FEW_OF_TEAM => shares,
+        _ => shares.div_ceil(threads()),
+    };
+    if shares <= 1 {
+        along_n(a, b, c);
+        return finish(0, c);
+    }
+    with_memory(1, shares * n, |sums| {
+        team::chunks(sums, together * n, |number, sums| {
+            for (at, sum) in sums.chunks_exact_mut(n).enumerate() {
+                let first = (number * together + at) * rows;
+                along_n(&a[first..(first + rows).min(k)], &b[first * n..], sum);
+            }
+        });
+        let each = rows_of_piece(n, shares);
+        team::chunks(c, each, |number, piece| {
+            let first = number * each;
+            for (at, sum) in sums.chunks_exact(n).enumerate() {
+                let sum = &sum[first..][..piece.len()];
+                if at == 0 { piece.copy_from_slice(sum) } else { add_onto(piece, sum) }
+            }
+            finish(first, piece);
+        });
+    });
+}
 
 widest! {
     /// c[j] = a . b[j] for rows of B, several at a time: memory is faster where it is read in several places.
@@ -84,65 +138,51 @@ widest! {
         let (runs, rest) = c.as_chunks_mut::<ROWS>();
         let (whole, last) = b[..(runs.len() * ROWS + rest.len()) * a.len()].split_at(runs.len() * ROWS * a.len());
         for (c, b) in runs.iter_mut().zip(whole.chunks_exact(ROWS * a.len())) {
-            *c = dots(a, b);
+            *c = dots(a, b, a.len());
         }
         for (c, b) in rest.iter_mut().zip(last.chunks_exact(a.len())) {
-            [*c] = dots(a, b);
+            [*c] = dots(a, b, a.len());
         }
     }
 }
 
-/// Products of a row with some rows of B.
-#[inline(always)]
-fn dots<const N: usize>(a: &[f32], b: &[f32]) -> [f32; N] {
-    let (parts, tail) = a.as_chunks::<SUMS>();
-    let row = |i: usize| b[i * a.len()..][..a.len()].as_chunks::<SUMS>();
-    let rows: [&[[f32; SUMS]]; N] = std::array::from_fn(|i| &row(i).0[..parts.len()]);
-    let mut sums = [[0.0f32; SUMS]; N];
-    for (p, a) in parts.iter().enumerate() {
-        for r in 0..N {
-            for i in 0..SUMS {
-                sums[r][i] += a[i] * rows[r][p][i];
-            }
-        }
-    }
-    // Plain loops: a closure that borrowed the sums would keep them in memory.
-    let mut products = [0.0; N];
-    for r in 0..N {
-        let mut sums = sums[r];
-        let mut half = SUMS / 2;
-        while half > 0 {
-            for i in 0..half {
-                sums[i] += sums[i + half];
-            }
-            half /= 2;
-        }
-        products[r] = sums[0];
-        for (a, b) in tail.iter().zip(row(r).1) {
-            products[r] += a * b;
-        }
-    }
-    products
-}
+/// Columns summed side by side.
+const LINE: usize = 16;
 
 widest! {
-    /// c = sum over p of a[p] b[p] for rows of B `stride` apart.
-    fn along_n(a: &[f32], b: &[f32], stride: usize, c: &mut [f32]) {
+    /// c = sum over p of a[p] b[p] for the rows of B.
+    fn along_n(a: &[f32], b: &[f32], c: &mut [f32]) {
         c.fill(0.0);
+        let n = c.len();
+        let (lines, tail) = c.as_chunks_mut::<LINE>();
         let (runs, rest) = a.as_chunks::<ROWS>();
         for (number, a) in runs.iter().enumerate() {
-            let rows: [&[f32]; ROWS] =
-                std::array::from_fn(|i| &b[(number * ROWS + i) * stride..][..c.len()]);
-            for j in 0..c.len() {
-                let mut sum = a[0] * rows[0][j];
-                for i in 1..ROWS {
-                    sum += a[i] * rows[i][j];
+            let block = &b[number * ROWS * n..][..ROWS * n];
+            // A plain loop: through a closure the lengths would be lost.
+            let mut rows: [&[[f32; LINE]]; ROWS] = [&[]; ROWS];
+            for i in 0..ROWS {
+                rows[i] = &block[i * n..][..n].as_chunks().0[..lines.len()];
+            }
+            for j in 0..lines.len() {
+                let mut sums = [0.0; LINE];
+                for i in 0..ROWS {
+                    for l in 0..LINE {
+                        sums[l] += a[i] * rows[i][j][l];
+                    }
                 }
-                c[j] += sum;
+                for l in 0..LINE {
+                    lines[j][l] += sums[l];
+                }
+            }
+            for (at, c) in tail.iter_mut().enumerate() {
+                let column = lines.len() * LINE + at;
+                for i in 0..ROWS {
+                    *c += a[i] * block[i * n + column];
+                }
             }
         }
         for (i, &a) in rest.iter().enumerate() {
-            let row = &b[(runs.len() * ROWS + i) * stride..][..c.len()];
+            let row = &b[(runs.len() * ROWS + i) * n..][..n];
             c.iter_mut().zip(row).for_each(|(c, &b)| *c += a * b);
         }
     }
@@ -151,5 +191,36 @@ widest! {
 widest! {
     fn add(c: &mut [f32], bias: &[f32]) {
         c.iter_mut().zip(bias).for_each(|(c, b)| *c += b);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::lead;
+
+    /// Small whole numbers, so that every order of the sum gives the same.
+    #[test]
+    fn one_row_gives_the_plain_sum_whoever_shares_the_work() {
+        let numbers = |count: usize, seed: usize| -> Vec<f32> {
+            (0..count).map(|i| ((i * 7 + seed * 13) % 11) as f32 - 5.0).collect()
+        };
+        for [k, n] in [[0, 3], [1, 1], [9, 33], [65, 130], [128, 384], [200, 65], [512, 128], [100, 11_000]] {
+            let (a, b) = (numbers(k, 1), numbers(k * n, 2));
+            for form in [Form::Nn, Form::Nt] {
+                let at = |p: usize, j: usize| if form == Form::Nt { b[j * k + p] } else { b[p * n + j] };
+                let sum = |j: usize| (0..k).map(|p| a[p] * at(p, j)).sum::<f32>() + 0.5 * j as f32;
+                let expected: Vec<f32> = (0..n).map(sum).collect();
+                let ask = || {
+                    let mut c = vec![f32::NAN; n];
+                    one_row(form, [k, n], &a, &b, &mut c, &|first, piece| {
+                        piece.iter_mut().enumerate().for_each(|(i, c)| *c += 0.5 * (first + i) as f32);
+                    });
+                    c
+                };
+                assert_eq!(ask(), expected, "{form:?} {k} {n}");
+                assert_eq!(lead(ask), expected, "{form:?} {k} {n} with a team");
+            }
+        }
     }
 }

@@ -100,10 +100,12 @@ impl Replay {
 
     pub fn run(&mut self, arenas: &mut [Store], feeds: &[&Tensor]) -> Result<Vec<Tensor>> {
         let fed = self.checked(feeds)?;
+        let mut before = Instant::now();
         for step in &mut self.steps {
-            let start = Instant::now();
             step.run(&mut self.slots, arenas, &self.constants, &fed);
-            step.spent += start.elapsed();
+            let now = Instant::now();
+            step.spent += now - before;
+            before = now;
         }
         self.runs += 1;
         let reads = self.plan.reads.iter();
