@@ -5,10 +5,12 @@
 //! and element 8w + 4 + j in its high half, so that `word & 0x0f0f0f0f` are four elements in order. A nibble is the code less
 //! the lowest one; elements of a row's last word that are not there may be anything.
 
+mod dots;
 mod pack;
 mod read;
 mod text;
 
+pub(in crate::ops) use dots::{ROWS, Row};
 pub(in crate::ops) use read::Stored;
 pub(in crate::ops) use text::unpack_bytes;
 

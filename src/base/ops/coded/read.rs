@@ -56,7 +56,7 @@ impl<'a, R: Real> Stored<'a, R> {
 }
 
 /// Bits below element `at` of a word of nibbles.
-fn shift(at: usize) -> usize {
+pub(super) fn shift(at: usize) -> usize {
     at % 4 * 8 + at / 4 * 4
 }
 

@@ -1,10 +1,10 @@
 //! The matmul by codes on the host as an engine runs it: rows of W decoded where they are needed.
 
 use super::{MatmulCoded, Sizes};
-use crate::ops::coded::Stored;
+use crate::ops::coded::{ROWS, Row, Stored};
 use crate::ops::fast::math::sum_of_pairs;
 use crate::ops::fast::product::{Matrix, product_here};
-use crate::ops::fast::{rows_of_piece, widest};
+use crate::ops::fast::{rows_of_piece, team, widest};
 use crate::tensor::View;
 use rayon::prelude::*;
 
@@ -12,6 +12,8 @@ use rayon::prelude::*;
 const FEW_ROWS: usize = 4;
 /// Rows of W decoded at a time for more: what they fill stays in the second cache.
 const BLOCK: usize = 64;
+/// Elements of W below which a team's leader multiplies alone.
+const FEW_OF_TEAM: usize = 1 << 13;
 
 pub(super) fn compute(op: &MatmulCoded, inputs: &[View], c: &mut [f32]) {
     let sizes = op.sizes(inputs[0].shape, inputs[1].shape);
@@ -27,6 +29,7 @@ pub(super) fn compute(op: &MatmulCoded, inputs: &[View], c: &mut [f32]) {
     };
     let x = inputs[0].floats();
     match op.transposed {
+        false if sizes.m == 1 && stored.has_dots() => one_row(&stored, sizes.k, x, c, &finish),
         true => onto_columns(&stored, sizes, x, c, &finish),
         false => onto_rows(&stored, sizes, x, c, &finish),
     }
@@ -34,6 +37,29 @@ pub(super) fn compute(op: &MatmulCoded, inputs: &[View], c: &mut [f32]) {
 
 /// What is done to a piece of a row of C with its first column, once its sums are there.
 type Finish<'a> = dyn Fn(usize, &mut [f32]) + Sync + 'a;
+
+/// One row of X: rows of W are shared out, and multiplied as they are read.
+fn one_row(stored: &Stored<f32>, k: usize, x: &[f32], c: &mut [f32], finish: &Finish) {
+    let n = c.len();
+    let each = match team::members() {
+        Some(members) if n * k >= FEW_OF_TEAM => n.div_ceil(members),
+        _ => rows_of_piece(n, k),
+    };
+    let each = each.next_multiple_of(ROWS);
+    let row = Row::new(x, stored.layout);
+    team::chunks(c, each, |number, piece| {
+        let first = number * each;
+        let (runs, rest) = piece.as_chunks_mut::<ROWS>();
+        let last = first + runs.len() * ROWS;
+        for (at, sums) in runs.iter_mut().enumerate() {
+            *sums = stored.dots(first + at * ROWS, &row);
+        }
+        for (at, sum) in rest.iter_mut().enumerate() {
+            [*sum] = stored.dots(last + at, &row);
+        }
+        finish(first, piece);
+    });
+}
 
 /// C = X W^T: rows of W are shared out, each decoded once.
 fn onto_rows(stored: &Stored<f32>, Sizes { m, n, k }: Sizes, x: &[f32], c: &mut [f32], finish: &Finish) {
