@@ -18,12 +18,64 @@ use kiln::ops::{Case, families};
 use kiln::tensor::DType;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// What kernel trials run on.
+/// What a kernel trial runs on.
 struct Device {
     gpu: Gpu,
     pipelines: Pipelines,
+}
+
+/// Devices for trials beside each other. A driver that computes on the processor compiles kernels one after the other on each device,
+/// which is most of what the trials take: there each thread has one of its own.
+struct Devices {
+    listing: String,
+    caps: Caps,
+    free: Mutex<Vec<Arc<Device>>>,
+    returned: Condvar,
+}
+
+impl Devices {
+    fn open(wanted: &str, threads: usize) -> kiln::gpu::Result<Devices> {
+        let device = || {
+            let gpu = Gpu::open(wanted)?;
+            Ok(Arc::new(Device { pipelines: Pipelines::new(&gpu), gpu }))
+        };
+        let mut free = vec![device()?];
+        let (listing, caps) = (free[0].gpu.listing.to_string(), free[0].gpu.caps().clone());
+        while free.len() < threads {
+            free.push(if caps.is_cpu { device()? } else { free[0].clone() });
+        }
+        Ok(Devices { listing, caps, free: Mutex::new(free), returned: Condvar::new() })
+    }
+
+    /// Does `work` on a device that is free.
+    fn lend<T>(&self, work: impl FnOnce(&Device) -> T) -> T {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = loop {
+            match free.pop() {
+                Some(device) => break device,
+                None => free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        drop(free);
+        let lent = Lent { device, devices: self };
+        work(&lent.device)
+    }
+}
+
+/// A device that goes back, even if the trial panics.
+struct Lent<'a> {
+    device: Arc<Device>,
+    devices: &'a Devices,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let free = self.devices.free.lock();
+        free.unwrap_or_else(PoisonError::into_inner).push(self.device.clone());
+        self.devices.returned.notify_one();
+    }
 }
 
 fn main() {
@@ -32,15 +84,13 @@ fn main() {
     let arguments = Arguments::from_args();
     let wanted = std::env::var("KILN_DEVICE").unwrap_or_else(|_| "gpu".into());
     let required = std::env::var("KILN_REQUIRE_GPU").is_ok_and(|v| v == "1");
-    let device = Gpu::open(&wanted).map(|gpu| {
-        let pipelines = Pipelines::new(&gpu);
-        Arc::new(Device { gpu, pipelines })
-    });
-    let caps = match &device {
-        Ok(device) => device.gpu.caps().clone(),
+    let processors = || std::thread::available_parallelism().map_or(1, |count| count.get());
+    let threads = arguments.test_threads.unwrap_or_else(processors);
+    let devices = Devices::open(&wanted, threads).map(Arc::new).map_err(|error| error.to_string());
+    let caps = match &devices {
+        Ok(devices) => devices.caps.clone(),
         Err(_) => Caps { f16: true, ..Caps::portable() },
     };
-    let device = device.map_err(|error| error.to_string());
 
     let mut trials = vec![];
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -65,8 +115,8 @@ fn main() {
                 for (number, variant) in variants(&case, &trial, &caps).into_iter().enumerate() {
                     count(&format!("kernel variants x {storage}"));
                     let name = format!("{name}/{storage}/{number} {variant}");
-                    let (case, trial, device) = (case.clone(), trial.clone(), device.clone());
-                    let run = move || run(&case, &trial, number, &device, required);
+                    let (case, trial, devices) = (case.clone(), trial.clone(), devices.clone());
+                    let run = move || run(&case, &trial, number, &devices, required);
                     trials.push(Trial::ignorable_test(name, run));
                 }
             }
@@ -79,8 +129,8 @@ fn main() {
     let filtered = arguments.filter.is_some() || arguments.list;
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !filtered {
-        match &device {
-            Ok(device) => println!("on {}", device.gpu.listing),
+        match &devices {
+            Ok(devices) => println!("on {}", devices.listing),
             Err(error) => println!("kernels did not run: {error}"),
         }
         host::without_gradient().iter().for_each(|what| println!("       no gradient: {what}"));
@@ -128,19 +178,19 @@ fn run(
     case: &Case,
     trial: &qualify::Trial,
     number: usize,
-    device: &Result<Arc<Device>, String>,
+    devices: &Result<Arc<Devices>, String>,
     required: bool,
 ) -> Result<Completion, Failed> {
-    let device = match device {
-        Ok(device) => device,
+    let devices = match devices {
+        Ok(devices) => devices,
         Err(error) if required => return Err(error.as_str().into()),
         Err(_) => return Ok(Completion::ignored_with("no adapter")),
     };
-    let variants = launches(case, trial, device.gpu.caps());
+    let variants = launches(case, trial, &devices.caps);
     let variant = variants.get(number).ok_or("no kernel for these types")?;
-    if variant.needs_f16() && !device.gpu.caps().f16 {
+    if variant.needs_f16() && !devices.caps.f16 {
         return Ok(Completion::ignored_with("the adapter has no 16-bit floats"));
     }
-    trial.check(&device.gpu, &device.pipelines, case, variant)?;
+    devices.lend(|device| trial.check(&device.gpu, &device.pipelines, case, variant))?;
     Ok(Completion::Completed)
 }
