@@ -44,9 +44,9 @@ impl RawRecipe {
 
     /// Puts a value at a dotted path, as a command-line option such as `--data` does.
     pub fn insert(&mut self, path: &str, value: Value) -> Result<(), Error> {
-        place(&mut self.table, path, value)
+        let path = place(&mut self.table, path, value)
             .map_err(|reason| Error::Override { text: path.to_string(), reason })?;
-        self.origins.insert(path, Origin::Program);
+        self.origins.insert(&path, Origin::Program);
         Ok(())
     }
 
@@ -104,8 +104,7 @@ pub fn apply_set(table: &mut Table, text: &str) -> Result<String, Error> {
     if path.split('.').any(|key| key.trim() != key || key.is_empty()) {
         return Err(fail(format!("`{path}` is not a dotted key")));
     }
-    place(table, path, read_value(value.trim()).map_err(fail)?).map_err(fail)?;
-    Ok(path.to_string())
+    place(table, path, read_value(value.trim()).map_err(fail)?).map_err(fail)
 }
 
 fn read_value(text: &str) -> Result<Value, String> {
@@ -119,18 +118,41 @@ fn read_value(text: &str) -> Result<Value, String> {
     Ok(Value::String(text.to_string()))
 }
 
-fn place(table: &mut Table, path: &str, value: Value) -> Result<(), String> {
+/// Puts a value at a dotted path, and gives the path with numbers for names: of a list of tables one is reached by its number, from zero, or by
+/// its `name`.
+fn place(table: &mut Table, path: &str, value: Value) -> Result<String, String> {
     let (parents, key) = path.rsplit_once('.').unwrap_or(("", path));
-    let mut table = table;
-    for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
-        let inner = table.entry(parent).or_insert_with(|| Value::Table(Table::new()));
+    let (mut table, mut whole) = (table, String::new());
+    let mut parents = parents.split('.').filter(|parent| !parent.is_empty()).peekable();
+    while let Some(parent) = parents.next() {
+        let mut inner = table.entry(parent).or_insert_with(|| Value::Table(Table::new()));
+        whole = join(&whole, parent);
+        if let Value::Array(list) = inner {
+            let next = parents.next();
+            let wanted = next.unwrap_or(key);
+            let at = one_of(list, wanted).ok_or_else(|| {
+                format!("`{whole}` is a list of {}, and none is called `{wanted}`; they are called by number, from 0 on, or by name", list.len())
+            })?;
+            whole = join(&whole, &at.to_string());
+            inner = &mut list[at];
+            if next.is_none() {
+                *inner = value;
+                return Ok(whole);
+            }
+        }
         let kind = super::read::describe(inner);
         table = inner
             .as_table_mut()
             .ok_or_else(|| format!("`{parent}` is {kind}, so `{key}` cannot be set inside it"))?;
     }
     table.insert(key.to_string(), value);
-    Ok(())
+    Ok(join(&whole, key))
+}
+
+/// The number of the table that is meant.
+fn one_of(list: &[Value], wanted: &str) -> Option<usize> {
+    let number = wanted.parse().ok().filter(|number| *number < list.len());
+    number.or_else(|| list.iter().position(|one| one.get("name").and_then(Value::as_str) == Some(wanted)))
 }
 
 fn join(parent: &str, key: &str) -> String {
@@ -164,6 +186,27 @@ mod tests {
         assert_eq!(table["train"]["clip"]["value"], Value::Float(0.5));
         assert_eq!(table["run"]["device"].as_str(), Some("llvmpipe (LLVM 19)"));
         assert_eq!(table["data"]["text"][0].as_str(), Some("a=b.txt"));
+    }
+
+    #[test]
+    fn one_of_several_tables_is_set_by_its_number_or_its_name() {
+        let mut table: Table =
+            "[[task]]\nname = \"a\"\n[[task]]\nname = \"b\"\nweight = 2.0".parse().unwrap();
+        assert_eq!(apply_set(&mut table, "task.0.weight=0.5").unwrap(), "task.0.weight");
+        assert_eq!(apply_set(&mut table, "task.b.masking.share=0.2").unwrap(), "task.1.masking.share");
+        assert_eq!(table["task"][0]["weight"], Value::Float(0.5));
+        assert_eq!(table["task"][1]["masking"]["share"], Value::Float(0.2));
+        assert_eq!(table["task"][1]["weight"], Value::Float(2.0));
+        assert_eq!(apply_set(&mut table, "task.a={ name = \"c\" }").unwrap(), "task.0");
+        assert_eq!(table["task"][0]["name"].as_str(), Some("c"));
+        for (text, part) in [
+            ("task.2.weight=1", "a list of 2"),
+            ("task.a.weight=1", "called `a`"),
+            ("task.weight=1", "called `weight`"),
+        ] {
+            let message = apply_set(&mut table, text).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
     }
 
     #[test]
