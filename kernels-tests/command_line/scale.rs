@@ -32,6 +32,9 @@ fn a_ladder_is_trained_once_and_told_as_a_table_a_csv_an_object_and_a_page() {
     let bench = ladder();
     let plan = scale(&bench, &["--plan"]).fine().out;
     assert!(plan.contains("16x2x2-t256-s1337") && !bench.path("study").exists(), "{plan}");
+    scale(&bench, &["--plan", "--set", "ladder.tokens=5"]).refused(2, &["ladder.tokens=5", "study.toml"]);
+    let told = scale(&bench, &["--plan", "--set", "train.steps=500"]).fine();
+    assert!(told.err.contains("ladder.tokens") && told.out == plan, "{}", told.err);
     let first = scale(&bench, &["--json"]).json();
     let rungs = first["rungs"].as_array().unwrap();
     assert_eq!(rungs.len(), 4);

@@ -98,7 +98,22 @@ impl Scale {
             let rungs = self.rungs.unwrap_or(range.rungs);
             (file.ladder.sizes, file.ladder.range) = (vec![], Some(Range { rungs, ..range }));
         }
-        self.set.iter().try_for_each(|set| file.raw.set(set))?;
+        for set in &self.set {
+            match set.split('=').next().map(str::trim) {
+                Some(key) if key == "ladder" || key.starts_with("ladder.") => {
+                    let text = format!(
+                        "--set {set}: [ladder] is no part of the recipe\n  hint: change it in {}; --sizes, --range and --task stand for some of its keys",
+                        self.recipe.display()
+                    );
+                    return Err(Usage(text).into());
+                }
+                Some("train.steps") => eprintln!(
+                    "--set {set} says for how many steps the schedule is written; how many a rung has is a matter of ladder.tokens"
+                ),
+                _ => {}
+            }
+            file.raw.set(set)?;
+        }
         if let Some(device) = &self.device {
             file.raw.insert("run.device", toml::Value::String(device.clone()))?;
         }
