@@ -225,7 +225,11 @@ fn sniff(path: &Path, ours: bool) -> Result<()> {
 
 fn lock(path: &Path) -> Result<File> {
     let place = beside(path, ".lock");
-    let refuse = |source| Error::File { path: place.clone(), source };
+    // Of a folder that is not there the file that was asked for tells more.
+    let refuse = |source: std::io::Error| {
+        let named = if source.kind() == std::io::ErrorKind::NotFound { path } else { &place };
+        Error::File { path: named.into(), source }
+    };
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&place).map_err(refuse)?;
     match file.try_lock() {
