@@ -134,6 +134,12 @@ fn an_encoder_serves_the_vectors_that_embed_makes() {
         );
     }
     assert!(served["usage"]["prompt_tokens"].as_u64().unwrap() >= 9, "{served}");
+    let (status, served) = server.post("/v1/embeddings", &json!({ "input": [[1, 2, 3], [1, 2, 3], [3]] }));
+    let data = &served["data"];
+    assert_eq!((status, &served["usage"]["prompt_tokens"]), (200, &json!(7)), "{served}");
+    assert!(data[0]["embedding"] == data[1]["embedding"] && data[0]["embedding"] != data[2]["embedding"]);
+    let (status, refused) = server.post("/v1/embeddings", &json!({ "input": [9999] }));
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("input")), "{refused}");
     let long = "7 sheep jump over the old fence.";
     let (status, refused) = server.post("/v1/embeddings", &json!({ "input": long }));
     assert_eq!((status, &refused["error"]["code"]), (400, &json!("context_length_exceeded")));

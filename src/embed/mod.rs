@@ -72,6 +72,15 @@ const STEP: usize = 16;
 /// Least length of a vector that is divided by, as in PyTorch.
 const LEAST_NORM: f64 = 1e-12;
 
+/// A text, or its tokens as the model is to read them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Text, around which the model's tokenizer puts what the model learned with.
+    Text(String),
+    /// Tokens, as they are.
+    Ids(Vec<u32>),
+}
+
 /// A model that makes vectors of texts.
 pub struct Embedder {
     opened: Opened,
@@ -110,8 +119,11 @@ impl Embedder {
     }
 
     /// How many tokens a text has, those around it included, whether they are all read or not.
-    pub fn count(&self, text: &str) -> Result<usize> {
-        Ok(self.tokenizer.encode_input(text, None, usize::MAX)?.ids.len())
+    pub fn count(&self, input: &Input) -> Result<usize> {
+        match input {
+            Input::Text(text) => Ok(self.tokenizer.encode_input(text, None, usize::MAX)?.ids.len()),
+            Input::Ids(ids) => Ok(ids.len()),
+        }
     }
 
     /// The model's tokenizer.
@@ -127,14 +139,34 @@ impl Embedder {
     /// One vector for each text, in the order of the texts.
     pub fn embed(&mut self, texts: &[&str]) -> Result<Vec<Vec<f32>>> {
         let most = self.most_tokens();
-        let encoded: Vec<Encoded> = texts
-            .iter()
-            .map(|text| self.tokenizer.encode_input(text, None, most))
-            .collect::<Result<_, _>>()?;
+        let encoded = texts.iter().map(|text| self.tokenizer.encode_input(text, None, most));
+        let encoded = encoded.collect::<Result<Vec<_>, _>>()?;
+        self.embed_encoded(&encoded)
+    }
+
+    /// One vector for each text or list of tokens, of which the first [`Embedder::most_tokens`] are read.
+    pub fn embed_inputs(&mut self, inputs: &[Input]) -> Result<Vec<Vec<f32>>> {
+        let (most, vocabulary) = (self.most_tokens(), self.opened.family.vocabulary());
+        let encoded = inputs.iter().map(|input| match input {
+            Input::Text(text) => Ok(self.tokenizer.encode_input(text, None, most)?),
+            Input::Ids(ids) => match ids.iter().find(|&&id| id as usize >= vocabulary) {
+                Some(&id) => Err(data::Error::UnknownToken { id, vocabulary }.into()),
+                None => {
+                    let ids = ids[..ids.len().min(most)].to_vec();
+                    Ok(Encoded { kinds: vec![0; ids.len()], ids })
+                }
+            },
+        });
+        let encoded = encoded.collect::<Result<Vec<_>>>()?;
+        self.embed_encoded(&encoded)
+    }
+
+    fn embed_encoded(&mut self, encoded: &[Encoded]) -> Result<Vec<Vec<f32>>> {
+        let most = self.most_tokens();
         // Texts of like length share a batch, so that little is computed for padding.
-        let mut order: Vec<usize> = (0..texts.len()).collect();
+        let mut order: Vec<usize> = (0..encoded.len()).collect();
         order.sort_by_key(|&number| encoded[number].ids.len());
-        let mut vectors = vec![vec![]; texts.len()];
+        let mut vectors = vec![vec![]; encoded.len()];
         for numbers in order.chunks(self.batch) {
             let longest = numbers.last().map_or(1, |&number| encoded[number].ids.len());
             let length = longest.next_multiple_of(STEP).clamp(1, most.max(longest));

@@ -1,9 +1,9 @@
-//! Vectors of texts: a thread that owns the encoder, and answers in OpenAI's shape.
+//! Vectors of texts and of lists of tokens: a thread that owns the encoder, and answers in OpenAI's shape.
 
 use super::fields::{Fields, kind_of};
 use super::prompts::Truncate;
 use super::refusal::Refusal;
-use crate::embed::{self, Embedder};
+use crate::embed::{self, Embedder, Input};
 use axum::http::StatusCode;
 use serde_json::{Value as Json, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -15,7 +15,7 @@ const MOST_TEXTS: usize = 2048;
 pub type Made = Result<(Vec<Vec<f32>>, usize), Refusal>;
 
 struct Job {
-    texts: Vec<String>,
+    texts: Vec<Input>,
     reply: oneshot::Sender<Made>,
     _place: OwnedSemaphorePermit,
 }
@@ -58,7 +58,7 @@ impl Vectors {
     }
 
     /// Vectors of texts.
-    pub async fn of(&self, texts: Vec<String>, place: OwnedSemaphorePermit) -> Made {
+    pub async fn of(&self, texts: Vec<Input>, place: OwnedSemaphorePermit) -> Made {
         let (reply, made) = oneshot::channel();
         let ended = || {
             let message = "the model has ended: the server must be started anew";
@@ -69,7 +69,7 @@ impl Vectors {
     }
 }
 
-fn make(embedder: &mut Embedder, texts: &[String], truncate: Truncate) -> Made {
+fn make(embedder: &mut Embedder, texts: &[Input], truncate: Truncate) -> Made {
     let most = embedder.most_tokens();
     let mut tokens = 0;
     for (number, text) in texts.iter().enumerate() {
@@ -83,13 +83,12 @@ fn make(embedder: &mut Embedder, texts: &[String], truncate: Truncate) -> Made {
         }
         tokens += count.min(most);
     }
-    let list: Vec<&str> = texts.iter().map(String::as_str).collect();
-    Ok((embedder.embed(&list).map_err(refusal)?, tokens))
+    Ok((embedder.embed_inputs(texts).map_err(refusal)?, tokens))
 }
 
 fn refusal(error: embed::Error) -> Refusal {
     match error {
-        embed::Error::Data(error) => error.into(),
+        embed::Error::Data(error) => Refusal { param: Some("input".into()), ..error.into() },
         other => Refusal::failed(other.to_string()),
     }
 }
@@ -104,28 +103,23 @@ pub enum Encoding {
 }
 
 /// The texts of a request, and how their vectors are wanted.
-pub fn wanted(fields: &Fields) -> Result<(Vec<String>, Encoding), Refusal> {
+pub fn wanted(fields: &Fields) -> Result<(Vec<Input>, Encoding), Refusal> {
     fields.refuse(&["dimensions"])?;
-    let expected = "a string, or a list of strings";
+    const EXPECTED: &str = "a string, a list of strings, a list of token ids, or a list of such lists";
     let texts = match fields.raw("input") {
         None => return Err(Refusal::field("input", "is missing")),
-        Some(Json::String(text)) => vec![text.clone()],
-        Some(Json::Array(list)) if list.is_empty() => {
-            return Err(Refusal::field("input", "is an empty list"));
-        }
-        Some(Json::Array(list)) if list.len() > MOST_TEXTS => {
-            let message = format!("has {} texts, expected at most {MOST_TEXTS}", list.len());
-            return Err(Refusal::field("input", message));
-        }
-        Some(Json::Array(list)) => {
-            let text = |value: &Json| value.as_str().map(String::from);
-            let texts: Option<Vec<String>> = list.iter().map(text).collect();
-            texts.ok_or_else(|| {
-                Refusal::field("input", format!("has something else among its texts, expected {expected}"))
-            })?
-        }
+        Some(Json::String(text)) => vec![Input::Text(text.clone())],
+        Some(Json::Array(list)) => match list.first() {
+            None => return Err(Refusal::field("input", "is an empty list")),
+            Some(Json::Number(_)) => vec![ids(list)?],
+            Some(_) if list.len() > MOST_TEXTS => {
+                let message = format!("has {} texts, expected at most {MOST_TEXTS}", list.len());
+                return Err(Refusal::field("input", message));
+            }
+            Some(_) => list.iter().map(input).collect::<Result<_, _>>()?,
+        },
         Some(other) => {
-            return Err(Refusal::field("input", format!("is {}, expected {expected}", kind_of(other))));
+            return Err(Refusal::field("input", format!("is {}, expected {EXPECTED}", kind_of(other))));
         }
     };
     let encoding = match fields.get::<String>("encoding_format", "float or base64")?.as_deref() {
@@ -136,6 +130,32 @@ pub fn wanted(fields: &Fields) -> Result<(Vec<String>, Encoding), Refusal> {
         }
     };
     Ok((texts, encoding))
+}
+
+/// One of several texts.
+fn input(value: &Json) -> Result<Input, Refusal> {
+    match value {
+        Json::String(text) => Ok(Input::Text(text.clone())),
+        Json::Array(list) => ids(list),
+        other => {
+            let message =
+                format!("has {} in its list, expected strings or lists of token ids", kind_of(other));
+            Err(Refusal::field("input", message))
+        }
+    }
+}
+
+fn ids(list: &[Json]) -> Result<Input, Refusal> {
+    if list.is_empty() {
+        return Err(Refusal::field("input", "has an empty list of token ids"));
+    }
+    let id = |value: &Json| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let ids = list.iter().map(|value| {
+        let message =
+            || format!("has {} among its token ids, expected whole numbers from 0 on", kind_of(value));
+        id(value).ok_or_else(|| Refusal::field("input", message()))
+    });
+    Ok(Input::Ids(ids.collect::<Result<_, _>>()?))
 }
 
 /// The answer's body.
@@ -184,16 +204,22 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_strings_and_other_input_is_refused_by_name() {
+    fn texts_are_strings_or_tokens_and_other_input_is_refused_by_name() {
         let of = |body: Json| wanted(&Fields::parse(body.to_string().as_bytes()).unwrap());
         assert_eq!(
             of(json!({"input": ["a", "b"]})).unwrap(),
-            (vec!["a".into(), "b".into()], Encoding::Float)
+            (vec![Input::Text("a".into()), Input::Text("b".into())], Encoding::Float)
         );
+        let ids = |ids: &[u32]| Input::Ids(ids.to_vec());
+        assert_eq!(of(json!({"input": [1, 2]})).unwrap().0, [ids(&[1, 2])]);
+        assert_eq!(of(json!({"input": [[1, 2], "a"]})).unwrap().0, [ids(&[1, 2]), Input::Text("a".into())]);
         for (name, body) in [
             ("input", json!({})),
             ("input", json!({"input": 3})),
-            ("input", json!({"input": [[1, 2]]})),
+            ("input", json!({"input": [[1, -2]]})),
+            ("input", json!({"input": [1, "a"]})),
+            ("input", json!({"input": ["a", 1]})),
+            ("input", json!({"input": [[1], []]})),
             ("input", json!({"input": []})),
             ("encoding_format", json!({"input": "a", "encoding_format": "int8"})),
             ("dimensions", json!({"input": "a", "dimensions": 8})),
