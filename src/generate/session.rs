@@ -16,7 +16,7 @@ mod stop;
 mod tests;
 
 use super::processors::{self, log_probabilities};
-use super::rows::{Outcome, Rows, Source, Text};
+use super::rows::{Outcome, Rows, Source, Text, shared};
 use super::settings::{Overflow, Settings};
 use super::{Error, Result, draw};
 use crate::data::tokenizer::Tokenizer;
@@ -91,6 +91,8 @@ pub struct Event {
     pub told: Option<Told>,
     /// Whether it ends here.
     pub finish: Option<Finish>,
+    /// Tokens of its prompt that were not read for it, since the row given to it had read them.
+    pub reused: usize,
 }
 
 /// A text with a row.
@@ -106,7 +108,12 @@ struct Writing {
     start: usize,
     key: u32,
     spoken: Spoken,
+    /// Tokens of its prompt that its row had read.
+    reused: usize,
 }
+
+/// Runs of new text that are read in one step at the most: so long those who are being written wait.
+const RUNS: usize = 2;
 
 /// Texts that are written side by side.
 pub struct Session {
@@ -180,8 +187,8 @@ impl Session {
         before > self.waiting.len() + self.writing.len()
     }
 
-    /// Gives rows to those who wait, and writes a token of every text that has one. Should the model fail, texts stay where they are,
-    /// and the step may be tried again.
+    /// Gives rows to those who wait, and writes a token of every text that has one and is read: of long new texts a part is read in each
+    /// step, so that the others go on. Should the model fail, texts stay where they are, and the step may be tried again.
     pub fn step(&mut self) -> Result<Vec<Event>> {
         self.seat()?;
         if self.writing.is_empty() {
@@ -191,16 +198,27 @@ impl Session {
         for writing in &mut self.writing {
             writing.slide(capacity);
         }
+        let turns = self.turns(self.rows.reads_at_once());
         let without: Vec<(usize, Vec<u32>)> = self.writing.iter().filter_map(Writing::without).collect();
-        let mut texts: Vec<Text> = self.writing.iter().map(|w| (w.row, &w.text[w.start..])).collect();
+        let (mut texts, mut how): (Vec<Text>, Vec<Option<Choice>>) = (vec![], vec![]);
+        for (writing, tokens) in self.writing.iter().zip(&turns).filter(|(_, tokens)| **tokens > 0) {
+            let end = writing.start + tokens;
+            let is_whole = end == writing.text.len();
+            texts.push((writing.row, &writing.text[writing.start..end]));
+            how.push(if is_whole { writing.choice() } else { Some(Choice::BEST) });
+        }
+        let count = texts.len();
         texts.extend(without.iter().map(|(row, text)| (*row, &text[text.len().saturating_sub(capacity)..])));
-        let mut how: Vec<Option<Choice>> = self.writing.iter().map(Writing::choice).collect();
         how.resize(texts.len(), None);
         let mut outcomes = self.rows.next(&texts, &how)?;
-        let mut seconds = outcomes.split_off(self.writing.len()).into_iter();
+        let mut seconds = outcomes.split_off(count).into_iter();
         let room = [capacity, self.rows.vocabulary()];
         let mut events = vec![];
-        for (writing, outcome) in self.writing.iter_mut().zip(outcomes) {
+        let turns = self.writing.iter_mut().zip(turns).filter(|(_, tokens)| *tokens > 0);
+        for ((writing, tokens), outcome) in turns.zip(outcomes) {
+            if writing.start + tokens < writing.text.len() {
+                continue;
+            }
             let second = writing.second.and_then(|_| seconds.next());
             let (token, told) = writing.choose(writing.contrasted(outcome, second));
             events.push(writing.take(token, told, self.tokenizer.as_deref(), room)?);
@@ -208,6 +226,23 @@ impl Session {
         let ended = |ticket: Ticket| events.iter().any(|e: &Event| e.ticket == ticket && e.finish.is_some());
         self.writing.retain(|writing| !ended(writing.ticket));
         Ok(events)
+    }
+
+    /// How many tokens of each text its row is to hold after this step: all, or whole runs of `run` tokens where more are new than one
+    /// step reads, or none, where others' take it up. Runs are those in which the text would be read alone.
+    fn turns(&self, run: usize) -> Vec<usize> {
+        let mut left = run.saturating_mul(RUNS);
+        let turn = |writing: &Writing| {
+            let text = &writing.text[writing.start..];
+            let new = text.len() - shared(self.rows.held(writing.row), text);
+            if new <= 1 || writing.second.is_some() {
+                return text.len();
+            }
+            let read = if new <= left { new } else { left / run * run };
+            left -= read;
+            if read > 0 { text.len() - new + read } else { 0 }
+        };
+        self.writing.iter().map(turn).collect()
     }
 
     /// Gives free rows to those who wait, in the order in which they came.
@@ -229,14 +264,15 @@ impl Session {
                 .max_by_key(|row| (common(row), std::cmp::Reverse(self.rows.held(*row).len())));
             let Some(row) = best else { return Ok(()) };
             // The last token is read in any case: its scores are wanted.
-            self.reused += common(&row).min(request.prompt.len().saturating_sub(1));
+            let reused = common(&row).min(request.prompt.len().saturating_sub(1));
+            self.reused += reused;
             let second =
                 request.settings.contrast.as_ref().and_then(|_| free.into_iter().find(|r| *r != row));
             let (ticket, request) = self.waiting.pop_front().expect("it was looked at");
             if let Some(source) = &request.source {
                 self.rows.begin(row, source)?;
             }
-            self.writing.push(Writing { second, ..Writing::new(ticket, request, row) });
+            self.writing.push(Writing { second, reused, ..Writing::new(ticket, request, row) });
         }
         Ok(())
     }
@@ -247,7 +283,7 @@ impl Writing {
         let text = std::mem::take(&mut request.prompt);
         let key = draw::key(request.settings.seed, request.stream);
         let spoken = Spoken::new(&text);
-        Writing { ticket, request, row, second: None, text, start: 0, key, spoken }
+        Writing { ticket, request, row, second: None, text, start: 0, key, spoken, reused: 0 }
     }
 
     /// Where the text has filled the context, its older half is forgotten.
@@ -344,7 +380,7 @@ impl Writing {
                 finish = Some(Finish::Stop(stop.to_string()));
             }
         }
-        Ok(Event { ticket: self.ticket, token, text, told, finish })
+        Ok(Event { ticket: self.ticket, token, text, told, finish, reused: self.reused })
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Answer {
     /// Texts by their number, each behind what is to stand before it.
     texts: Vec<Text>,
     prompt_tokens: usize,
+    /// Texts of each prompt.
+    each: usize,
     left_out: usize,
 }
 
@@ -34,6 +36,8 @@ struct Text {
     characters: usize,
     pieces: Vec<Piece>,
     tokens: usize,
+    /// Tokens of its prompt that the model had read before.
+    reused: usize,
     finish: Option<Finish>,
 }
 
@@ -78,6 +82,7 @@ impl Answer {
             tokenizer: model.tokenizer.clone(),
             texts,
             prompt_tokens: prompts.iter().map(|prompt| prompt.tokens.len()).sum(),
+            each: wanted.texts.max(1),
             left_out: prompts.iter().map(|prompt| prompt.left_out).sum(),
         })
     }
@@ -102,6 +107,7 @@ impl Answer {
         let offset = text.characters;
         text.characters += event.text.chars().count();
         text.tokens += 1;
+        text.reused = event.reused;
         let is_end = matches!(event.finish, Some(Finish::End(_)));
         let piece = event.told.filter(|_| !is_end).map(|told| Piece { token: event.token, told, offset });
         text.finish = event.finish;
@@ -208,7 +214,14 @@ impl Answer {
     fn usage(&self) -> Json {
         let written: usize = self.texts.iter().map(|text| text.tokens).sum();
         let read = self.prompt_tokens;
-        json!({ "prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written })
+        // A prompt is counted once, whatever number of texts goes on from it: so is what of it was known.
+        let known: usize = self.texts.iter().step_by(self.each).map(|text| text.reused).sum();
+        json!({
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+            "prompt_tokens_details": { "cached_tokens": known },
+        })
     }
 
     /// A token as it is written inside a text; what is part of a character has the sign for what is unknown.

@@ -40,10 +40,10 @@ impl Fields {
     }
 
     /// A field of a type within limits.
-    fn within(&self, name: &str, most: usize) -> Result<Option<usize>, Refusal> {
-        let expected = format!("a whole number from 0 to {most}");
+    fn within(&self, name: &str, [least, most]: [usize; 2]) -> Result<Option<usize>, Refusal> {
+        let expected = format!("a whole number from {least} to {most}");
         let found: Option<usize> = self.get(name, &expected)?;
-        match found.filter(|count| *count > most) {
+        match found.filter(|count| !(least..=most).contains(count)) {
             Some(count) => Err(Refusal::field(name, format!("is {count}, expected {expected}"))),
             None => Ok(found),
         }
@@ -98,11 +98,8 @@ impl Wanted {
     pub fn of(fields: &Fields, is_chat: bool, most_tokens: usize, chance: u64) -> Result<Wanted, Refusal> {
         fields.refuse(&["logit_bias", "suffix", "tools", "functions", "audio", "prediction"])?;
         let number = |name: &str| fields.get::<f64>(name, "a number");
-        let texts = fields.within("n", MOST_TEXTS)?.unwrap_or(1);
-        if texts == 0 {
-            return Err(Refusal::field("n", "is 0, expected at least 1"));
-        }
-        if fields.within("best_of", MOST_TEXTS)?.is_some_and(|best| best != texts) {
+        let texts = fields.within("n", [1, MOST_TEXTS])?.unwrap_or(1);
+        if fields.within("best_of", [1, MOST_TEXTS])?.is_some_and(|best| best != texts) {
             return Err(Refusal::unsupported("best_of", "is supported only where it is `n`"));
         }
         let whole = "a whole number from 1 on";
@@ -168,10 +165,10 @@ fn stops(fields: &Fields) -> Result<Vec<String>, Refusal> {
 /// A number for completions; for chats a yes or no, and the number beside it.
 fn logprobs(fields: &Fields, is_chat: bool) -> Result<Option<usize>, Refusal> {
     if !is_chat {
-        return fields.within("logprobs", MOST_TOLD);
+        return fields.within("logprobs", [0, MOST_TOLD]);
     }
     let wanted = fields.get::<bool>("logprobs", "true or false")?.unwrap_or(false);
-    let top = fields.within("top_logprobs", MOST_TOLD)?;
+    let top = fields.within("top_logprobs", [0, MOST_TOLD])?;
     match (wanted, top) {
         (false, Some(_)) => Err(Refusal::field("top_logprobs", "needs `logprobs` to be true")),
         (true, top) => Ok(Some(top.unwrap_or(0))),

@@ -49,6 +49,11 @@ pub fn grammar(fields: &Fields, model: &Model) -> Result<Option<Arc<Grammar>>, R
 }
 
 fn response_format(format: &Json) -> Result<Option<Form<'_>>, Refusal> {
+    if !format.is_object() {
+        let message =
+            format!("is {}, expected an object such as {{\"type\": \"json_object\"}}", kind_of(format));
+        return Err(Refusal::field("response_format", message));
+    }
     match format["type"].as_str() {
         Some("text") => Ok(None),
         Some("json_object") => Ok(Some(Form::Object)),

@@ -316,6 +316,10 @@ impl Rows for CausalRows {
         Ok(all)
     }
 
+    fn reads_at_once(&self) -> usize {
+        self.passes.iter().map(|pass| pass.tokens).max().unwrap_or(usize::MAX)
+    }
+
     fn order(&mut self, from: &[usize]) -> Result<()> {
         if from.iter().enumerate().all(|(to, from)| to == *from) {
             return Ok(());

@@ -47,6 +47,12 @@ pub trait Rows {
     /// a row holds of the beginning of its text is not read again, and the rest of what it holds is forgotten.
     fn next(&mut self, texts: &[Text], how: &[Option<Choice>]) -> Result<Vec<Outcome>>;
 
+    /// Tokens of a text that are read together where many are new: reading so many of them, and the rest later, comes to the same as
+    /// reading all.
+    fn reads_at_once(&self) -> usize {
+        usize::MAX
+    }
+
     /// Scores `[V]` of the token after each of these texts.
     fn scores(&mut self, texts: &[Text]) -> Result<Vec<Vec<f32>>> {
         let all = self.next(texts, &vec![None; texts.len()])?;
@@ -165,7 +171,7 @@ pub(super) fn check_text(text: &[u32], vocabulary: usize, capacity: usize) -> Re
 }
 
 /// Tokens that both have from the first on, but not all of `text`: its last token must be read for its scores.
-fn shared(held: &[u32], text: &[u32]) -> usize {
+pub(super) fn shared(held: &[u32], text: &[u32]) -> usize {
     held.iter().zip(&text[..text.len() - 1]).take_while(|(held, token)| held == token).count()
 }
 

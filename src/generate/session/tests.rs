@@ -201,3 +201,66 @@ fn what_is_owed_to_the_context_counts_for_more() {
     assert_eq!(more, write(3.0, 2));
     assert_ne!(more, greedy(&whole, 8));
 }
+
+/// Rows that read four tokens at a time.
+struct Slow(Box<dyn Rows>);
+
+impl Rows for Slow {
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.0.vocabulary()
+    }
+
+    fn held(&self, row: usize) -> &[u32] {
+        self.0.held(row)
+    }
+
+    fn next(&mut self, texts: &[Text], how: &[Option<Choice>]) -> Result<Vec<Outcome>> {
+        self.0.next(texts, how)
+    }
+
+    fn reads_at_once(&self) -> usize {
+        4
+    }
+
+    fn order(&mut self, from: &[usize]) -> Result<()> {
+        self.0.order(from)
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.0.memory_bytes()
+    }
+}
+
+#[test]
+fn a_long_prompt_is_read_between_the_tokens_of_others() {
+    let (session, greedy) = session(1, 3);
+    let mut session = Session { rows: Box::new(Slow(session.rows)), ..session };
+    let ask = |session: &mut Session, prompt: Vec<u32>, count: usize| {
+        session.admit(Request::new(prompt, Settings::greedy(count))).unwrap()
+    };
+    let running = ask(&mut session, text(3), 8);
+    assert_eq!(session.step().unwrap().len(), 1);
+    // A step reads eight tokens: 21 take three, and the rest of the third has no room for a run of the other text.
+    let prompts = [text(21), text(12)[3..].to_vec()];
+    let [long, other] = prompts.clone().map(|prompt| ask(&mut session, prompt, 3));
+    let mut came = vec![];
+    let mut written = std::collections::BTreeMap::<Ticket, Vec<u32>>::new();
+    while !session.is_idle() {
+        let events = session.step().unwrap();
+        came.push(events.iter().map(|event| event.ticket).collect::<Vec<_>>());
+        events.iter().for_each(|event| written.entry(event.ticket).or_default().push(event.token));
+    }
+    assert_eq!(came[..3], [vec![running], vec![running], vec![running, long]]);
+    assert_eq!(came[3..5], [vec![running, long], vec![running, long, other]]);
+    assert_eq!(written[&long], greedy(&prompts[0], 3));
+    assert_eq!(written[&other], greedy(&prompts[1], 3));
+    assert_eq!(written[&running], greedy(&text(3), 8)[1..]);
+}
